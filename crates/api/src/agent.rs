@@ -1,0 +1,188 @@
+//! What a server and the agent of a host say to each other, over one stream a host: orders down, reports up. The same
+//! messages travel through a channel when both live in one process, and as JSON when they do not.
+
+use serde::{Deserialize, Serialize};
+
+use byname_name::Name;
+
+use crate::error::Error;
+use crate::launch::Launch;
+use crate::object::InstanceId;
+use crate::service::{Endpoint, Exit};
+use crate::span::Timestamp;
+
+/// From the primary to an agent. Orders carry the primary's term: an agent refuses those of an older term than the
+/// highest it has seen, so that two primaries cannot start a thing twice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Order {
+    /// The first message on a stream: who speaks, and which instances it believes to be on this host. The agent
+    /// answers with a report of each, and of each that it has and the primary does not know.
+    Welcome {
+        /// The primary's term.
+        term: u64,
+        /// Instances that the primary believes to run here.
+        known: Vec<InstanceId>,
+    },
+    /// Start an instance. Idempotent: an instance id is started once, whatever happens.
+    Start(Box<StartOrder>),
+    /// Stop an instance: SIGTERM, then SIGKILL to the whole group after the launch's `stop_timeout`.
+    Stop {
+        /// The primary's term.
+        term: u64,
+        /// Which.
+        instance: InstanceId,
+        /// Kill at once instead.
+        now: bool,
+    },
+    /// The instance advertised itself with its ticket and the primary logged it as running: no further waiting for
+    /// readiness.
+    Advertised {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Is this instance alive, and do its endpoints answer? Answered by a `Probed` report.
+    Probe {
+        /// Returned in the answer.
+        request: u64,
+        /// Which.
+        instance: InstanceId,
+        /// Where it should answer.
+        endpoints: Vec<Endpoint>,
+    },
+    /// Send the log of a service's latest instances. Answered by `Log` reports until `done`.
+    Logs {
+        /// Returned in the answers.
+        request: u64,
+        /// The service's id, whose log is wanted.
+        service: u64,
+        /// How many of the last lines; all that is kept when `None`.
+        tail: Option<u32>,
+        /// Go on with what is written from now on, until `EndLogs`.
+        follow: bool,
+    },
+    /// The reader of a followed log has gone.
+    EndLogs {
+        /// The request that ends.
+        request: u64,
+    },
+    /// The primary has logged the end of this instance: its folder may be dropped when newer ones take its place.
+    Forget {
+        /// Which.
+        instance: InstanceId,
+    },
+}
+
+/// Everything an agent needs to start one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartOrder {
+    /// The primary's term.
+    pub term: u64,
+    /// The new instance.
+    pub instance: InstanceId,
+    /// The service's immutable id.
+    pub service: u64,
+    /// The service's name, for BYNAME_NAME and `${NAME}`.
+    pub name: Name,
+    /// What to start, as declared.
+    pub launch: Launch,
+    /// The ticket pair. Never written to disk in the clear by anybody.
+    pub ticket: TicketPair,
+}
+
+/// The pair `[Tn, Ts]` of the paper: 256 random bits each. The program shows `program` to the server, which answers
+/// with a proof that it knows `server`. `Debug` does not show them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketPair {
+    /// Tn: what the program shows when it advertises.
+    pub program: [u8; 32],
+    /// Ts: what the server proves to know.
+    pub server: [u8; 32],
+}
+
+impl std::fmt::Debug for TicketPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TicketPair(..)")
+    }
+}
+
+/// From an agent to the primary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Report {
+    /// The first message on a stream.
+    Hello {
+        /// The host as a label under `/computers`.
+        computer: String,
+        /// Addresses of the host that others can reach, the best first.
+        addresses: Vec<String>,
+        /// Facts worth showing: kernel, cores, memory, version of the agent.
+        facts: Vec<(String, String)>,
+    },
+    /// An instance changed, or is told again after a `Welcome`.
+    Instance(InstanceReport),
+    /// All instances that the agent has were told since the last `Welcome`: what is not among them is gone.
+    Synced,
+    /// The answer to `Probe`.
+    Probed {
+        /// The probe's number.
+        request: u64,
+        /// Whether it runs and takes connections.
+        alive: bool,
+    },
+    /// A piece of a log.
+    Log {
+        /// The request's number.
+        request: u64,
+        /// Bytes as the program wrote them.
+        bytes: Vec<u8>,
+        /// Nothing more follows.
+        done: bool,
+        /// Why the log cannot be read.
+        error: Option<Error>,
+    },
+}
+
+/// The state of one instance, as its agent knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Which.
+    pub instance: InstanceId,
+    /// The service's id.
+    pub service: u64,
+    /// What happened to it.
+    pub phase: Phase,
+    /// The main process, once there is one.
+    pub pid: Option<u32>,
+    /// Where it listens: declared endpoints with the ports chosen. Empty address: the computer's own.
+    pub endpoints: Vec<Endpoint>,
+    /// When the process was started.
+    pub started: Option<Timestamp>,
+}
+
+/// Where an instance stands, from the agent's side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Phase {
+    /// The process runs and is not ready yet.
+    Started,
+    /// The program is ready: the agent advertises it.
+    Ready,
+    /// The program said on NOTIFY_SOCKET, or by missing its watchdog, that it is not well.
+    Unhealthy {
+        /// What it said.
+        why: String,
+    },
+    /// A stop was begun.
+    Stopping,
+    /// It has ended, or was never started.
+    Ended {
+        /// How.
+        exit: Exit,
+        /// The last lines it wrote, made printable.
+        last_lines: String,
+        /// Set when the start itself failed (`denied`, `start-failed`, `start-timeout`, `invalid-argument`); the
+        /// program's own end after it was ready leaves this empty.
+        error: Option<Error>,
+        /// The end was ordered.
+        ordered: bool,
+    },
+}
+
