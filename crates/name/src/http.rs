@@ -1,0 +1,1 @@
+//! The form of a name in a URL path.
