@@ -144,6 +144,11 @@ impl Gate {
     }
 }
 
+/// What the gate said to one request. The listener puts it into the request's extensions, and every front end on the
+/// port reads it there: the error is answered in the front end's own form.
+#[derive(Clone, Debug)]
+pub struct Admission(pub Result<Caller>);
+
 /// The host part of `host:port`, without the brackets of IPv6.
 fn host_of(authority: &str) -> &str {
     if let Some(rest) = authority.strip_prefix('[') {
