@@ -10,6 +10,7 @@ The files are made on the first start. A player seeks by asking for ranges.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -34,19 +35,28 @@ class Media(NamedTuple):
 
 
 def prepare(folder: Path, volume: str) -> dict:
-    """The volume's files by name; those that are missing or damaged are made."""
+    """The volume's files by name. They are made when there are none of this version, or when one is damaged; a
+    manifest, written last, tells what was made, so that a later start only has to compare."""
+    manifest = folder / "manifest.json"
+    try:
+        told = json.loads(manifest.read_text())
+        files = {name: Media(folder / name, *rest) for name, rest in told["files"].items()}
+        if told["version"] == catalogue.VERSION and all(is_whole(media) for media in files.values()):
+            return files
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # there is none, or it is damaged
     files = {}
     for part in catalogue.volume(volume):
-        path = folder / part.file
         data = part.data()
-        try:
-            whole = path.read_bytes() == data
-        except FileNotFoundError:
-            whole = False
-        if not whole:
-            service.put_file(path, data)
-        files[part.file] = Media(path, part.kind, len(data), catalogue.digest(data))
+        service.put_file(folder / part.file, data)
+        files[part.file] = Media(folder / part.file, part.kind, len(data), catalogue.digest(data))
+    told = {"version": catalogue.VERSION, "files": {name: media[1:] for name, media in files.items()}}
+    service.put_file(manifest, json.dumps(told).encode())
     return files
+
+
+def is_whole(media: Media) -> bool:
+    return catalogue.digest(media.path.read_bytes()) == media.sha256
 
 
 def byte_range(text: Optional[str], size: int) -> Optional[Tuple[int, int]]:

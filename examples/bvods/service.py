@@ -91,6 +91,11 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 
+    def handle_error(self, request, client_address) -> None:
+        """A client that breaks its connection off is no news; anything else is."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):
+            super().handle_error(request, client_address)
+
 
 def arguments(what: str) -> argparse.ArgumentParser:
     """The arguments that all of them take."""

@@ -270,9 +270,14 @@ class MediaSource(Case):
 
     def test_a_damaged_file_is_made_again(self):
         folder = self.folder / "data/vfs1"
-        (folder / self.part.file).write_bytes(b"torn")
-        self.assertEqual(cms.prepare(folder, "vfs1")[self.part.file].size, len(self.data))
-        self.assertEqual((folder / self.part.file).read_bytes(), self.data)
+        made = cms.prepare(folder, "vfs1")
+        for name, damage in [(self.part.file, b"torn"), ("manifest.json", b'{"version": 1'), ("manifest.json", b"[]")]:
+            (folder / name).write_bytes(damage)
+            self.assertEqual(cms.prepare(folder, "vfs1"), made)
+            self.assertEqual((folder / self.part.file).read_bytes(), self.data)
+        (folder / self.part.file).unlink()
+        self.assertEqual(cms.prepare(folder, "vfs1"), made)
+        self.assertTrue((folder / self.part.file).exists())
 
 
 class Catalogue(unittest.TestCase):
