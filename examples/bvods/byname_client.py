@@ -39,7 +39,8 @@ class ImpostorError(BynameError):
 
 
 class Found(NamedTuple):
-    """The first endpoint of the instance that `find` chose. `pid` and `computer` are None when they are not known."""
+    """The first endpoint of the instance that `find` chose. `name` is the service's own, where an alias was asked for;
+    `pid` and `computer` are None when they are not known."""
 
     name: str
     instance: str
@@ -92,7 +93,7 @@ class Byname:
         for instance in reply.get("instances") or []:
             for at in instance.get("endpoints") or []:
                 return Found(
-                    name=reply.get("name", name),
+                    name=reply.get("canonical") or reply.get("name") or name,
                     instance=str(instance.get("id", "")),
                     pid=instance.get("pid"),
                     computer=instance.get("computer"),
@@ -108,7 +109,7 @@ class Byname:
         ticket = ticket or inherited_ticket()
         body = {"ticket": ticket.program, "instance": os.environ.get("BYNAME_INSTANCE", ""), "endpoints": endpoints}
         reply = self.call("POST", f"/v1/services/{path_of(name)}:advertise", body)
-        if not hmac.compare_digest(str(reply.get("proof", "")).encode(), ticket.proof().encode()):
+        if not hmac.compare_digest(str(reply.get("proof", "")).lower().encode(), ticket.proof().encode()):
             raise ImpostorError(f"the answer to the advertisement of {name} does not prove that it comes from the name server")
         self.credential = reply.get("credential")
         if not self.credential:
