@@ -160,3 +160,77 @@ impl fmt::Debug for NameKey {
         write!(f, "NameKey({:?})", &*self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::Name;
+
+    fn key(text: &str) -> NameKey {
+        Name::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).key()
+    }
+
+    #[test]
+    fn keys_are_folded_labels_each_with_an_end() {
+        for (name, expected) in [
+            ("/", ""),
+            ("/BVODS/QS", "bvods\0qs\0"),
+            ("/Caf\u{e9}/X", "caf\u{e9}\0x\0"),
+            ("/CAFE\u{301}", "caf\u{e9}\0"),
+        ] {
+            assert_eq!(key(name).as_str(), expected);
+            assert_eq!(NameKey::from_bytes(key(name).as_bytes()), Some(key(name)));
+            Name::parse(name).expect("a name").with_key(|lent| assert_eq!(lent, expected));
+        }
+        let long = format!("/{}", "A".repeat(60)).repeat(3);
+        Name::parse(&long).expect("a name").with_key(|lent| assert_eq!(lent, key(&long).as_str()));
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_key_are_refused() {
+        for bytes in [&b"a"[..], b"\0", b"a\0\0", b"a\0b", b"\xff\0", &b"a\0".repeat(65)] {
+            assert_eq!(NameKey::from_bytes(bytes), None, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_parent_sorts_directly_before_its_subtree() {
+        let mut names = ["/a!", "/a/b", "/", "/a b", "/B", "/a", "/a/b/c", "/a-b/c", "/é", "/a\u{301}"];
+        names.sort_by_key(|name| key(name));
+        assert_eq!(names, ["/", "/a", "/a/b", "/a/b/c", "/a b", "/a!", "/a-b/c", "/B", "/a\u{301}", "/é"]);
+    }
+
+    #[test]
+    fn ranges_hold_a_subtree_and_nothing_else() {
+        let all: BTreeMap<NameKey, &str> =
+            ["/", "/a", "/a/b", "/a/b/c", "/a!", "/ab", "/b"].map(|name| (key(name), name)).into();
+        let values = |range| all.range::<NameKey, _>(range).map(|(_, name)| *name).collect::<Vec<_>>();
+        assert_eq!(values(key("/A").subtree_range()), ["/a", "/a/b", "/a/b/c"]);
+        assert_eq!(values(key("/a").beneath_range()), ["/a/b", "/a/b/c"]);
+        assert_eq!(values(key("/").subtree_range()).len(), 7);
+        assert_eq!(values(key("/").beneath_range()).len(), 6);
+        assert_eq!(values(prefix_range("a")), ["/a", "/a/b", "/a/b/c", "/a!", "/ab"]);
+        assert_eq!(all.get("a\0b\0"), Some(&"/a/b"));
+    }
+
+    #[test]
+    fn a_range_ends_behind_the_last_character_of_all() {
+        let ends = |prefix: &str| prefix_range(prefix).1;
+        let excluded = |text: &str| Bound::Excluded(NameKey(Arc::from(text)));
+        assert_eq!(ends("a\u{10ffff}"), excluded("b"));
+        assert_eq!(ends("\u{d7ff}"), excluded("\u{e000}"));
+        assert_eq!(ends("\u{10ffff}"), Bound::Unbounded);
+    }
+
+    #[test]
+    fn keys_are_taken_apart() {
+        assert_eq!(key("/a/b").labels().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(key("/a/b").parent(), Some(key("/a")));
+        assert_eq!(key("/a").parent(), Some(key("/")));
+        assert_eq!(key("/").parent(), None);
+        assert_eq!((key("/").depth(), key("/a/b").depth()), (0, 2));
+        assert_eq!(key("/").labels().count(), 0);
+    }
+}

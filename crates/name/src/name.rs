@@ -306,3 +306,180 @@ impl FromStr for Name {
         Self::parse(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    fn refused(text: &str) -> (NameRule, usize) {
+        let error = Name::parse(text).expect_err(text);
+        (error.rule, error.position)
+    }
+
+    #[test]
+    fn names_are_kept_as_created() {
+        for text in ["/", "/BVODS", "/BVODS/VFS1/CMS", "/C=US/O=Berkeley", "/a b/...", "/~/x:y", "/é", "/日本"] {
+            assert_eq!(name(text).as_str(), text);
+            assert_eq!(name(text).to_string(), text);
+            assert_eq!(text.parse::<Name>().map(|name| name.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn three_dots_in_front_mean_the_outermost_root() {
+        assert!(name("/...").is_root());
+        assert_eq!(name("/.../BVODS/QS").as_str(), "/BVODS/QS");
+        assert_eq!(name("/.../a/...").as_str(), "/a/...");
+        assert_eq!(name("/...a").as_str(), "/...a");
+        assert_eq!(refused("/.../"), (NameRule::TrailingSlash, 4));
+        assert_eq!(refused("/.../..."), (NameRule::OutermostLabel, 5));
+        assert_eq!(refused("/.../a/../b"), (NameRule::DotLabel, 7));
+        assert_eq!(Name::root().child("...").expect_err("reserved").rule, NameRule::OutermostLabel);
+        assert_eq!(name("/a").child("...").map(|child| child.to_string()), Ok("/a/...".to_owned()));
+    }
+
+    #[test]
+    fn each_rule_is_reported_with_its_place() {
+        use NameRule::*;
+        for (text, rule, position) in [
+            ("", Empty, 0),
+            ("a", NotAbsolute, 0),
+            ("//", EmptyLabel, 1),
+            ("/a//b", EmptyLabel, 3),
+            ("/a/", TrailingSlash, 2),
+            ("/a/./b", DotLabel, 3),
+            ("/..", DotLabel, 1),
+            ("/a\0b", ControlCharacter('\0'), 2),
+            ("/a\u{1f}", ControlCharacter('\u{1f}'), 2),
+            ("/é\u{7f}", ControlCharacter('\u{7f}'), 3),
+            ("/é\u{85}", ControlCharacter('\u{85}'), 3),
+            ("/a*", PatternCharacter('*'), 2),
+            ("/a?", PatternCharacter('?'), 2),
+            ("/[a", PatternCharacter('['), 1),
+            ("/a]", PatternCharacter(']'), 2),
+            ("/{a", PatternCharacter('{'), 1),
+            ("/b/a}", PatternCharacter('}'), 4),
+            ("/a/ b", LeadingSpace, 3),
+            ("/a /b", TrailingSpace, 2),
+            ("/a/\u{a0}b", LeadingSpace, 3),
+            ("/ab\u{3000}", TrailingSpace, 3),
+            ("/ ", LeadingSpace, 1),
+        ] {
+            assert_eq!(refused(text), (rule, position), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_must_be_utf8() {
+        assert_eq!(Name::parse_bytes(b"/caf\xc3\xa9").map(|name| name.to_string()), Ok("/café".to_owned()));
+        assert_eq!(Name::parse_bytes(b"/caf\xe9"), Err(NameError::new(NameRule::NotUtf8, 4)));
+    }
+
+    #[test]
+    fn limits_count_bytes_after_normalisation() {
+        let longest = format!("/{}", "a".repeat(63));
+        assert_eq!(name(&longest).as_str(), longest);
+        assert_eq!(refused(&format!("/x{longest}a")), (NameRule::LabelTooLong, 3));
+
+        // 21 letters: 63 bytes decomposed, 42 in NFC; 31 letters: 62 in NFC; 32: 64.
+        let letters = |count: usize| format!("/{}", "e\u{301}".repeat(count));
+        assert_eq!(name(&letters(31)).as_str().len(), 63);
+        assert_eq!(refused(&letters(32)), (NameRule::LabelTooLong, 1));
+        // U+2ADC has no composed form and grows from three bytes to five.
+        assert_eq!(name(&format!("/{}", "\u{2adc}".repeat(12))).as_str().len(), 61);
+        assert_eq!(refused(&format!("/{}", "\u{2adc}".repeat(13))), (NameRule::LabelTooLong, 1));
+        assert_eq!(refused(&letters(100_000)), (NameRule::LabelTooLong, 1));
+
+        // 15 × 64 + 63 bytes.
+        let full = format!("{}/{}", longest.repeat(15), "b".repeat(62));
+        assert_eq!(name(&full).as_str().len(), MAX_NAME_BYTES);
+        assert_eq!(refused(&format!("{full}b")), (NameRule::NameTooLong, 961));
+
+        let deep = "/a".repeat(64);
+        assert_eq!(name(&deep).depth(), 64);
+        assert_eq!(refused(&format!("{deep}/b")), (NameRule::TooManyLabels, 129));
+        assert_eq!(name(&deep).child("b"), Err(NameError::new(NameRule::TooManyLabels, 0)));
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let error = Name::parse("/a//b").expect_err("an empty label");
+        assert_eq!(error.to_string(), "invalid name at byte 3: a label is empty; write one `/` between labels");
+        let error = Name::parse("/a\tb").expect_err("a control character");
+        assert_eq!(
+            error.to_string(),
+            "invalid name at byte 2: the control character U+0009 is not allowed in a name; remove it"
+        );
+    }
+
+    #[test]
+    fn relative_names_are_read_against_the_context() {
+        let context = name("/BVODS/VFS1");
+        let resolve = |text| Name::resolve(&context, text).map(|name| name.to_string());
+        assert_eq!(resolve("CMS"), Ok("/BVODS/VFS1/CMS".to_owned()));
+        assert_eq!(resolve("CMS/Host1"), Ok("/BVODS/VFS1/CMS/Host1".to_owned()));
+        assert_eq!(resolve("/QS"), Ok("/QS".to_owned()));
+        assert_eq!(resolve("/"), Ok("/".to_owned()));
+        assert_eq!(resolve("/.../QS"), Ok("/QS".to_owned()));
+        assert_eq!(Name::resolve(&Name::root(), "QS").map(|name| name.to_string()), Ok("/QS".to_owned()));
+        assert_eq!(resolve(""), Err(NameError::new(NameRule::Empty, 0)));
+        assert_eq!(resolve("CMS/"), Err(NameError::new(NameRule::TrailingSlash, 3)));
+        assert_eq!(resolve("../QS"), Err(NameError::new(NameRule::DotLabel, 0)));
+    }
+
+    #[test]
+    fn names_are_taken_apart_and_put_together() {
+        let cms = name("/BVODS/VFS1/CMS");
+        assert_eq!(cms.labels().collect::<Vec<_>>(), ["BVODS", "VFS1", "CMS"]);
+        assert_eq!(cms.labels().rev().collect::<Vec<_>>(), ["CMS", "VFS1", "BVODS"]);
+        assert_eq!((cms.leaf(), cms.depth()), (Some("CMS"), 3));
+        assert_eq!(cms.parent().map(|name| name.to_string()), Some("/BVODS/VFS1".to_owned()));
+        let above: Vec<String> = cms.ancestors().map(|name| name.to_string()).collect();
+        assert_eq!(above, ["/BVODS/VFS1", "/BVODS", "/"]);
+        assert_eq!(name("/BVODS/VFS1").child("CMS"), Ok(cms));
+
+        let root = Name::root();
+        assert!(root.is_root());
+        assert_eq!((root.labels().next(), root.leaf(), root.parent(), root.depth()), (None, None, None, 0));
+        assert_eq!(root.ancestors().count(), 0);
+        assert_eq!(root.child("a/b"), Err(NameError::new(NameRule::SlashInLabel, 1)));
+        assert_eq!(root.child(""), Err(NameError::new(NameRule::EmptyLabel, 0)));
+    }
+
+    #[test]
+    fn beneath_goes_by_whole_labels_and_not_by_case() {
+        for (below, above, expected) in [
+            ("/a/b", "/a", true),
+            ("/a/b", "/A", true),
+            ("/a", "/a", true),
+            ("/ab", "/a", false),
+            ("/a", "/a/b", false),
+            ("/", "/", true),
+            ("/a", "/", true),
+            ("/", "/a", false),
+            ("/É/b", "/é", true),
+            ("/éa", "/É", false),
+            ("/ſ/x", "/S", true),
+        ] {
+            assert_eq!(name(below).is_under(&name(above)), expected, "{below} {above}");
+            assert_eq!(name(below).key().is_under(&name(above).key()), expected, "{below} {above}");
+        }
+    }
+
+    #[test]
+    fn equality_order_and_hash_go_by_key() {
+        use std::collections::{BTreeSet, HashSet};
+        let spellings = [name("/Caf\u{e9}"), name("/CAFE\u{301}"), name("/cafÉ")];
+        assert_eq!(spellings.iter().cloned().collect::<HashSet<_>>().len(), 1);
+        assert_eq!(spellings.iter().cloned().collect::<BTreeSet<_>>().len(), 1);
+        let mixed = [name("/s"), name("/ſ"), name("/S")];
+        assert_eq!(mixed.iter().cloned().collect::<HashSet<_>>().len(), 1);
+        assert!(name("/a/b") < name("/a!"));
+        assert!(name("/é/b") < name("/É!"));
+        assert!(name("/a") < name("/B"));
+    }
+}

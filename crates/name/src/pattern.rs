@@ -362,3 +362,155 @@ impl FromStr for Pattern {
         Self::parse(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn names_and_their_patterns() {
+        for (text, yes, no) in [
+            ("*", &["/", "/a", "/a/b/c"][..], &[][..]),
+            ("/**", &["/", "/a", "/a/b/c"], &[]),
+            ("/", &["/"], &["/a"]),
+            ("/...", &["/"], &["/a"]),
+            ("/*", &["/a", "/b"], &["/", "/a/b"]),
+            ("/BVODS/QS", &["/bvods/qs", "/BVODS/QS"], &["/BVODS", "/BVODS/QS/a", "/BVODS/QS1"]),
+            ("/.../BVODS/*", &["/bvods/qs"], &["/BVODS"]),
+            ("/BVODS/*", &["/bvods/QS", "/BVODS/VFS1"], &["/BVODS", "/BVODS/VFS1/CMS", "/CMS/QS"]),
+            ("/a/**", &["/a", "/A/b", "/a/b/c"], &["/", "/ab", "/b/a"]),
+            ("/**/CMS", &["/CMS", "/a/cms", "/a/b/CMS"], &["/", "/CMS/a"]),
+            ("/a/**/z", &["/a/z", "/a/b/z", "/a/z/z"], &["/a", "/z", "/a/z/b"]),
+            ("/a/**/m/**/z", &["/a/m/z", "/a/x/m/y/z", "/a/m/m/z/z"], &["/a/z", "/a/m", "/a/x/z"]),
+            ("/**/**", &["/", "/a/b"], &[]),
+            ("/**/*", &["/a", "/a/b"], &["/"]),
+            ("/*/*", &["/a/b"], &["/a", "/a/b/c"]),
+            ("/{BVODS,CMS}/Host[0-9]", &["/cms/host1", "/BVODS/Host9"], &["/CMS/Host10", "/a/Host1"]),
+            ("/CAFE\u{301}/*", &["/caf\u{e9}/x"], &["/cafe/x"]),
+            ("/Σ*", &["/ς", "/σa"], &["/s"]),
+        ] {
+            for selected in yes {
+                assert!(pattern(text).matches(&name(selected)), "{text} {selected}");
+                assert!(pattern(text).matches_key(&name(selected).key()), "{text} {selected}");
+            }
+            for other in no {
+                assert!(!pattern(text).matches(&name(other)), "{text} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_are_found_in_their_place() {
+        use PatternRule::{Empty, Name, NotAbsolute, TooLong, UnclosedChoice};
+        let long = format!("/{}", "a/".repeat(511));
+        let deep = "/*".repeat(65);
+        for (text, rule, position) in [
+            ("", Empty, 0),
+            ("a*", NotAbsolute, 0),
+            ("**", NotAbsolute, 0),
+            ("/a//*", Name(NameRule::EmptyLabel), 3),
+            ("/a/*/", Name(NameRule::TrailingSlash), 4),
+            ("/a/../*", Name(NameRule::DotLabel), 3),
+            ("/*/..", Name(NameRule::DotLabel), 3),
+            ("/*/a /b", Name(NameRule::TrailingSpace), 4),
+            ("/.../.../*", Name(NameRule::OutermostLabel), 5),
+            ("/{a/b}", UnclosedChoice, 1),
+            ("/e\u{301}x{", UnclosedChoice, 1),
+            (&format!("{long}bc*"), Name(NameRule::TooManyLabels), 129),
+            (&format!("/*{}", "?".repeat(1_022)), TooLong, 1),
+            (&format!("/**{}", "/x".repeat(511)), Name(NameRule::TooManyLabels), 132),
+            (&deep, Name(NameRule::TooManyLabels), 129),
+            (&format!("/*/{}", "a".repeat(64)), Name(NameRule::LabelTooLong), 3),
+            (&format!("/{}", "e\u{301}".repeat(100_000)), TooLong, 1),
+        ] {
+            let error = Pattern::parse(text).expect_err(text);
+            assert_eq!((error.rule, error.position), (rule, position), "{text}");
+        }
+        assert_eq!(
+            Pattern::parse("/a/[b").expect_err("an open class").to_string(),
+            "invalid pattern at byte 3: `[` is not closed before the end of the label; add `]`"
+        );
+        assert_eq!(
+            Pattern::parse("/{a/b}").expect_err("an open choice").to_string(),
+            "invalid pattern at byte 1: `{` is not closed before the end of the label; add `}` (a choice cannot \
+             hold `/`)"
+        );
+    }
+
+    #[test]
+    fn relative_patterns_are_read_against_the_context() {
+        let context = name("/BVODS");
+        let resolve = |text| Pattern::resolve(&context, text).map(|pattern| pattern.to_string());
+        assert_eq!(resolve("QS*"), Ok("/BVODS/QS*".to_owned()));
+        assert_eq!(resolve("**"), Ok("/BVODS/**".to_owned()));
+        assert_eq!(resolve("*"), Ok("*".to_owned()));
+        assert_eq!(resolve("/CMS/*"), Ok("/CMS/*".to_owned()));
+        assert_eq!(resolve("QS["), Err(PatternError::new(PatternRule::UnclosedClass, 2)));
+        assert_eq!(resolve(""), Err(PatternError::new(PatternRule::Empty, 0)));
+        assert_eq!(Pattern::resolve(&Name::root(), "a*").map(|pattern| pattern.to_string()), Ok("/a*".to_owned()));
+    }
+
+    #[test]
+    fn a_pattern_tells_where_to_look() {
+        for (text, prefix, exact, depth) in [
+            ("*", "/", false, None),
+            ("/", "/", true, Some(0)),
+            ("/BVODS/QS", "/BVODS/QS", true, Some(2)),
+            ("/BVODS/QS*", "/BVODS", false, Some(2)),
+            ("/BVODS/*/CMS", "/BVODS", false, Some(3)),
+            ("/BVODS/**", "/BVODS", false, None),
+            ("/{a}/b", "/", false, Some(2)),
+        ] {
+            let pattern = pattern(text);
+            assert_eq!(pattern.literal_prefix().as_str(), prefix, "{text}");
+            assert_eq!(pattern.as_exact().map(|name| name.to_string()), exact.then(|| prefix.to_owned()), "{text}");
+            assert_eq!(pattern.max_depth(), depth, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_key_range_is_as_narrow_as_the_literal_beginning() {
+        use std::collections::BTreeSet;
+        let all: BTreeSet<NameKey> =
+            ["/", "/a", "/a/q", "/a/qs", "/a/qs/x", "/a/qs1", "/a/r", "/b"].map(|text| name(text).key()).into();
+        for (text, expected) in [("*", 8), ("/a/QS*", 3), ("/a/QS", 1), ("/a/**", 6), ("/a/*", 6), ("/a/**/x", 6)] {
+            assert_eq!(all.range::<NameKey, _>(pattern(text).key_range()).count(), expected, "{text}");
+        }
+    }
+
+    /// The work is counted in automaton states visited, not in time.
+    #[test]
+    fn hostile_patterns_cost_no_more_than_length_times_length() {
+        let label = "a".repeat(62);
+        let deep = "/a".repeat(64);
+        let wide = format!("/{label}").repeat(16);
+        let hostile = [
+            "/*a".to_owned() + &"*a".repeat(500) + "*b",
+            "/**".repeat(340),
+            format!("{}/b", "/**/a".repeat(63)),
+            format!("{}/**/b", "/**/*a*a*a*b".repeat(60)),
+            format!("/**/*{}b", "{a,a,a}".repeat(140)),
+            format!("/**/*{}b", "{a*,*a,a}".repeat(110)),
+            format!("/**/{}", "{,a}".repeat(250)),
+            format!("/**/{}b", "[a-z]".repeat(200)),
+        ];
+        for text in &hostile {
+            let pattern = pattern(text);
+            for name in [name(&deep), name(&wide)] {
+                let mut work = 0;
+                pattern.matches_text(name.key().as_str(), &mut work);
+                // At most two states a byte of the pattern, each visited once a character or end of label.
+                let bound = 2 * (text.len() + 1) * (name.as_str().len() + 1);
+                assert!(work <= bound as u64, "{text}: {work} > {bound}");
+            }
+        }
+    }
+}

@@ -277,3 +277,89 @@ fn member(at: usize, c: char) -> Parsed {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(glob: &str, label: &str) -> bool {
+        let mut folded = String::new();
+        fold::push_folded(label, &mut folded);
+        Glob::parse(glob).unwrap_or_else(|error| panic!("{glob}: {error:?}")).matches(&folded, &mut 0)
+    }
+
+    #[test]
+    fn labels_and_their_globs() {
+        for (glob, yes, no) in [
+            ("*", &["a", "é", "a.b"][..], &[][..]),
+            ("QS*", &["qs", "QS1", "qS-a"], &["q", "aqs"]),
+            ("*qs", &["QS", "aqs", "qsqs"], &["qsa"]),
+            ("a*b*c", &["abc", "aXbYc", "abbcc"], &["ab", "acb"]),
+            ("h?st", &["host", "HÉST"], &["hst", "hoost"]),
+            ("???", &["abc", "日本語"], &["ab", "日本"]),
+            ("[a-c]x", &["ax", "BX", "cx"], &["dx", "x", "-x"]),
+            ("[A-C]", &["a", "C"], &["d"]),
+            ("[!a-c]x", &["dx", "-x"], &["ax", "Bx", "x"]),
+            ("[a-]", &["a", "-"], &["b"]),
+            ("[-a]", &["a", "-"], &["b"]),
+            ("[a-c-e]", &["b", "-", "e"], &["d"]),
+            ("[!!]", &["a"], &["!"]),
+            ("[a^]", &["^", "a"], &["b"]),
+            ("[Σ]", &["σ", "ς", "Σ"], &["s"]),
+            ("[à-ÿ]", &["É", "ñ"], &["e", "ß"]),
+            ("[ß]", &["ẞ"], &["s"]),
+            ("[À-Ö]", &["é", "É"], &["ø"]),
+            ("{a,b}", &["a", "B"], &["c", "ab", "a,b"]),
+            ("{qs,vfs}{1,2}", &["qs1", "VFS2"], &["qs", "qs12", "vfs3"]),
+            ("x{,-test}", &["x", "x-TEST"], &["x-", "x-tes"]),
+            ("{a*,?b,[x-z]}", &["a", "axx", "cb", "y"], &["b", "ccb", "w"]),
+            ("{a}", &["a"], &["b"]),
+            ("{a,b}*{c,d}", &["ac", "bxxd"], &["a", "cd"]),
+            ("a,b!^-c?", &["A,B!^-cx"], &["a,b!^-c"]),
+            ("caf\u{e9}*", &["CAF\u{c9}", "caf\u{e9}s"], &["cafe"]),
+        ] {
+            for label in yes {
+                assert!(matches(glob, label), "{glob} {label}");
+            }
+            for label in no {
+                assert!(!matches(glob, label), "{glob} {label}");
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_are_found_in_their_place() {
+        use PatternRule::*;
+        for (glob, rule, at) in [
+            ("a**", MixedDoubleStar, 1),
+            ("{a,**}", MixedDoubleStar, 3),
+            ("a[b", UnclosedClass, 1),
+            ("[", UnclosedClass, 0),
+            ("a[]b", EmptyClass, 1),
+            ("[!]", EmptyClass, 0),
+            ("[^a]", CaretClass, 1),
+            ("x[z-a]", ReversedRange('z', 'a'), 2),
+            ("[a*]", WildcardInClass('*'), 2),
+            ("[a-?]", WildcardInClass('?'), 3),
+            ("[[a]", WildcardInClass('['), 1),
+            ("[\t]", Name(NameRule::ControlCharacter('\t')), 1),
+            ("*\u{7f}", Name(NameRule::ControlCharacter('\u{7f}')), 1),
+            ("a{b,c", UnclosedChoice, 1),
+            ("{", UnclosedChoice, 0),
+            ("a{}", EmptyChoice, 1),
+            ("{a,{b}}", NestedChoice, 3),
+            ("*]", StrayClose(']'), 1),
+            ("é*}", StrayClose('}'), 3),
+        ] {
+            assert_eq!(Glob::parse(glob).err(), Some((rule, at)), "{glob}");
+        }
+    }
+
+    #[test]
+    fn the_literal_start_ends_at_the_first_wildcard() {
+        for (glob, expected) in [("QS*", "qs"), ("*a", ""), ("a{b,c}", "a"), ("É[a]", "é"), ("a?b", "a")] {
+            let glob = Glob::parse(glob).unwrap_or_else(|error| panic!("{glob}: {error:?}"));
+            assert_eq!(glob.literal_start().collect::<String>(), expected);
+        }
+    }
+}
