@@ -8,6 +8,7 @@ pub mod caller;
 pub mod error;
 pub mod launch;
 pub mod object;
+pub mod proto;
 pub mod request;
 pub mod service;
 pub mod span;
