@@ -1,11 +1,32 @@
 //! The one handle the rest of the server has on the log.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::impls::BasicNode;
+use openraft::{Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::disk::{Disk, LocalDisk};
+use crate::log::{self, LogHandle, LogStore};
+use crate::network::NoPeers;
+use crate::proposals::Proposals;
+use crate::raft::{Types, position};
+use crate::snapshot::Snapshots;
+use crate::state::StateMachine;
 use crate::{Machine, OpenError, Position, ProposeError, SnapshotError};
+
+/// The engine needs milliseconds; after this long something is wrong with it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
+/// Before a snapshot that failed is tried again.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
 /// Where the log lies and how it behaves.
 #[derive(Clone, Debug)]
@@ -88,17 +109,115 @@ pub struct Status {
 }
 
 /// The replicated log and the state machine above it. Clones share one log.
-#[derive(Clone, Debug)]
-pub struct Cluster {}
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft<Types, StateMachine>,
+    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    proposals: Arc<Proposals>,
+    snapshotter: Arc<Snapshotter>,
+    stalled: watch::Receiver<Option<Arc<str>>>,
+    confirm_patience: Duration,
+    drain_patience: Duration,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Takes snapshots, one at a time.
+struct Snapshotter {
+    raft: Raft<Types, StateMachine>,
+    log: Arc<LogHandle>,
+    snapshots: Arc<Snapshots>,
+    every: u64,
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl Cluster {
     /// Opens the log in `options.dir`, restores `machine` from its newest snapshot and the log, and takes part in the
-    /// cluster. A new folder becomes a cluster of this one server. A sole voter is the primary when this returns.
+    /// cluster. A new folder becomes a cluster of this one server. A sole voter is the primary when this returns, unless the
+    /// disk takes no writes (see [`Status::stalled`]): then it becomes the primary when it does.
     ///
     /// # Errors
     /// When the folder cannot be used; the message says what to do.
-    pub async fn open<M: Machine>(_options: Options, _machine: M) -> Result<Cluster, OpenError> {
-        Err(OpenError::Engine("not yet".to_owned()))
+    pub async fn open<M: Machine>(options: Options, machine: M) -> Result<Cluster, OpenError> {
+        Cluster::open_on(Arc::new(LocalDisk), options, machine).await
+    }
+
+    /// [`open`](Cluster::open) on another disk: one that fails when a test wants it to.
+    ///
+    /// # Errors
+    /// Those of [`open`](Cluster::open).
+    pub async fn open_on<M: Machine>(disk: Arc<dyn Disk>, options: Options, machine: M) -> Result<Cluster, OpenError> {
+        let node = options.node_id;
+        let read = {
+            let options = options.clone();
+            move || read_folder(&disk, &options, Box::new(machine))
+        };
+        let folder = tokio::task::spawn_blocking(read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
+        let Folder { store, state, log, snapshots, sole_voter } = folder;
+        let config = engine_config(&options)?;
+        let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
+        let raft = Raft::new(node, Arc::new(config), NoPeers, store, state).await.map_err(|e| engine(&e))?;
+
+        let stalled = log.stalled();
+        let proposals = Arc::new(Proposals::new(options.proposals_max, options.proposal_bytes_max));
+        proposals.start(raft.clone());
+        let snapshotter = Arc::new(Snapshotter {
+            raft: raft.clone(),
+            log,
+            snapshots,
+            every: options.snapshot_every,
+            turn: tokio::sync::Mutex::new(()),
+        });
+        snapshotter.arm();
+        let tasks = vec![
+            tokio::spawn(watch_stalls(stalled.clone(), Arc::clone(&proposals), options.stall_patience)),
+            tokio::spawn(Arc::clone(&snapshotter).run()),
+        ];
+        let cluster = Cluster {
+            inner: Arc::new(Inner {
+                metrics: raft.metrics(),
+                raft,
+                proposals,
+                snapshotter,
+                stalled,
+                confirm_patience: options.election.1,
+                drain_patience: options.stall_patience,
+                tasks,
+            }),
+        };
+        cluster.take_part(node, sole_voter).await?;
+        Ok(cluster)
+    }
+
+    /// Founds the cluster, or makes a sole voter its primary at once instead of after an election time-out.
+    async fn take_part(&self, node: u64, sole_voter: bool) -> Result<(), OpenError> {
+        let raft = &self.inner.raft;
+        let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
+        let begin = async {
+            if !raft.is_initialized().await.map_err(|e| engine(&e))? {
+                let members = BTreeMap::from([(node, BasicNode::default())]);
+                raft.initialize(members).await.map_err(|e| engine(&e))?;
+            } else if sole_voter {
+                raft.trigger().elect(false).await.map_err(|e| engine(&e))?;
+            } else {
+                return Ok(());
+            }
+            let leads = |m: &RaftMetrics<Types>| {
+                m.state == ServerState::Leader && m.last_applied.map(|id| id.index) == m.last_log_index
+            };
+            raft.wait(Some(OPEN_PATIENCE)).metrics(leads, "a sole voter leads").await.map_err(|e| engine(&e))?;
+            Ok(())
+        };
+        let mut stalled = self.inner.stalled.clone();
+        tokio::select! {
+            biased;
+            outcome = begin => outcome,
+            // Reads are possible.
+            _ = stalled.wait_for(Option::is_some) => Ok(()),
+        }
     }
 
     /// Applies `command` on every server, in one order. Answers with the state machine's reply when a majority of the servers
@@ -109,35 +228,52 @@ impl Cluster {
     /// # Errors
     /// [`ProposeError::Unknown`] and [`ProposeError::Stopped`] when the command may or may not be applied; all others mean
     /// that it is not.
-    pub async fn propose(&self, _command: Bytes) -> Result<Bytes, ProposeError> {
-        Err(ProposeError::Stopped)
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        self.inner.proposals.propose(command).await
     }
 
     /// The current term.
     #[must_use]
     pub fn term(&self) -> u64 {
-        0
+        self.inner.metrics.borrow_watched().current_term
     }
 
     /// Whether this server believes to be the primary. Only [`confirm_primary`](Cluster::confirm_primary) knows.
     #[must_use]
     pub fn is_primary(&self) -> bool {
-        false
+        self.inner.metrics.borrow_watched().state == ServerState::Leader
     }
 
     /// A look at the log.
     #[must_use]
     pub fn status(&self) -> Status {
+        let stalled = self.inner.stalled.borrow().as_deref().map(str::to_owned);
+        let (log_bytes, waiting) = (self.inner.snapshotter.log.bytes_since_snapshot(), self.inner.proposals.count());
+        let metrics = self.inner.metrics.borrow_watched();
+        let running = metrics.running_state.is_ok();
         Status {
-            term: 0,
-            state: State::Stopped,
-            primary: None,
-            last_index: None,
-            applied: None,
-            snapshot: None,
-            log_bytes: 0,
-            waiting: 0,
-            stalled: None,
+            term: metrics.current_term,
+            state: match metrics.state {
+                _ if !running => State::Stopped,
+                ServerState::Leader => State::Primary,
+                ServerState::Follower => State::Backup,
+                ServerState::Candidate => State::Candidate,
+                ServerState::Learner => State::Learner,
+                ServerState::Shutdown => State::Stopped,
+            },
+            primary: metrics.current_leader,
+            last_index: metrics.last_log_index,
+            applied: metrics.last_applied.map(|id| id.index),
+            snapshot: self
+                .inner
+                .snapshotter
+                .snapshots
+                .newest()
+                .and_then(|(meta, _)| meta.last_log_id)
+                .map(|id| id.index),
+            log_bytes,
+            waiting,
+            stalled,
         }
     }
 
@@ -147,7 +283,20 @@ impl Cluster {
     /// # Errors
     /// [`ProposeError::NotPrimary`], [`ProposeError::Unavailable`] or [`ProposeError::Stopped`].
     pub async fn confirm_primary(&self) -> Result<Position, ProposeError> {
-        Err(ProposeError::Stopped)
+        let raft = &self.inner.raft;
+        let confirm = async {
+            let linearizer = raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
+                RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                    ProposeError::NotPrimary { primary: forward.leader_id }
+                }
+                RaftError::APIError(error) => ProposeError::Unavailable(format!("no majority answers: {error}")),
+                RaftError::Fatal(_) => ProposeError::Stopped,
+            })?;
+            let read = linearizer.await_ready(raft).await.map_err(|_| ProposeError::Stopped)?;
+            Ok(position(read.read_log_id().log_id()))
+        };
+        let late = |_| Err(ProposeError::Unavailable("no majority answered in time".to_owned()));
+        tokio::time::timeout(self.inner.confirm_patience, confirm).await.unwrap_or_else(late)
     }
 
     /// Writes a snapshot now and drops the log that is no longer needed. Answers with the last entry it covers.
@@ -155,9 +304,176 @@ impl Cluster {
     /// # Errors
     /// When it could not be written; the log stays as it was.
     pub async fn snapshot(&self) -> Result<Position, SnapshotError> {
-        Err(SnapshotError::Stopped)
+        self.inner.snapshotter.take().await
     }
 
     /// Stops: waits for writes under way, closes the log. Proposals still waiting get [`ProposeError::Stopped`].
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.proposals.refuse(Some(ProposeError::Stopped));
+        if inner.proposals.count() > 0 && inner.stalled.borrow().is_none() {
+            // An entry behind all others.
+            let _ = tokio::time::timeout(inner.drain_patience, inner.raft.write_blank()).await;
+        }
+        inner.proposals.give_up(&ProposeError::Stopped, &ProposeError::Stopped);
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::error!(%error, "the consensus engine did not stop as it should");
+        }
+        for task in &inner.tasks {
+            task.abort();
+        }
+        let log = Arc::clone(&inner.snapshotter.log);
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("status", &self.status()).finish()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What a folder holds.
+struct Folder {
+    store: LogStore,
+    state: StateMachine,
+    log: Arc<LogHandle>,
+    snapshots: Arc<Snapshots>,
+    /// The log says that this server alone decides.
+    sole_voter: bool,
+}
+
+/// Reads the folder: the newest snapshot, then the log. Blocks.
+fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine>) -> Result<Folder, OpenError> {
+    let node = options.node_id;
+    let snapshots = Arc::new(Snapshots::open(Arc::clone(disk), options.dir.join("snapshots"), node)?);
+    let state = StateMachine::open(machine, Arc::clone(&snapshots))?;
+    let covered = snapshots.newest().and_then(|(meta, _)| meta.last_log_id);
+    let log_dir = options.dir.join("log");
+    let index = covered.map(|id| id.index);
+    let opened = log::open(Arc::clone(disk), log_dir.clone(), node, options.segment_bytes, index)?;
+    if let Some(purged) = opened.purged
+        && index.is_none_or(|index| index < purged.index)
+    {
+        return Err(OpenError::Corrupt {
+            file: options.dir.join("snapshots"),
+            offset: 0,
+            what: format!("the log begins behind entry {}, and no snapshot reaches that far", purged.index),
+            way_out: "Put the missing snapshot back, or restore the folder from a backup (`byname restore`)".to_owned(),
+        });
+    }
+    let members = match opened.members {
+        Some((at, members)) if state.members().log_id().is_none_or(|known| known.index < at.index) => members,
+        _ => state.members().membership().clone(),
+    };
+    let sole_voter = *members.get_joint_config() == [BTreeSet::from([node])];
+    let mut store = opened.store;
+    if sole_voter {
+        store.commit_all(opened.last);
+    }
+    Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, sole_voter })
+}
+
+fn engine_config(options: &Options) -> Result<Config, OpenError> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: "byname".to_owned(),
+        heartbeat_interval: ms(options.heartbeat),
+        election_timeout_min: ms(options.election.0),
+        election_timeout_max: ms(options.election.1),
+        // Snapshots are taken by size, and here, where a full disk is no reason to stop.
+        snapshot_policy: SnapshotPolicy::Never,
+        // What the older snapshot needs is kept by the log itself.
+        max_in_snapshot_log_to_keep: 0,
+        enable_pre_vote: Some(true),
+        // Every start is a new term, so that whoever holds an order of the last one can tell.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(|e| OpenError::Engine(e.to_string()))
+}
+
+/// Answers proposals while the disk takes no writes.
+async fn watch_stalls(mut stalled: watch::Receiver<Option<Arc<str>>>, proposals: Arc<Proposals>, patience: Duration) {
+    loop {
+        let Ok(reason) = stalled.wait_for(Option::is_some).await.map(|reason| reason.as_deref().map(str::to_owned))
+        else {
+            return;
+        };
+        let reason = reason.unwrap_or_default();
+        proposals.refuse(Some(ProposeError::Unavailable(reason.clone())));
+        let again = tokio::time::timeout(patience, stalled.wait_for(Option::is_none)).await.is_ok();
+        if !again {
+            let unknown = format!("{reason}; this write may yet be applied: ask again with the same request id");
+            proposals.give_up(&ProposeError::Unavailable(reason), &ProposeError::Unknown(unknown));
+            if stalled.wait_for(Option::is_none).await.is_err() {
+                return;
+            }
+        }
+        proposals.refuse(None);
+    }
+}
+
+impl Snapshotter {
+    /// Tells the log how much may be written before the next snapshot, and what must stay.
+    fn arm(&self) {
+        let size = self.snapshots.newest().map_or(0, |(_, file)| file.bytes);
+        self.log.snapshot_taken(0, self.snapshots.floor(), self.every.max(size));
+    }
+
+    /// Takes snapshots when they are due.
+    async fn run(self: Arc<Self>) {
+        loop {
+            self.log.snapshot_due().await;
+            match self.take().await {
+                Ok(_) => {}
+                Err(SnapshotError::Stopped) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the log is kept until a snapshot can be written");
+                    tokio::time::sleep(SNAPSHOT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn take(&self) -> Result<Position, SnapshotError> {
+        let _turn = self.turn.lock().await;
+        let log = Arc::clone(&self.log);
+        let frozen = self.raft.with_state_machine(move |state| {
+            let (meta, frozen) = state.freeze();
+            Box::pin(std::future::ready((meta, frozen, log.written())))
+        });
+        let (meta, frozen, written) = frozen.await.map_err(|_| SnapshotError::Stopped)?;
+        let Some(last) = meta.last_log_id else {
+            return Err(SnapshotError::Failed("there is nothing to take a snapshot of".to_owned()));
+        };
+        if self.snapshots.newest().is_some_and(|(newest, _)| newest.last_log_id == meta.last_log_id) {
+            return Ok(position(&last));
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        let write = move || snapshots.write(&meta, |out| frozen.write(out));
+        let failed = |e: &dyn std::fmt::Display| SnapshotError::Failed(e.to_string());
+        let file = tokio::task::spawn_blocking(write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        self.log.snapshot_taken(written, self.snapshots.floor(), self.every.max(file.bytes));
+
+        // The engine is told only now, when nothing can go wrong any more: it stops for good when a snapshot fails.
+        let ready = self.raft.with_state_machine(|state| {
+            state.snapshot_ready();
+            Box::pin(std::future::ready(()))
+        });
+        ready.await.map_err(|_| SnapshotError::Stopped)?;
+        self.raft.trigger().snapshot().await.map_err(|_| SnapshotError::Stopped)?;
+        let known = |m: &RaftMetrics<Types>| m.snapshot >= Some(last);
+        let known = self.raft.wait(Some(OPEN_PATIENCE)).metrics(known, "the snapshot is known").await;
+        known.map_err(|e| failed(&e))?;
+        Ok(position(&last))
+    }
 }

@@ -1,7 +1,14 @@
 //! placeholder, replaced below
 mod cluster;
+pub mod disk;
 mod error;
 mod lock;
+mod log;
+mod network;
+mod proposals;
+mod raft;
+mod snapshot;
+mod state;
 
 use std::io::{self, Read, Write};
 
