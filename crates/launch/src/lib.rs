@@ -1,1 +1,56 @@
-//! placeholder
+//! The agent of a host: starts programs, watches them, and finds them again after it was away.
+//!
+//! `Agent` takes the primary's orders and gives reports (`byname_api::agent`) through the channels of a `Link`. Around
+//! each program stands a holder, a small process of its own (`hold`), which owns what must survive the agent: output,
+//! NOTIFY_SOCKET, exit status. Agent and holder share a folder an instance (`folder`) and a socket in it (`wire`).
+//!
+//! Orders go through the host's own policy (`catalogue`, `plan`) before anything is done. Each instance is one task
+//! (`instance`), from its order to its end. This is the only crate that starts processes.
+
+mod agent;
+mod catalogue;
+mod cgroup;
+mod folder;
+pub mod hold;
+mod instance;
+mod link;
+mod logs;
+mod plan;
+mod ports;
+mod proc;
+mod ready;
+mod spare;
+mod wire;
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+pub use agent::{Agent, StartError};
+pub use catalogue::{Problem, check_catalogue};
+pub use link::Link;
+
+/// What an agent is told by the binary. Nothing is read from the environment.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The agent's own folder (`DATA/launch`), made when it is not there.
+    pub dir: PathBuf,
+    /// This host as a label under `/computers`.
+    pub computer: String,
+    /// Addresses of this host that others can reach, the best first.
+    pub addresses: Vec<String>,
+    /// The `programs.d` folders of the catalogue.
+    pub programs: Vec<PathBuf>,
+    /// Plain commands may be started too, not only entries of the catalogue.
+    pub allow_commands: bool,
+    /// The command line of a holder: this binary, and the word that makes it call `hold::main`.
+    pub holder: Vec<OsString>,
+    /// The environment that programs get before anything is added: PATH, LANG and so on.
+    pub environment: Vec<(OsString, OsString)>,
+    /// BYNAME_SERVER for programs (`unix:///…`).
+    pub server: String,
+    /// Refuse to start a program as root unless its user is named. Has no effect when the agent is not root.
+    pub require_user: bool,
+    /// Where ports are chosen from; 20000 to 31999 when `None`.
+    pub port_range: Option<RangeInclusive<u16>>,
+}

@@ -1,0 +1,408 @@
+//! The agent: what it knows of its instances, and its beginning and end.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use byname_api::agent::{InstanceReport, Phase, Report, StartOrder};
+use byname_api::object::InstanceId;
+use byname_api::{Code, Error};
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::FlockOperation;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::catalogue::{Catalogue, Problem};
+use crate::cgroup::Cgroups;
+use crate::instance::{self, Command};
+use crate::link::{self, Link};
+use crate::ports::Ports;
+use crate::spare::Spare;
+use crate::{Config, folder, wire};
+
+/// How long the start of an agent waits for holders that do not answer.
+const ADOPTION: Duration = Duration::from_secs(5);
+/// How many ended and forgotten instances are remembered, so that a late repetition of their order starts nothing.
+const FORGOTTEN: usize = 10_000;
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder cannot be used.
+    #[error("the agent's folder {path} cannot be used: {source}")]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has the folder.
+    #[error("another agent uses the folder {0}: end it first, or give this one a folder of its own")]
+    Locked(PathBuf),
+    /// The file that holds the highest term is damaged.
+    #[error("{0} is damaged: remove it if no other primary than the present one can still send orders to this host")]
+    Term(PathBuf),
+    /// The catalogue cannot be read; each problem has its file, line and column.
+    #[error("the catalogue of programs has errors: {}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("; "))]
+    Catalogue(Vec<Problem>),
+}
+
+/// The agent of a host. Dropping it ends its work as `shutdown` does; programs and their holders go on.
+pub struct Agent {
+    inner: Arc<Inner>,
+}
+
+impl Agent {
+    /// Reads the catalogue, takes up every instance of an earlier life again, and gets a holder ready.
+    ///
+    /// An instance whose holder does not answer within 5 seconds (it may be stopped) is taken up later, in the
+    /// background.
+    pub async fn start(config: Config) -> Result<Agent, StartError> {
+        let catalogue = Catalogue::load(&config.programs).map_err(StartError::Catalogue)?;
+        let dir = config.dir.clone();
+        let failed = |path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| StartError::Folder { path, source }
+        };
+        for folder in [dir.clone(), dir.join("instances"), dir.join("ended")] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
+        }
+        let lock_path = dir.join("lock");
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StartError::Locked(dir));
+        }
+        let term_path = dir.join("term");
+        let term = match std::fs::read(&term_path) {
+            Ok(bytes) => wire::unseal("term", &bytes).ok_or(StartError::Term(term_path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(StartError::Folder { path: term_path, source }),
+        };
+        let inner = Arc::new(Inner {
+            catalogue: RwLock::new(Arc::new(catalogue)),
+            ports: Ports::new(config.port_range.clone()),
+            cgroups: Cgroups::find(),
+            spare: Arc::new(Spare::new(config.holder.clone())),
+            config,
+            runtime: Handle::current(),
+            table: Mutex::default(),
+            news: Notify::new(),
+            term: tokio::sync::Mutex::new(term),
+            _lock: lock,
+        });
+        let agent = Agent { inner };
+        agent.inner.spare.refill();
+        let found = folder::instances(&dir).map_err(failed(&dir))?;
+        agent.adopt(found).await;
+        Ok(agent)
+    }
+
+    async fn adopt(&self, found: Vec<(InstanceId, folder::Folder)>) {
+        let mut settled = JoinSet::new();
+        for (id, folder) in found {
+            let Some(intent) = folder.intent() else {
+                // The agent was stopped before the intent was written, so nothing was started. The lock is free then.
+                if matches!(folder.try_lock(), Ok(Some(_))) {
+                    let _ = std::fs::remove_dir_all(&folder.path);
+                }
+                continue;
+            };
+            let (told, heard) = oneshot::channel();
+            let mut report = instance::unknown(id, intent.service);
+            report.endpoints = intent.endpoints.iter().map(Into::into).collect();
+            report.pid = folder.running().map(|r| r.pid);
+            let inner = self.inner.clone();
+            self.inner.add(id, report, |commands| instance::adopt(inner, id, folder, intent, commands, told));
+            settled.spawn(heard);
+        }
+        let all = async { while settled.join_next().await.is_some() {} };
+        if tokio::time::timeout(ADOPTION, all).await.is_err() {
+            tracing::warn!("some holders do not answer yet");
+        }
+    }
+
+    /// Opens the stream to the primary. A later call replaces the earlier link: the server has started again, or
+    /// another one is the primary now.
+    ///
+    /// The first report is `Hello`. Nothing else is told before a `Welcome` came; then every instance is, and
+    /// `Synced` after them.
+    pub fn connect(&self) -> Link {
+        link::open(&self.inner)
+    }
+
+    /// Reads the catalogue again. When it has errors the old one stays.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let folders = self.inner.config.programs.clone();
+        let loaded = tokio::task::spawn_blocking(move || Catalogue::load(&folders)).await;
+        match loaded.map_err(|e| Error::internal(e.to_string()))? {
+            Ok(catalogue) => {
+                *self.inner.catalogue.write() = Arc::new(catalogue);
+                Ok(())
+            }
+            Err(problems) => {
+                let text = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ");
+                Err(Error::new(Code::InvalidArgument, format!("the catalogue was not read again: {text}")))
+            }
+        }
+    }
+
+    /// Ends the agent's work. Programs and their holders go on; the next agent on the same folder finds them.
+    pub async fn shutdown(&self) {
+        self.inner.end();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.inner.end();
+    }
+}
+
+/// What all parts of an agent share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    pub(crate) ports: Ports,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) spare: Arc<Spare>,
+    pub(crate) runtime: Handle,
+    table: Mutex<Table>,
+    /// Something was added to the table's `news`, or the link was replaced.
+    pub(crate) news: Notify,
+    /// The highest term seen. Held while it is written to disk.
+    term: tokio::sync::Mutex<u64>,
+    _lock: File,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<InstanceId, Entry>,
+    /// Instances whose report has not been told, in the order of the changes; each is here once.
+    news: VecDeque<InstanceId>,
+    fresh: HashSet<InstanceId>,
+    forgotten: VecDeque<InstanceId>,
+    /// The synced link's way for reports, and its task.
+    reports: Option<mpsc::Sender<Report>>,
+    link: Option<AbortHandle>,
+    closed: bool,
+}
+
+struct Entry {
+    report: InstanceReport,
+    commands: mpsc::Sender<Command>,
+    task: AbortHandle,
+}
+
+impl Inner {
+    /// Starts an instance, unless it was before.
+    pub(crate) fn start(self: &Arc<Self>, order: StartOrder) {
+        let (id, inner) = (order.instance, self.clone());
+        self.add(id, instance::unknown(id, order.service), |commands| instance::start(inner, order, commands));
+    }
+
+    fn add<F>(&self, id: InstanceId, report: InstanceReport, task: impl FnOnce(mpsc::Receiver<Command>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut table = self.table.lock();
+        if table.closed || table.forgotten.contains(&id) {
+            return;
+        }
+        if table.entries.contains_key(&id) {
+            table.tell(id);
+            self.news.notify_one();
+            return;
+        }
+        let (commands, received) = mpsc::channel(64);
+        let task = self.runtime.spawn(task(received)).abort_handle();
+        table.entries.insert(id, Entry { report, commands, task });
+    }
+
+    /// Passes a command to an instance's task; false when there is no such instance. An ended one is told again.
+    pub(crate) fn command(&self, id: InstanceId, command: Command) -> bool {
+        let mut table = self.table.lock();
+        let Some(entry) = table.entries.get(&id) else { return false };
+        if matches!(entry.report.phase, Phase::Ended { .. }) {
+            table.tell(id);
+            self.news.notify_one();
+        } else if let Err(error) = entry.commands.try_send(command) {
+            tracing::warn!(instance = %id, %error, "an order is dropped");
+        }
+        true
+    }
+
+    /// Changes a report without telling it yet.
+    pub(crate) fn set(&self, id: InstanceId, change: impl FnOnce(&mut InstanceReport)) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+            change(&mut entry.report);
+        }
+    }
+
+    /// Changes a report and tells it, if that made a difference or nothing was told before.
+    pub(crate) fn publish(&self, id: InstanceId, change: impl FnOnce(&mut InstanceReport)) {
+        let mut table = self.table.lock();
+        let Some(entry) = table.entries.get_mut(&id) else { return };
+        let before = entry.report.clone();
+        change(&mut entry.report);
+        if entry.report == before {
+            return;
+        }
+        let report = Report::Instance(entry.report.clone());
+        // Straight to the primary when nothing waits in front; this is the way of a program that became ready.
+        let direct = table.reports.as_ref().filter(|_| table.news.is_empty());
+        if direct.is_none_or(|reports| reports.try_send(report).is_err()) {
+            table.tell(id);
+            self.news.notify_one();
+        }
+    }
+
+    /// The next report that waits. Until it was sent and `synced` is called, none may go past it.
+    pub(crate) fn next_report(&self) -> Option<Report> {
+        let mut table = self.table.lock();
+        while let Some(id) = table.news.pop_front() {
+            table.fresh.remove(&id);
+            let report = table.entries.get(&id).map(|entry| Report::Instance(entry.report.clone()));
+            if report.is_some() {
+                table.reports = None;
+                return report;
+            }
+        }
+        None
+    }
+
+    /// Marks every instance to be told. The link's reports are told one by one until it is synced.
+    pub(crate) fn tell_all(&self) {
+        let mut table = self.table.lock();
+        table.reports = None;
+        let mut ids: Vec<InstanceId> = table.entries.keys().copied().collect();
+        ids.sort();
+        for id in ids {
+            table.tell(id);
+        }
+        self.news.notify_one();
+    }
+
+    /// From now on reports may go straight to this link.
+    pub(crate) fn synced(&self, reports: &mpsc::Sender<Report>) {
+        let mut table = self.table.lock();
+        if table.link.is_some() {
+            table.reports = Some(reports.clone());
+        }
+    }
+
+    /// Replaces the link.
+    pub(crate) fn replace_link(&self, task: AbortHandle) {
+        let mut table = self.table.lock();
+        table.reports = None;
+        if let Some(old) = table.link.replace(task) {
+            old.abort();
+        }
+        if table.closed
+            && let Some(link) = table.link.take()
+        {
+            link.abort();
+        }
+    }
+
+    /// Drops an instance that has ended; its folder stays for the log.
+    pub(crate) fn forget(&self, id: InstanceId) {
+        let mut table = self.table.lock();
+        match table.entries.get(&id) {
+            Some(entry) if matches!(entry.report.phase, Phase::Ended { .. }) => {}
+            Some(_) => {
+                tracing::warn!(instance = %id, "an instance that has not ended is not forgotten");
+                return;
+            }
+            None => return,
+        }
+        let Some(entry) = table.entries.remove(&id) else { return };
+        table.forgotten.push_back(id);
+        if table.forgotten.len() > FORGOTTEN {
+            table.forgotten.pop_front();
+        }
+        drop(table);
+        let (dir, service) = (self.config.dir.clone(), entry.report.service);
+        self.runtime.spawn_blocking(move || {
+            // One that was refused has no folder.
+            let _ = folder::Folder::of(&dir, id).retire(&dir, service);
+        });
+    }
+
+    /// The instances of a service that are not forgotten, the oldest first.
+    pub(crate) fn of_service(&self, service: u64) -> Vec<InstanceId> {
+        let table = self.table.lock();
+        let mut found: Vec<_> =
+            table.entries.iter().filter(|(_, e)| e.report.service == service).map(|(id, _)| *id).collect();
+        found.sort();
+        found
+    }
+
+    /// Whether the instance's program runs, as far as its holder has said.
+    pub(crate) fn is_running(&self, id: InstanceId) -> bool {
+        self.table
+            .lock()
+            .entries
+            .get(&id)
+            .is_some_and(|e| e.report.pid.is_some() && !matches!(e.report.phase, Phase::Ended { .. }))
+    }
+
+    /// Whether orders of this term are to be obeyed. A higher one than any before is written down first.
+    pub(crate) async fn accept_term(&self, term: u64) -> bool {
+        let mut highest = self.term.lock().await;
+        if term > *highest {
+            let dir = self.config.dir.clone();
+            let stored = tokio::task::spawn_blocking(move || -> io::Result<()> {
+                let new = dir.join("term.new");
+                let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+                file.write_all(&wire::seal("term", &term)?)?;
+                file.sync_all()?;
+                std::fs::rename(new, dir.join("term"))?;
+                File::open(dir)?.sync_all()
+            });
+            match stored.await {
+                Ok(Ok(())) => {}
+                // A full disk must not keep the host from its primary: the term is kept in memory at least.
+                Ok(Err(error)) => tracing::error!(%error, term, "the term cannot be written down"),
+                Err(error) => tracing::error!(%error, term, "the term cannot be written down"),
+            }
+            *highest = term;
+        }
+        if term < *highest {
+            tracing::warn!(term, highest = *highest, "an order of an older term is refused");
+        }
+        term == *highest
+    }
+
+    fn end(&self) {
+        let mut table = self.table.lock();
+        table.closed = true;
+        table.reports = None;
+        if let Some(link) = table.link.take() {
+            link.abort();
+        }
+        for entry in table.entries.values() {
+            entry.task.abort();
+        }
+        drop(table);
+        drop(self.spare.take());
+    }
+}
+
+impl Table {
+    fn tell(&mut self, id: InstanceId) {
+        if self.fresh.insert(id) {
+            self.news.push_back(id);
+        }
+    }
+}

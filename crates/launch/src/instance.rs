@@ -1,0 +1,439 @@
+//! One instance, from its order to its end: a task that starts it or finds it again, and then watches it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use byname_api::agent::{InstanceReport, Phase, StartOrder};
+use byname_api::object::InstanceId;
+use byname_api::service::{Endpoint, Exit};
+use byname_api::span::Timestamp;
+use byname_api::{Code, Error};
+use nix::errno::Errno;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::agent::Inner;
+use crate::folder::{Folder, Intent, StoredReady};
+use crate::plan::{self, Plan};
+use crate::spare::Conn;
+use crate::wire::{self, End, Failure, HolderState, Step, ToHolder, Why};
+use crate::{proc, ready};
+
+/// What an instance's task is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Stop { now: bool },
+    Advertised,
+}
+
+/// Carries out an order to start.
+pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::Receiver<Command>) {
+    let id = order.instance;
+    let folder = Folder::of(&agent.config.dir, id);
+    let deadline = Instant::now() + order.launch.start_timeout().duration();
+    // On a thread for blocking work: the disk may be busy and the look-up of a user may ask the network.
+    let prepared = tokio::task::spawn_blocking({
+        let (agent, folder) = (agent.clone(), folder.clone());
+        move || prepare(&agent, &folder, &order)
+    });
+    let prepared = prepared.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
+    let (plan, intent, lock) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::info!(instance = %id, %error, "not started");
+            agent.ports.release(id);
+            agent.publish(id, |report| {
+                report.phase = Phase::Ended {
+                    exit: Exit::NotStarted,
+                    last_lines: String::new(),
+                    error: Some(error),
+                    ordered: false,
+                };
+            });
+            return;
+        }
+    };
+    let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
+    agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
+    let end = match hand_over(&agent, plan, lock).await {
+        Ok(conn) => watch.run(Some(conn), commands, None).await,
+        Err(error) => {
+            let failed = Failure { step: Step::Prepare, errno: error.raw_os_error().unwrap_or(0), what: String::new() };
+            tracing::error!(instance = %id, %error, "cannot start a holder");
+            let end = End { failed: Some(failed), ..End::default() };
+            let _ = watch.folder.store_end(&end);
+            end
+        }
+    };
+    watch.finish(end);
+}
+
+/// Takes an instance of an earlier life of the agent up again. `settled` is told once it is clear how it stands.
+pub(crate) async fn adopt(
+    agent: Arc<Inner>,
+    id: InstanceId,
+    folder: Folder,
+    intent: Intent,
+    commands: mpsc::Receiver<Command>,
+    settled: oneshot::Sender<()>,
+) {
+    // The clock may have been set meanwhile; then the whole time is granted once more.
+    let spent = Duration::from_millis(now_ms().saturating_sub(intent.ordered_ms));
+    let whole = Duration::from_millis(intent.start_timeout_ms);
+    let deadline = Instant::now() + whole.checked_sub(spent).unwrap_or(Duration::ZERO);
+    for endpoint in &intent.endpoints {
+        let endpoint = Endpoint::from(endpoint);
+        if endpoint.port != 0 {
+            agent.ports.adopt(endpoint.port, id);
+        }
+    }
+    let mut watch = Watch::new(agent, id, folder, &intent, deadline);
+    let end = watch.run(None, commands, Some(settled)).await;
+    watch.finish(end);
+}
+
+fn prepare(agent: &Inner, folder: &Folder, order: &StartOrder) -> Result<(Plan, Intent, std::os::fd::OwnedFd), Error> {
+    let catalogue = agent.catalogue.read().clone();
+    let plan = plan::plan(order, &agent.config, &catalogue, &agent.ports, &agent.cgroups)?;
+    let intent = Intent {
+        instance: order.instance.to_string(),
+        service: order.service,
+        name: order.name.to_string(),
+        term: order.term,
+        ordered_ms: now_ms(),
+        endpoints: plan.endpoints.iter().map(Into::into).collect(),
+        ready: StoredReady::new(order.launch.ready(), order.launch.ready_path.as_deref()),
+        start_timeout_ms: order.launch.start_timeout().as_millis(),
+        stop_timeout_ms: order.launch.stop_timeout().as_millis(),
+    };
+    let owner = plan.work.identity.as_ref().map(|who| (who.uid, who.gid));
+    let lock = folder.create(&intent, owner).map_err(|error| {
+        let message =
+            format!("{} cannot be started: the agent cannot write its folder: {}", order.name, sentence(&error));
+        Error::new(Code::StartFailed, message).log(format!("{}: {error}", folder.path.display()))
+    })?;
+    Ok((plan, intent, lock))
+}
+
+/// Gives the work to a holder. With it goes the agent's descriptor of the folder, and so the lock.
+async fn hand_over(agent: &Inner, plan: Plan, lock: std::os::fd::OwnedFd) -> std::io::Result<Conn> {
+    let frame = wire::frame(&ToHolder::Work(plan.work))?;
+    if let Some(mut conn) = agent.spare.take()
+        && conn.send_work(&frame, &lock).await.is_ok()
+    {
+        return Ok(conn);
+    }
+    let mut conn = agent.spare.spawn()?;
+    conn.send_work(&frame, &lock).await?;
+    Ok(conn)
+}
+
+struct Watch {
+    agent: Arc<Inner>,
+    id: InstanceId,
+    folder: Folder,
+    name: String,
+    endpoints: Vec<Endpoint>,
+    readiness: StoredReady,
+    start_timeout: Duration,
+    stop_timeout: Duration,
+    /// When a program that is not ready is given up.
+    deadline: Instant,
+    ready: bool,
+    /// What the holder was told about the end, to be told again after a break.
+    stop: Option<(Why, Duration)>,
+    state: HolderState,
+}
+
+impl Watch {
+    fn new(agent: Arc<Inner>, id: InstanceId, folder: Folder, intent: &Intent, deadline: Instant) -> Watch {
+        Watch {
+            agent,
+            id,
+            folder,
+            name: intent.name.clone(),
+            endpoints: intent.endpoints.iter().map(Into::into).collect(),
+            readiness: intent.ready.clone(),
+            start_timeout: Duration::from_millis(intent.start_timeout_ms),
+            stop_timeout: Duration::from_millis(intent.stop_timeout_ms),
+            deadline,
+            ready: false,
+            stop: None,
+            state: HolderState::default(),
+        }
+    }
+
+    /// Follows the holder until the program has ended.
+    async fn run(
+        &mut self,
+        mut conn: Option<Conn>,
+        mut commands: mpsc::Receiver<Command>,
+        mut settled: Option<oneshot::Sender<()>>,
+    ) -> End {
+        let mut found_ready: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        let mut looking = false;
+        loop {
+            let Some(holder) = &mut conn else {
+                match self.find().await {
+                    Found::Holder(found) => conn = Some(found),
+                    Found::Ended(end) => return end,
+                }
+                self.remind(&mut conn).await;
+                continue;
+            };
+            tokio::select! {
+                message = holder.next() => match message {
+                    Ok(Some(mut state)) => {
+                        if let Some(end) = state.end.take() {
+                            self.agent.spare.refill();
+                            return end;
+                        }
+                        self.learn(state, holder).await;
+                        if !looking && !self.ready && self.state.running.is_some() {
+                            looking = true;
+                            // The spare one is loaded while the program starts, not before.
+                            self.agent.spare.refill();
+                            if let Some(look) = self.look() {
+                                found_ready = look;
+                            }
+                        }
+                        if let Some(settled) = settled.take() {
+                            let _ = settled.send(());
+                        }
+                    }
+                    Ok(None) | Err(_) => conn = None,
+                },
+                () = &mut found_ready, if !self.ready => self.become_ready(holder).await,
+                command = commands.recv() => match command {
+                    Some(Command::Advertised) => self.become_ready(holder).await,
+                    Some(Command::Stop { now }) => {
+                        let timeout = if now { Duration::ZERO } else { self.stop_timeout };
+                        self.end(holder, Why::Ordered, timeout).await;
+                    }
+                    // The agent is going; programs stay.
+                    None => return std::future::pending().await,
+                },
+                () = tokio::time::sleep_until(self.deadline), if !self.ready && self.stop.is_none() => {
+                    self.end(holder, Why::Timeout, Duration::ZERO).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the port or the page, when that is how this program becomes ready.
+    fn look(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let http = match &self.readiness {
+            StoredReady::Port => None,
+            StoredReady::Http { path } => Some(path.clone()),
+            StoredReady::Advertise | StoredReady::Notify => return None,
+        };
+        let (endpoints, agent) = (self.endpoints.clone(), self.agent.clone());
+        Some(Box::pin(async move { ready::wait(&endpoints, &agent.config.addresses, http.as_deref()).await }))
+    }
+
+    async fn learn(&mut self, state: HolderState, holder: &mut Conn) {
+        self.state = state;
+        let notified = self.readiness == StoredReady::Notify && self.state.notified;
+        if !self.ready && notified {
+            self.become_ready(holder).await;
+        } else {
+            self.ready |= self.state.ready;
+            self.publish();
+        }
+    }
+
+    async fn become_ready(&mut self, holder: &mut Conn) {
+        if !self.ready {
+            self.ready = true;
+            self.publish();
+            // An error shows as the end of the connection, after which `remind` says it again.
+            let _ = holder.send(&ToHolder::Ready).await;
+        }
+    }
+
+    async fn end(&mut self, holder: &mut Conn, why: Why, timeout: Duration) {
+        let (why, timeout) = match self.stop {
+            Some((first, earlier)) => (first, earlier.min(timeout)),
+            None => (why, timeout),
+        };
+        self.stop = Some((why, timeout));
+        self.publish();
+        let _ = holder.send(&ToHolder::Stop { why, timeout_ms: timeout.as_millis() as u64 }).await;
+    }
+
+    /// Tells a holder that was found again what it may have missed.
+    async fn remind(&self, conn: &mut Option<Conn>) {
+        let Some(holder) = conn else { return };
+        if self.ready {
+            let _ = holder.send(&ToHolder::Ready).await;
+        }
+        if let Some((why, timeout)) = self.stop {
+            let _ = holder.send(&ToHolder::Stop { why, timeout_ms: timeout.as_millis() as u64 }).await;
+        }
+    }
+
+    fn publish(&self) {
+        let (state, stopping) = (&self.state, self.stop.is_some() || self.state.stopping);
+        let phase = if stopping {
+            Phase::Stopping
+        } else if !self.ready {
+            Phase::Started
+        } else if let Some(why) = &state.unwell {
+            let why = state.status.as_ref().map_or_else(|| why.clone(), |status| format!("{why}: {status}"));
+            Phase::Unhealthy { why }
+        } else {
+            Phase::Ready
+        };
+        self.agent.publish(self.id, |report| {
+            report.phase = phase;
+            if let Some(running) = &state.running {
+                report.pid = Some(running.pid);
+                report.started = Some(Timestamp(running.started_ms));
+            }
+            report.endpoints.clone_from(&self.endpoints);
+        });
+    }
+
+    /// Looks for the holder of an instance whose connection has ended or never was.
+    ///
+    /// The lock decides: while a holder lives, or an order is on its way to one, nobody else gets it.
+    async fn find(&self) -> Found {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Ok(stream) = self.folder.connect().await {
+                return Found::Holder(Conn::new(stream));
+            }
+            match self.folder.try_lock() {
+                Ok(None) => {}
+                // Whoever had the lock has written the end before it let go.
+                Ok(Some(_lock)) => return Found::Ended(self.folder.end().unwrap_or_else(|| self.clean_up())),
+                Err(error) => {
+                    tracing::error!(instance = %self.id, %error, "the instance's folder is gone");
+                    return Found::Ended(End::default());
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// The holder is gone without a word. The kernel killed the program with it; what the program had started may still
+    /// be there, in its session and with its instance in the environment.
+    fn clean_up(&self) -> End {
+        let running = self.folder.running().or_else(|| self.state.running.clone());
+        if let Some(running) = &running {
+            for pid in proc::with_environment("BYNAME_INSTANCE", &self.id.to_string()) {
+                if proc::session(pid) == Some(running.pid) {
+                    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
+                }
+            }
+        }
+        let end = End {
+            why: self.stop.map(|(why, _)| why),
+            ready: self.ready || self.state.ready,
+            pid: running.as_ref().map(|r| r.pid),
+            started_ms: running.as_ref().map(|r| r.started_ms),
+            ..End::default()
+        };
+        let _ = self.folder.store_end(&end);
+        end
+    }
+
+    fn finish(self, end: End) {
+        let exit = match (end.status, end.signal) {
+            (Some(status), _) => Exit::Status(status),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) if end.failed.is_some() => Exit::NotStarted,
+            (None, None) => Exit::Unknown,
+        };
+        let ready = self.ready || end.ready;
+        let error = self.error(&end, &exit, ready);
+        tracing::info!(instance = %self.id, name = %self.name, %exit, ready, "ended");
+        self.agent.ports.release(self.id);
+        self.agent.cgroups.remove(self.id);
+        self.agent.publish(self.id, |report| {
+            report.pid = end.pid.or(report.pid);
+            report.started = end.started_ms.map(Timestamp).or(report.started);
+            report.endpoints.clone_from(&self.endpoints);
+            report.phase =
+                Phase::Ended { exit, last_lines: end.last_lines, error, ordered: end.why == Some(Why::Ordered) };
+        });
+    }
+
+    /// The error of a start that came to nothing.
+    fn error(&self, end: &End, exit: &Exit, ready: bool) -> Option<Error> {
+        let name = &self.name;
+        if let Some(failure) = &end.failed {
+            return Some(Error::new(Code::StartFailed, format!("{name} {}", Self::failure(failure))));
+        }
+        let lines = match end.last_lines.as_str() {
+            "" => "it wrote nothing".to_owned(),
+            lines => format!("its last lines: {lines}"),
+        };
+        match end.why {
+            Some(Why::Ordered) => None,
+            Some(Why::Timeout) => {
+                let wait = byname_api::span::Span::from_millis(self.start_timeout.as_millis() as u64);
+                let how = match &self.readiness {
+                    StoredReady::Advertise => "it did not advertise itself".into(),
+                    StoredReady::Notify => "it did not say READY=1 on NOTIFY_SOCKET".into(),
+                    StoredReady::Port => format!("nothing took connections on {}", self.place()),
+                    StoredReady::Http { path } => {
+                        format!("{} did not answer GET {path} with a status below 400", self.place())
+                    }
+                };
+                let message = format!("{name} was not ready within {wait}: {how}; {lines}");
+                Some(Error::new(Code::StartTimeout, message))
+            }
+            _ if ready => None,
+            _ => {
+                let left = match end.left {
+                    0 => String::new(),
+                    1 => " and left 1 process in the background".into(),
+                    n => format!(" and left {n} processes in the background"),
+                };
+                let hint = if end.left > 0 { ": run it in the foreground" } else { "" };
+                let message = format!("{name} {exit}{left} before it was ready{hint}; {lines}");
+                Some(Error::new(Code::StartFailed, message))
+            }
+        }
+    }
+
+    fn failure(failure: &Failure) -> String {
+        let why = if failure.errno == 0 { "it is not clear why" } else { Errno::from_raw(failure.errno).desc() };
+        match failure.step {
+            Step::Exec => format!("cannot be started: cannot run {}: {why}", failure.what.escape_debug()),
+            Step::Directory => format!("cannot be started: cannot enter {}: {why}", failure.what.escape_debug()),
+            step => format!("cannot be started: the host cannot {step}: {why}"),
+        }
+    }
+
+    fn place(&self) -> String {
+        self.endpoints.first().map_or_else(
+            || "its endpoint".into(),
+            |e| if e.address.is_empty() { format!("port {}", e.port) } else { e.to_string() },
+        )
+    }
+}
+
+enum Found {
+    Holder(Conn),
+    Ended(End),
+}
+
+/// An error of the system without its number.
+fn sentence(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |n| Errno::from_raw(n).desc().to_owned())
+}
+
+/// The state of an instance of which nothing is known yet.
+pub(crate) fn unknown(instance: InstanceId, service: u64) -> InstanceReport {
+    InstanceReport { instance, service, phase: Phase::Started, pid: None, endpoints: Vec::new(), started: None }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,296 @@
+//! What an agent and a holder say to each other, and what a holder leaves on disk.
+//!
+//! Frames on a stream socket: four bytes of length, little endian, then JSON. A holder outlives upgrades of the agent,
+//! so fields are only ever added and unknown ones ignored; a message that a side does not know is skipped.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages and of the `exit` and `running` files.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The longest frame. Arguments and environment of one program stay below it (the kernel's own bound is about 2 MiB).
+pub(crate) const MAX_FRAME: usize = 8 << 20;
+
+/// From the agent to a holder.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ToHolder {
+    /// The first message: what to start. The instance's folder comes along as a descriptor, locked by the agent; the
+    /// lock passes to the holder with it.
+    Work(Box<Work>),
+    /// Remember that the program is ready, for an agent that asks later.
+    Ready,
+    /// End the program: SIGTERM to its group, SIGKILL to all that is left after `timeout_ms`; at once when that is 0.
+    Stop {
+        /// Why, for the record of the end.
+        why: Why,
+        /// How long it may take.
+        timeout_ms: u64,
+    },
+}
+
+/// Why a holder was told to end its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Why {
+    /// It was ordered.
+    Ordered,
+    /// It was not ready in time.
+    Timeout,
+    /// The holder itself got SIGTERM: the host goes down.
+    Shutdown,
+}
+
+/// All that a holder needs to start one program. Everything is decided and expanded already.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Work {
+    pub(crate) format: u32,
+    pub(crate) instance: String,
+    pub(crate) argv: Vec<Text>,
+    pub(crate) env: Vec<(Text, Text)>,
+    /// The folder to start in; the instance's `work` folder when none.
+    pub(crate) directory: Option<Text>,
+    pub(crate) identity: Option<Identity>,
+    /// RLIMIT_NOFILE, soft and hard.
+    pub(crate) files: Option<u64>,
+    /// RLIMIT_DATA, in bytes.
+    pub(crate) data: Option<u64>,
+    /// A cgroup to put the program in.
+    pub(crate) cgroup: Option<Text>,
+    /// What the program reads from BYNAME_TICKET_FD. In memory only.
+    pub(crate) ticket: String,
+    /// The size at which `log` becomes `log.1`.
+    pub(crate) log_bytes: u64,
+}
+
+/// Whom a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// From a holder to whichever agent is connected: the whole state, on connecting and at each change.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct HolderState {
+    pub(crate) format: u32,
+    /// The program, once it was started.
+    pub(crate) running: Option<Running>,
+    /// The agent said that it is ready.
+    pub(crate) ready: bool,
+    /// The program said `READY=1`.
+    pub(crate) notified: bool,
+    /// What it last said with `STATUS=`.
+    pub(crate) status: Option<String>,
+    /// It said that it is not well (`WATCHDOG=trigger`, `ERRNO=`), and what.
+    pub(crate) unwell: Option<String>,
+    /// It is being stopped, or said `STOPPING=1`.
+    pub(crate) stopping: bool,
+    /// It has ended. The last message of a holder.
+    pub(crate) end: Option<End>,
+}
+
+/// The running program, as the file `running` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    /// Milliseconds since 1970.
+    pub(crate) started_ms: u64,
+    /// The holder's own process.
+    pub(crate) holder: u32,
+}
+
+/// How a program ended, as the file `exit` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct End {
+    pub(crate) status: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    /// It could not be started.
+    pub(crate) failed: Option<Failure>,
+    pub(crate) why: Option<Why>,
+    /// The agent had said that it was ready.
+    pub(crate) ready: bool,
+    /// Processes that it had left in the background.
+    pub(crate) left: u32,
+    pub(crate) last_lines: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) started_ms: Option<u64>,
+}
+
+/// Why a program could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    /// The system's error number; 0 when there is none.
+    pub(crate) errno: i32,
+    /// The program or folder that the step was about.
+    #[serde(default)]
+    pub(crate) what: String,
+}
+
+/// The steps of a start that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// Making the sockets, pipes and files around the program.
+    Prepare,
+    /// A session of its own.
+    Session,
+    /// Entering its cgroup.
+    Cgroup,
+    /// Setting limits.
+    Limits,
+    /// Becoming its user.
+    User,
+    /// Entering its folder.
+    Directory,
+    /// Replacing the process's image.
+    Exec,
+}
+
+/// Text of the operating system, which need not be UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Text {
+    Utf8(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<OsString> for Text {
+    fn from(text: OsString) -> Self {
+        match text.into_string() {
+            Ok(text) => Text::Utf8(text),
+            Err(other) => Text::Bytes(other.into_vec()),
+        }
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Text::Utf8(text)
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Text::Utf8(text.to_owned())
+    }
+}
+
+impl From<&Path> for Text {
+    fn from(path: &Path) -> Self {
+        path.as_os_str().to_owned().into()
+    }
+}
+
+impl Text {
+    /// As the system wants it.
+    pub(crate) fn as_os_str(&self) -> &OsStr {
+        match self {
+            Text::Utf8(text) => OsStr::new(text),
+            Text::Bytes(bytes) => OsStr::from_bytes(bytes),
+        }
+    }
+}
+
+/// One message as a frame.
+pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = bytes.len() - 4;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the program's arguments and environment are too large",
+        ));
+    }
+    if let Some(head) = bytes.get_mut(..4) {
+        head.copy_from_slice(&(length as u32).to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+/// Takes the first whole frame's JSON from what was read so far.
+pub(crate) fn take_frame(buffer: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    let Some(head) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*head) as usize;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"));
+    }
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    let rest = buffer.split_off(4 + length);
+    let mut whole = std::mem::replace(buffer, rest);
+    whole.drain(..4);
+    Ok(Some(whole))
+}
+
+/// A small file that vouches for its own content: a line `byname-KIND FORMAT CHECKSUM`, then JSON.
+pub(crate) fn seal(kind: &str, content: &impl Serialize) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(content)?;
+    let mut bytes = format!("byname-{kind} {FORMAT} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
+    bytes.extend_from_slice(&json);
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Reads what `seal` wrote; none when it is damaged or of another format.
+pub(crate) fn unseal<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Option<T> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    let (head, json) = (bytes.get(..end)?, bytes.get(end + 1..)?);
+    let json = json.strip_suffix(b"\n")?;
+    let mut words = std::str::from_utf8(head).ok()?.split(' ');
+    let fits = words.next()? == format!("byname-{kind}")
+        && words.next()?.parse::<u32>().ok()? == FORMAT
+        && u32::from_str_radix(words.next()?, 16).ok()? == crc32c::crc32c(json);
+    if fits { serde_json::from_slice(json).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_apart_as_they_were_put_together() {
+        let mut stream = frame(&ToHolder::Ready).unwrap();
+        let second = frame(&ToHolder::Stop { why: Why::Ordered, timeout_ms: 5 }).unwrap();
+        stream.extend_from_slice(&second[..7]);
+        assert_eq!(take_frame(&mut stream).unwrap().unwrap(), b"\"ready\"");
+        assert!(take_frame(&mut stream).unwrap().is_none());
+        stream.extend_from_slice(&second[7..]);
+        let json = take_frame(&mut stream).unwrap().unwrap();
+        assert!(matches!(serde_json::from_slice(&json).unwrap(), ToHolder::Stop { why: Why::Ordered, timeout_ms: 5 }));
+        assert!(take_frame(&mut u32::MAX.to_le_bytes().to_vec()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_believed() {
+        let end = End { status: Some(3), last_lines: "a\nb".into(), ..End::default() };
+        let mut bytes = seal("exit", &end).unwrap();
+        assert_eq!(unseal::<End>("exit", &bytes), Some(end));
+        assert_eq!(unseal::<End>("running", &bytes), None);
+        for cut in 0..bytes.len() {
+            assert_eq!(unseal::<End>("exit", &bytes[..cut]), None, "cut at {cut}");
+        }
+        let at = bytes.len() - 5;
+        bytes[at] ^= 1;
+        assert_eq!(unseal::<End>("exit", &bytes), None);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_survives() {
+        let odd = OsString::from_vec(vec![b'a', 0xff]);
+        let json = serde_json::to_string(&Text::from(odd.clone())).unwrap();
+        assert_eq!(serde_json::from_str::<Text>(&json).unwrap().as_os_str(), odd);
+    }
+}

@@ -1,0 +1,46 @@
+//! The agent with real holders and real programs.
+//!
+//! The executable of these tests is also their holder (`hold`) and an agent that is killed (`agent DIR`): that is why it
+//! has a main function of its own and does not use the usual harness.
+
+mod adoption;
+mod bench;
+mod host;
+mod limits;
+mod logs;
+mod policy;
+mod readiness;
+mod trouble;
+
+use std::ffi::OsString;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test: its name and what it does.
+type Test = (&'static str, fn());
+
+/// Makes the list of a module's tests from the functions' names.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { &[$((concat!(module_path!(), "::", stringify!($test)), $test as fn())),*] };
+}
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_deref().and_then(|a| a.to_str()) {
+        Some("hold") => byname_launch::hold::main(args),
+        Some("agent") => return host::agent_process(&args.collect::<Vec<OsString>>()),
+        Some("speed") => return bench::main(),
+        _ => {}
+    }
+    let modules: [&[Test]; 6] =
+        [readiness::TESTS, policy::TESTS, trouble::TESTS, adoption::TESTS, logs::TESTS, limits::TESTS];
+    let trials = modules.into_iter().flatten().map(|(name, test)| {
+        let name = name.strip_prefix("launch::").unwrap_or(name);
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}
