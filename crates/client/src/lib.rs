@@ -1,1 +1,26 @@
-//! placeholder
+//! The clerk: every operation of a name server, asked over the wire.
+//!
+//! A [`Clerk`] knows one or several servers. It connects when it is first asked something, stays with the server that
+//! answered, and goes to the next one when a connection breaks. Everything that it sends may be sent again: reads and
+//! finds change nothing that a second one would not leave the same, and every write carries a request id, so that the
+//! servers apply a retry once.
+//!
+//! Errors come back as the server made them: code, sentence and field. What the clerk says itself is `unavailable` when
+//! no server could be reached, with the addresses that were tried, and `timeout` when no answer came in time.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod agent;
+mod call;
+mod clerk;
+mod link;
+mod status;
+
+pub use clerk::{Clerk, Options};
+
+/// The client's side of the services, generated.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+mod generated {
+    tonic::include_proto!("byname.v1");
+}

@@ -15,14 +15,10 @@ impl From<request::Op> for Op {
         let text = |name: byname_name::Name| name.as_str().to_owned();
         let version = |version: Option<Version>| version.map(|version| version.to_string());
         let op = match value {
-            request::Op::Add { name, spec } => {
-                op::Op::Add(AddRequest { name: text(name), spec: Some(spec.into()) })
+            request::Op::Add { name, spec } => op::Op::Add(AddRequest { name: text(name), spec: Some(spec.into()) }),
+            request::Op::Put { name, spec, if_version } => {
+                op::Op::Put(PutRequest { name: text(name), spec: Some(spec.into()), if_version: version(if_version) })
             }
-            request::Op::Put { name, spec, if_version } => op::Op::Put(PutRequest {
-                name: text(name),
-                spec: Some(spec.into()),
-                if_version: version(if_version),
-            }),
             request::Op::Declare { name, spec } => {
                 op::Op::Declare(DeclareRequest { name: text(name), spec: Some(spec.into()) })
             }
@@ -32,12 +28,9 @@ impl From<request::Op> for Op {
                 clear,
                 if_version: version(if_version),
             }),
-            request::Op::Delete { name, recursive, stop, if_version } => op::Op::Delete(DeleteRequest {
-                name: text(name),
-                recursive,
-                stop,
-                if_version: version(if_version),
-            }),
+            request::Op::Delete { name, recursive, stop, if_version } => {
+                op::Op::Delete(DeleteRequest { name: text(name), recursive, stop, if_version: version(if_version) })
+            }
         };
         Op { op: Some(op) }
     }
@@ -60,7 +53,9 @@ impl TryFrom<Op> for request::Op {
             }),
             Some(op::Op::Modify(message)) => message.try_into(),
             Some(op::Op::Delete(message)) => message.try_into(),
-            None => Err(Error::new(Code::InvalidArgument, "the change is empty: give add, put, declare, modify or delete")),
+            None => {
+                Err(Error::new(Code::InvalidArgument, "the change is empty: give add, put, declare, modify or delete"))
+            }
         }
     }
 }

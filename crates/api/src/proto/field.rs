@@ -3,10 +3,10 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use byname_name::Name;
+use byname_name::{Name, Pattern};
 
 use super::Strings;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::span::Span;
 
 /// Puts the error's field beneath `parent`: `launch.ready` becomes `spec.launch.ready`.
@@ -31,6 +31,14 @@ pub(super) fn name(text: &str, field: &str) -> Result<Name> {
 
 pub(super) fn name_option(text: Option<String>, field: &str) -> Result<Option<Name>> {
     text.map(|text| name(&text, field)).transpose()
+}
+
+/// A pattern. It stays text, as the requests have it.
+pub(super) fn pattern(text: String, field: &str) -> Result<String> {
+    match Pattern::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Error::new(Code::InvalidName, error.to_string()).field(field)),
+    }
 }
 
 /// An id or a version.

@@ -2,7 +2,7 @@
 
 use byname_name::Name;
 
-use super::field::{all_into, each, id, id_option, name, name_option, required, span_option};
+use super::field::{all_into, each, id, id_option, name, name_option, pattern, required, span_option};
 use super::object::fresh;
 use super::word::kind;
 use super::{
@@ -131,15 +131,17 @@ impl From<request::ListRequest> for ListRequest {
     }
 }
 
-impl From<ListRequest> for request::ListRequest {
-    fn from(message: ListRequest) -> Self {
-        request::ListRequest {
-            pattern: message.pattern,
+impl TryFrom<ListRequest> for request::ListRequest {
+    type Error = Error;
+
+    fn try_from(message: ListRequest) -> Result<Self> {
+        Ok(request::ListRequest {
+            pattern: pattern(message.pattern, "pattern")?,
             limit: message.limit,
             next: message.next,
             set: message.set,
             consistent: message.consistent,
-        }
+        })
     }
 }
 
@@ -195,11 +197,7 @@ impl TryFrom<WhyRequest> for Name {
 
 impl From<request::WhyReply> for WhyReply {
     fn from(value: request::WhyReply) -> Self {
-        WhyReply {
-            status: Some(value.status.into()),
-            story: all_into(value.story),
-            fresh: Some(value.fresh.into()),
-        }
+        WhyReply { status: Some(value.status.into()), story: all_into(value.story), fresh: Some(value.fresh.into()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use byname_name::Name;
 
-use super::field::{all_into, each, id, id_option, missing, name, span_option, within};
+use super::field::{all_into, each, id, id_option, missing, name, pattern, span_option, within};
 use super::word::state;
 use super::{
     ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LogsRequest, ServerInfo, State, WithdrawReply,
@@ -26,9 +26,10 @@ impl From<request::ActRequest> for ActRequest {
 
 /// Reads an `ActRequest`. What is to be done is not in the message: it is the method that was called.
 pub fn act_request(verb: Verb, message: ActRequest) -> Result<request::ActRequest> {
+    let read = |(index, text): (usize, String)| pattern(text, &format!("patterns[{index}]"));
     Ok(request::ActRequest {
         verb,
-        patterns: message.patterns,
+        patterns: message.patterns.into_iter().enumerate().map(read).collect::<Result<_>>()?,
         hold: message.hold,
         now: message.now,
         timeout: span_option(message.timeout_ms, "timeout_ms")?,

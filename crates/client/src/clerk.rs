@@ -1,0 +1,245 @@
+//! The operations of a name server, by way of [`Servers::call`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use byname_api::agent::{Order, Report};
+use byname_api::request::*;
+use byname_api::span::{Span, Timestamp};
+use byname_api::{Error, NameService, Result, proto};
+use byname_name::Name;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use tokio::time::{Instant, timeout};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::address::Address;
+use crate::agent;
+use crate::call::{Plan, Servers, broke_off};
+use crate::generated::agents_client::AgentsClient;
+use crate::generated::cluster_client::ClusterClient;
+use crate::generated::names_client::NamesClient;
+use crate::generated::services_client::ServicesClient;
+
+/// A page of 10,000 names of the greatest length is wider than the 4 MiB that gRPC libraries take by default.
+const MAX_REPLY_BYTES: usize = 64 << 20;
+
+/// How long the server waits for a start when the caller does not say.
+const FIND_WAIT: Duration = Duration::from_secs(60);
+
+/// How long acting on services may take when the caller does not say: the server bounds each of them.
+const ACT_WAIT: Duration = Duration::from_secs(600);
+
+/// What a clerk is told beside the servers.
+#[derive(Clone)]
+pub struct Options {
+    /// The bearer token (the content of `DIR/token`). Sent over TCP within this host only.
+    pub token: Option<String>,
+    /// How long making a connection may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take that does not wait for a service to start or stop; on top of the wait otherwise.
+    pub answer_timeout: Duration,
+    /// How long a call is tried again after its connection broke.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            token: None,
+            connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A name server, asked over the wire. `Context::caller` is not sent: the connection says who asks.
+pub struct Clerk {
+    servers: Servers,
+    answer_timeout: Duration,
+    /// Identifies this clerk's writes.
+    session: u128,
+    sequence: AtomicU64,
+}
+
+impl Clerk {
+    /// A clerk for these servers (`unix:///PATH`, `http://127.0.0.1:PORT`, several with commas). Nothing is connected
+    /// before the first call, which must be made within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument` with the field `server` or `token`. `https://` is refused until there are certificates.
+    pub fn connect(servers: &str, options: Options) -> Result<Clerk> {
+        let addresses = Address::parse_list(servers)?;
+        let token = options.token.map(|token| MetadataValue::try_from(format!("Bearer {}", token.trim())));
+        let mut token =
+            token.transpose().map_err(|_| Error::invalid("token", "the token holds other than visible ASCII"))?;
+        if let Some(token) = &mut token {
+            token.set_sensitive(true);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Timestamp(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        Ok(Clerk {
+            servers: Servers::new(addresses, token, options.connect_timeout, options.patience),
+            answer_timeout: options.answer_timeout,
+            session: RequestId::session_at(now, rand::random()),
+            sequence: AtomicU64::new(1),
+        })
+    }
+
+    fn read_plan(&self) -> Plan {
+        Plan { bound: self.answer_timeout, tell: true, write: None }
+    }
+
+    fn write_plan(&self, cx: &Context) -> Plan {
+        Plan { write: Some(self.request_id(cx)), ..self.read_plan() }
+    }
+
+    /// A plan for what waits. The wait itself travels in the request, or is the server's own: then the deadline is
+    /// kept back, because the server would take it for the wait.
+    fn wait_plan(&self, wait: Option<Span>, unsaid: Duration, write: Option<RequestId>) -> Plan {
+        let bound = wait.map_or(unsaid, Span::duration).saturating_add(self.answer_timeout);
+        Plan { bound, tell: wait.is_some(), write }
+    }
+
+    fn request_id(&self, cx: &Context) -> RequestId {
+        cx.request.unwrap_or_else(|| RequestId {
+            session: self.session,
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// A call that is answered once.
+    async fn ask<M, R, A, F>(&self, plan: Plan, message: M, send: impl Fn(Channel, Request<M>) -> F) -> Result<A>
+    where
+        M: Clone,
+        A: TryFrom<R, Error = Error>,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let (reply, link) = self.servers.call(&plan, message, send).await?;
+        A::try_from(reply).map_err(|error| {
+            let place = format!("the answer of {} does not read", link.address);
+            Error::internal(format!("{place}: {error}")).within(place)
+        })
+    }
+}
+
+fn names(channel: Channel) -> NamesClient<Channel> {
+    NamesClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
+}
+
+fn services(channel: Channel) -> ServicesClient<Channel> {
+    ServicesClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
+}
+
+#[async_trait::async_trait]
+impl NameService for Clerk {
+    async fn find(&self, _: &Context, request: FindRequest) -> Result<FindReply> {
+        let plan = self.wait_plan(request.timeout, FIND_WAIT, None);
+        let message = proto::FindRequest::from(request);
+        self.ask(plan, message, |channel, request| async { names(channel).find(request).await }).await
+    }
+
+    async fn read(&self, _: &Context, request: ReadRequest) -> Result<ReadReply> {
+        let message = proto::ReadRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { names(channel).read(request).await }).await
+    }
+
+    async fn list(&self, _: &Context, request: ListRequest) -> Result<ListReply> {
+        let message = proto::ListRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { names(channel).list(request).await }).await
+    }
+
+    async fn status(&self, _: &Context, request: ListRequest) -> Result<StatusReply> {
+        let message = proto::ListRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { services(channel).status(request).await }).await
+    }
+
+    async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
+        let plan = self.wait_plan(request.timeout, ACT_WAIT, Some(self.request_id(cx)));
+        let verb = request.verb;
+        let message = proto::ActRequest::from(request);
+        let send = |channel, request| async move {
+            let mut client = services(channel);
+            match verb {
+                Verb::Launch => client.launch(request).await,
+                Verb::Stop => client.stop(request).await,
+                Verb::Restart => client.restart(request).await,
+                Verb::Reset => client.reset(request).await,
+            }
+        };
+        self.ask(plan, message, send).await
+    }
+
+    async fn why(&self, _: &Context, name: Name) -> Result<WhyReply> {
+        let message = proto::WhyRequest::from(name);
+        self.ask(self.read_plan(), message, |channel, request| async { services(channel).why(request).await }).await
+    }
+
+    async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
+        let message = proto::BatchRequest::from(request);
+        self.ask(self.write_plan(cx), message, |channel, request| async { names(channel).batch(request).await }).await
+    }
+
+    async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        let message = proto::AdvertiseRequest::from(request);
+        let send = |channel, request| async { services(channel).advertise(request).await };
+        self.ask(self.write_plan(cx), message, send).await
+    }
+
+    async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
+        let message = proto::WithdrawRequest::from(request);
+        let send = |channel, request| async { services(channel).withdraw(request).await };
+        self.ask(self.write_plan(cx), message, send).await
+    }
+
+    async fn logs(&self, _: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let follow = request.follow;
+        // A deadline would hold for the whole stream, so the server is not told of one.
+        let plan = Plan { tell: false, ..self.read_plan() };
+        let message = proto::LogsRequest::from(request);
+        let send = |channel, request| async { services(channel).logs(request).await };
+        let (chunks, link) = self.servers.call(&plan, message, send).await?;
+        let (address, bound) = (link.address.clone(), self.answer_timeout);
+        let pieces = stream::unfold(Some(chunks), move |chunks| {
+            let address = address.clone();
+            async move {
+                let mut chunks = chunks?;
+                let next = if follow { Ok(chunks.message().await) } else { timeout(bound, chunks.message()).await };
+                match next {
+                    Ok(Ok(Some(chunk))) => Some((Ok(chunk.bytes), Some(chunks))),
+                    Ok(Ok(None)) => None,
+                    Ok(Err(status)) => Some((Err(broke_off(&address, status)), None)),
+                    Err(_) => Some((Err(broke_off(&address, Status::deadline_exceeded(""))), None)),
+                }
+            }
+        });
+        Ok(pieces.boxed())
+    }
+
+    async fn info(&self, _: &Context) -> Result<ServerInfo> {
+        let send = |channel, request| async { ClusterClient::new(channel).info(request).await };
+        self.ask(self.read_plan(), proto::InfoRequest {}, send).await
+    }
+
+    async fn attach_agent(
+        &self,
+        _: &Context,
+        reports: BoxStream<'static, Report>,
+    ) -> Result<BoxStream<'static, Order>> {
+        // The reports can be sent once, so a connection that may have broken since it was last used will not do.
+        let (channel, link) = self.servers.dial().await?;
+        let address = link.address.clone();
+        let plan = Plan { tell: false, ..self.read_plan() };
+        let request = self.servers.request(link, &plan, Instant::now(), agent::frames(reports));
+        let mut client = AgentsClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
+        let answer = timeout(plan.bound, client.connect(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
+        let frames = answer.map_err(|status| broke_off(&address, status))?;
+        Ok(agent::orders(frames.into_inner(), address))
+    }
+}

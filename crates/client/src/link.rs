@@ -1,0 +1,122 @@
+//! The connection to one server, made when it is needed and kept.
+
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::address::Address;
+
+/// A connection that goes silent is noticed within the sum of these two, also one that only waits (agents, followed
+/// logs).
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+
+pub(crate) struct Link {
+    pub(crate) address: Address,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    /// Connections made so far.
+    made: u64,
+    /// The last failure to connect, and when it was known.
+    failed: Option<(Instant, String)>,
+}
+
+/// A connection that worked when it was made. Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    number: u64,
+}
+
+impl Link {
+    pub(crate) fn new(address: Address, connect_timeout: Duration) -> Self {
+        Link { address, connect_timeout, state: Mutex::default() }
+    }
+
+    /// The kept connection, or a new one. The error says why there is none.
+    pub(crate) async fn connection(&self) -> Result<Connection, String> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok(connection.clone());
+        }
+        // Callers that waited while another one tried share its failure, or each would wait for the time-out in turn.
+        if let Some((at, why)) = &state.failed
+            && *at >= asked
+        {
+            return Err(why.clone());
+        }
+        match self.dial().await {
+            Ok(channel) => {
+                state.made += 1;
+                let connection = Connection { channel, number: state.made };
+                state.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(why) => {
+                state.failed = Some((Instant::now(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    /// Drops a connection that broke, unless a newer one has taken its place.
+    pub(crate) async fn forget(&self, broken: &Connection) {
+        let mut state = self.state.lock().await;
+        if state.connection.as_ref().is_some_and(|kept| kept.number == broken.number) {
+            state.connection = None;
+        }
+    }
+
+    /// Makes a connection of its own.
+    pub(crate) async fn dial(&self) -> Result<Channel, String> {
+        match tokio::time::timeout(self.connect_timeout, self.dial_unbounded()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(innermost(&error)),
+            Err(_) => Err(format!("no answer within {:?}", self.connect_timeout)),
+        }
+    }
+
+    async fn dial_unbounded(&self) -> Result<Channel, tonic::transport::Error> {
+        let tuned = |endpoint: Endpoint| {
+            endpoint
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PONG_WITHIN)
+                .keep_alive_while_idle(true)
+        };
+        match &self.address {
+            Address::Http(uri) => tuned(Endpoint::from(uri.clone())).connect().await,
+            Address::Unix(path) => {
+                let path = path.clone();
+                let connector = tower::service_fn(move |_: Uri| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                });
+                // The authority of the requests; the connector does not look at it.
+                tuned(Endpoint::from_static("http://localhost")).connect_with_connector(connector).await
+            }
+        }
+    }
+}
+
+/// The last error of the chain: `Connection refused` instead of `transport error`.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
+    }
+}
