@@ -1,1 +1,375 @@
-//! placeholder
+//! A server: the registry above the log, the agents, and every operation of `NameService` in one process.
+//!
+//! - One write path: authorise → propose → on disk → `registry.apply` → reply and events ([`Inner::propose`]).
+//! - One read path: authorise → the view → reply. No lock, no wait for writes.
+//! - What must happen after a change (orders to agents, waking finds, leases) follows from the events of the change,
+//!   and never from the request that made it; so it happens whoever asked.
+
+mod act;
+mod advertise;
+mod agents;
+mod find;
+mod leases;
+mod logs;
+mod machine;
+mod start;
+mod waits;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use byname_api::NameService;
+use byname_api::agent;
+use byname_api::caller::{Caller, Right, Standing};
+use byname_api::error::{Code, Error, Result};
+use byname_api::object::{MAX_VALUE_BYTES, Spec, Stamp};
+use byname_api::request::*;
+use byname_cluster::{Cluster, OpenError, ProposeError};
+use byname_name::{Name, Pattern};
+use byname_registry::service::Origin;
+use byname_registry::{Command, Entry as LogEntry, Event, Reply, query, stored};
+
+use machine::{RegistryMachine, View};
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The folder of the log and its snapshots; the log owns it.
+    pub dir: PathBuf,
+    /// This server's number.
+    pub id: u64,
+    /// Under which DNS suffix the tree is shown (`byname.internal`).
+    pub dns_suffix: String,
+    /// The program's version, for `info`.
+    pub version: String,
+}
+
+/// A server in this process.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    config: Config,
+    cluster: Cluster,
+    view: View,
+    agents: agents::Agents,
+    waits: waits::Waits,
+    leases: leases::Leases,
+    on_the_way: start::OnTheWay,
+    turn: AtomicU64,
+    started_at: Instant,
+    started: Stamp,
+    stopping: AtomicBool,
+    finds: metrics::Counter,
+}
+
+impl Node {
+    /// Opens the log, restores the tree and begins to work.
+    pub async fn open(config: Config) -> Result<Node, OpenError> {
+        let (machine, view, mut events) = RegistryMachine::new();
+        let cluster = Cluster::open(byname_cluster::Options::new(config.dir.clone(), config.id), machine).await?;
+        // What the log told again while it was replayed happened long ago: the view says how things stand now.
+        while events.try_recv().is_ok() {}
+        metrics::describe_counter!("byname_finds_total", "Finds answered or refused.");
+        metrics::describe_counter!("byname_starts_total", "Copies of services ordered.");
+        metrics::describe_counter!("byname_denials_total", "Requests refused for want of a right or a ticket.");
+        metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
+        let inner = Arc::new(Inner {
+            config,
+            cluster,
+            view,
+            agents: agents::Agents::default(),
+            waits: waits::Waits::default(),
+            leases: leases::Leases::default(),
+            on_the_way: start::OnTheWay::default(),
+            turn: AtomicU64::new(0),
+            started_at: Instant::now(),
+            started: Stamp { at: start::now(), by: "byname".into() },
+            stopping: AtomicBool::new(false),
+            finds: metrics::counter!("byname_finds_total"),
+        });
+        inner.take_up();
+        tokio::spawn(follow_events(inner.clone(), events));
+        tokio::spawn(end_leases(inner.clone()));
+        Ok(Node { inner })
+    }
+
+    /// Refuses new writes and closes the log. Programs go on.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.cluster.shutdown().await;
+    }
+
+    /// Whether it can answer: for `/readyz`.
+    pub fn is_ready(&self) -> bool {
+        !self.inner.stopping() && self.inner.cluster.is_primary()
+    }
+
+    /// Sets the gauges to what they are now: for `/metrics`.
+    pub fn measure(&self) {
+        let status = self.inner.cluster.status();
+        let tree = self.inner.view.load();
+        metrics::gauge!("byname_objects").set(tree.len() as f64);
+        metrics::gauge!("byname_revision").set(tree.revision as f64);
+        metrics::gauge!("byname_agents").set(self.inner.agents.computers().len() as f64);
+        metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
+        metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
+        metrics::gauge!("byname_writes_stalled").set(f64::from(u8::from(status.stalled.is_some())));
+    }
+}
+
+impl Inner {
+    /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
+    fn take_up(self: &Arc<Self>) {
+        let tree = self.view.load_full();
+        for node in tree.services() {
+            for instance in node.service.iter().flat_map(|s| &s.instances) {
+                if let Origin::Advertised { ttl_ms, renewal } = instance.origin {
+                    self.leases.grant(instance.id, renewal, ttl_ms);
+                }
+            }
+            if start::missing_copies(node).is_some() {
+                tokio::spawn(self.clone().keep_running(node.id));
+            }
+        }
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The one place where a caller's right to an operation on an object is decided. Access control lists come here;
+    /// until then a caller may do everything or only look.
+    pub(crate) fn authorise(&self, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        let allowed = match caller.standing {
+            Standing::Full => true,
+            Standing::ReadOnly => matches!(right, Right::Find | Right::List | Right::Read),
+        };
+        if allowed {
+            return Ok(());
+        }
+        metrics::counter!("byname_denials_total").increment(1);
+        tracing::info!(by = caller.principal, %right, %name, "denied");
+        Err(Error::new(
+            Code::Denied,
+            format!(
+                "`{}` may not {right} `{name}`: use the unix socket, or give the bearer token (the file `token` in the \
+                 server's data directory, in BYNAME_TOKEN)",
+                caller.principal
+            ),
+        ))
+    }
+
+    /// The one write path: on disk and applied when it returns. A refusal by the registry is an error.
+    pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
+        metrics::counter!("byname_writes_total").increment(1);
+        let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
+        let bytes = Bytes::from(stored::encode_command(&entry));
+        let reply = self.cluster.propose(bytes).await.map_err(|error| match error {
+            ProposeError::TooLarge { bytes, limit } => {
+                Error::new(Code::TooLarge, format!("the request takes {bytes} bytes, and {limit} is the most"))
+            }
+            ProposeError::Overloaded => Error::new(Code::Unavailable, error.to_string()),
+            other => Error::new(Code::Unavailable, other.to_string()),
+        })?;
+        match stored::decode_reply(&reply)? {
+            Reply::Refused(error) => Err(error),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Makes sure that the view holds every write answered so far by any server.
+    pub(crate) async fn confirm(&self) -> Result<()> {
+        let confirmed = self.cluster.confirm_primary().await;
+        confirmed.map(drop).map_err(|e| Error::new(Code::Unavailable, e.to_string()))
+    }
+}
+
+/// Does what follows from changes.
+async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Vec<Event>>) {
+    while let Some(batch) = events.recv().await {
+        let term = inner.cluster.term();
+        for event in batch {
+            match event {
+                Event::Service(id) => {
+                    inner.waits.wake(id);
+                    let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(n).is_some());
+                    if short {
+                        tokio::spawn(inner.clone().keep_running(id));
+                    }
+                }
+                Event::Stop { instance, computer } => {
+                    inner.agents.send(&computer, agent::Order::Stop { term, instance, now: false });
+                }
+                Event::Advertised { instance, computer } => {
+                    inner.agents.send(&computer, agent::Order::Advertised { instance });
+                }
+                Event::Ended { instance, computer } => {
+                    inner.leases.end(instance);
+                    if let Some(computer) = computer {
+                        inner.agents.send(&computer, agent::Order::Forget { instance });
+                    }
+                }
+                Event::Lease { instance, renewal, ttl_ms } => inner.leases.grant(instance, renewal, ttl_ms),
+                Event::Object { .. } => {}
+            }
+        }
+    }
+}
+
+/// Ends leases that ran out.
+async fn end_leases(inner: Arc<Inner>) {
+    loop {
+        let (instance, renewal) = inner.leases.ran_out().await;
+        if inner.stopping() {
+            return;
+        }
+        if inner.view.load().by_instance(instance).is_none() {
+            inner.leases.end(instance);
+            continue;
+        }
+        if let Err(error) = inner.propose("byname", None, Command::Expire { instance, renewal }).await {
+            tracing::warn!(%instance, error = error.log_line(), "a lease that ran out cannot be ended now");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn pattern(text: &str) -> Result<Pattern> {
+    Pattern::parse(text).map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("pattern"))
+}
+
+/// What can be said of a change before it is in the log, so that nothing too large gets there.
+fn check_op(op: &Op) -> Result<()> {
+    let too_large = |spec: &Spec| spec.value.as_ref().is_some_and(|v| v.len() > MAX_VALUE_BYTES);
+    match op {
+        Op::Add { spec, .. } | Op::Put { spec, .. } => spec.check(),
+        Op::Declare { spec, .. } | Op::Modify { spec, .. } if too_large(spec) => {
+            Err(Error::new(Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"))
+        }
+        Op::Declare { .. } | Op::Modify { .. } | Op::Delete { .. } => Ok(()),
+    }
+}
+
+#[async_trait::async_trait]
+impl NameService for Node {
+    async fn find(&self, cx: &Context, request: FindRequest) -> Result<FindReply> {
+        self.inner.finds.increment(1);
+        self.inner.find(cx, request).await
+    }
+
+    async fn read(&self, cx: &Context, request: ReadRequest) -> Result<ReadReply> {
+        self.inner.authorise(&cx.caller, Right::Read, &request.name)?;
+        if request.consistent {
+            self.inner.confirm().await?;
+        }
+        query::read(&self.inner.view.load(), &request.name, &self.inner.config.dns_suffix)
+    }
+
+    async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
+        let pattern = pattern(&request.pattern)?;
+        self.inner.authorise(&cx.caller, Right::List, &pattern.literal_prefix())?;
+        if request.consistent {
+            self.inner.confirm().await?;
+        }
+        let tree = self.inner.view.load_full();
+        query::list(&tree, &pattern, request.limit, request.next.as_deref(), request.set.as_deref())
+    }
+
+    async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
+        let pattern = pattern(&request.pattern)?;
+        self.inner.authorise(&cx.caller, Right::Read, &pattern.literal_prefix())?;
+        if request.consistent {
+            self.inner.confirm().await?;
+        }
+        let tree = self.inner.view.load_full();
+        query::status(&tree, &pattern, request.limit, request.next.as_deref())
+    }
+
+    async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
+        self.inner.act(cx, request).await
+    }
+
+    async fn why(&self, cx: &Context, name: Name) -> Result<WhyReply> {
+        self.inner.authorise(&cx.caller, Right::Read, &name)?;
+        query::why(&self.inner.view.load(), &name)
+    }
+
+    async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
+        for (index, op) in request.ops.iter().enumerate() {
+            let right = match op {
+                Op::Add { .. } => Right::Add,
+                Op::Put { .. } | Op::Declare { .. } | Op::Modify { .. } => Right::Modify,
+                Op::Delete { .. } => Right::Delete,
+            };
+            self.inner.authorise(&cx.caller, right, op.name())?;
+            check_op(op).map_err(|error| match (request.ops.len(), error.at_field()) {
+                (1, _) | (_, None) => error,
+                (_, Some(field)) => {
+                    let field = format!("ops[{index}].{field}");
+                    error.field(field)
+                }
+            })?;
+        }
+        let (by, set) = (&cx.caller.principal, request.set);
+        if request.dry_run {
+            let tree = self.inner.view.load_full();
+            return byname_registry::rehearse(&tree, &request.ops, set.as_deref(), by, start::now());
+        }
+        match self.inner.propose(by, cx.request, Command::Batch { ops: request.ops, set }).await? {
+            Reply::Batch(reply) => Ok(reply),
+            // A request id that was used for another kind of write.
+            _ => Err(Error::new(Code::Conflict, "the request id was used for another request").field("request_id")),
+        }
+    }
+
+    async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        self.inner.advertise(cx, request).await
+    }
+
+    async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
+        self.inner.withdraw(cx, request).await
+    }
+
+    async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+        self.inner.logs(cx, request).await
+    }
+
+    async fn info(&self, _cx: &Context) -> Result<ServerInfo> {
+        let inner = &self.inner;
+        let status = inner.cluster.status();
+        let tree = inner.view.load();
+        Ok(ServerInfo {
+            version: inner.config.version.clone(),
+            server: inner.config.id,
+            term: status.term,
+            primary: inner.cluster.is_primary(),
+            revision: tree.revision,
+            objects: tree.len() as u64,
+            servers: vec![inner.config.id],
+            agents: inner.agents.computers().iter().map(Name::to_string).collect(),
+            log_bytes: status.log_bytes,
+            snapshot_index: status.snapshot.unwrap_or_default(),
+            stalled: status.stalled,
+            started: inner.started.clone(),
+        })
+    }
+
+    async fn attach_agent(
+        &self,
+        cx: &Context,
+        reports: BoxStream<'static, agent::Report>,
+    ) -> Result<BoxStream<'static, agent::Order>> {
+        self.inner.authorise(&cx.caller, Right::Admin, &Name::root())?;
+        agents::attach(self.inner.clone(), reports).await
+    }
+}

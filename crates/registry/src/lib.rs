@@ -1,1 +1,90 @@
-//! placeholder
+//! The state machine of a zone: the tree, its services and their instances, and the replies to recent requests.
+//!
+//! It does no I/O and has no clock, no randomness and no order of its own: the same commands in the same order give
+//! the same state and the same replies on every server. Time and the caller come inside the command.
+//!
+//! - [`Registry::apply`] is the only way to change anything. A refused command changes nothing.
+//! - [`Tree`] is a frozen view that costs nothing to take: reads (`query`) work on one while writes go on.
+//! - What is stored has its own types and versions (`stored`); nothing else knows them.
+
+pub mod command;
+pub mod query;
+pub mod service;
+pub mod stored;
+
+mod batch;
+mod lifecycle;
+mod sessions;
+mod tree;
+
+pub use batch::MAX_OPS;
+pub use command::{Command, Entry, Event, Reply};
+pub use tree::{Node, Resolved, Tree};
+
+use std::sync::Arc;
+
+use byname_api::error::Result;
+use byname_api::object::Stamp;
+use byname_api::request::{BatchReply, Op};
+use byname_api::span::Timestamp;
+
+use sessions::Sessions;
+
+/// The whole replicated state of a zone.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    tree: Tree,
+    sessions: Sessions,
+}
+
+impl Registry {
+    /// A view of the tree as it is now.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Applies one command and says what came of it. Events go to those who wait for changes.
+    pub fn apply(&mut self, entry: &Entry, events: &mut Vec<Event>) -> Reply {
+        self.tree.now = self.tree.now.max(entry.at);
+        let now = self.tree.now;
+        if let Some(id) = entry.request {
+            match self.sessions.recall(id, now) {
+                Some(Ok(bytes)) => return stored::decode_reply(&bytes).unwrap_or_else(Reply::Refused),
+                Some(Err(error)) => return Reply::Refused(error),
+                None => {}
+            }
+        }
+        let stamp = Stamp { at: now, by: entry.by.clone() };
+        let reply = self.run(&entry.command, &stamp, events).unwrap_or_else(Reply::Refused);
+        if let Some(id) = entry.request {
+            self.sessions.remember(id, Arc::from(stored::encode_reply(&reply)), now);
+        }
+        reply
+    }
+
+    fn run(&mut self, command: &Command, stamp: &Stamp, events: &mut Vec<Event>) -> Result<Reply> {
+        let tree = &mut self.tree;
+        match command {
+            Command::Batch { ops, set } => {
+                batch::apply(tree, ops, set.as_deref(), stamp, false, events).map(Reply::Batch)
+            }
+            Command::Order(order) => lifecycle::order(tree, order, stamp, events),
+            Command::Report { instance, change } => Ok(lifecycle::report(tree, *instance, change, stamp, events)),
+            Command::Stop { service, hold, reset } => lifecycle::stop(tree, *service, *hold, *reset, stamp, events),
+            Command::Release { service } => lifecycle::release(tree, *service, stamp, events),
+            Command::Advertise(ad) => lifecycle::advertise(tree, ad, stamp, events),
+            Command::Withdraw { service, instances } => lifecycle::withdraw(tree, *service, instances, stamp, events),
+            Command::Expire { instance, renewal } => Ok(lifecycle::expire(tree, *instance, *renewal, stamp, events)),
+            Command::Computer { name, addresses, facts } => {
+                lifecycle::computer(tree, name, addresses, facts, stamp, events)
+            }
+        }
+    }
+}
+
+/// What a batch would do to this view, with the declarations before and after.
+pub fn rehearse(tree: &Tree, ops: &[Op], set: Option<&str>, by: &str, at: Timestamp) -> Result<BatchReply> {
+    let mut tree = tree.clone();
+    let stamp = Stamp { at, by: by.into() };
+    batch::apply(&mut tree, ops, set, &stamp, true, &mut Vec::new())
+}

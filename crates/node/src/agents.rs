@@ -1,0 +1,229 @@
+//! The agents that are connected: orders go down their streams, their reports become commands.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use byname_api::agent::{InstanceReport, Order, Phase, Report};
+use byname_api::error::{Code, Error, Result};
+use byname_api::object::InstanceId;
+use byname_api::service::Exit;
+use byname_name::Name;
+use byname_registry::command::Change;
+use byname_registry::{Command, Node as Object};
+
+use crate::Inner;
+
+/// Orders that may wait for one agent.
+const QUEUE: usize = 1_024;
+/// Pieces of a log that may wait for one reader.
+const LOG_QUEUE: usize = 64;
+
+/// The agents, by computer.
+#[derive(Default)]
+pub(crate) struct Agents {
+    connected: Mutex<BTreeMap<Name, Agent>>,
+    next: AtomicU64,
+    probes: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    logs: Mutex<HashMap<u64, mpsc::Sender<Result<Bytes>>>>,
+    /// Told when an agent arrives.
+    pub(crate) arrived: Notify,
+}
+
+#[derive(Clone)]
+struct Agent {
+    stream: u64,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Agents {
+    /// The computers whose agents are connected.
+    pub(crate) fn computers(&self) -> Vec<Name> {
+        self.connected.lock().keys().cloned().collect()
+    }
+
+    /// Sends an order; false when the agent is not there or does not keep up.
+    pub(crate) fn send(&self, computer: &Name, order: Order) -> bool {
+        let agent = self.connected.lock().get(computer).cloned();
+        agent.is_some_and(|a| a.orders.try_send(order).is_ok())
+    }
+
+    /// Asks an agent whether an instance is alive and answers.
+    pub(crate) async fn probe(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<bool> {
+        let request = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        self.probes.lock().insert(request, tell);
+        let sent = self.send(computer, order(request));
+        let answer = if sent { tokio::time::timeout(Duration::from_secs(3), told).await.ok() } else { None };
+        self.probes.lock().remove(&request);
+        answer.and_then(std::result::Result::ok)
+    }
+
+    /// Asks an agent for a log; the pieces come out of the receiver, and dropping it ends a followed log.
+    pub(crate) fn read_log(
+        &self,
+        computer: &Name,
+        order: impl FnOnce(u64) -> Order,
+    ) -> Option<(u64, mpsc::Receiver<Result<Bytes>>)> {
+        let request = self.next.fetch_add(1, Ordering::Relaxed);
+        let (pieces, out) = mpsc::channel(LOG_QUEUE);
+        self.logs.lock().insert(request, pieces);
+        if !self.send(computer, order(request)) {
+            self.logs.lock().remove(&request);
+            return None;
+        }
+        Some((request, out))
+    }
+
+    async fn log_piece(&self, computer: &Name, request: u64, bytes: Vec<u8>, done: bool, error: Option<Error>) {
+        let Some(reader) = self.logs.lock().get(&request).cloned() else { return };
+        let piece = match error {
+            Some(error) => Some(Err(error)),
+            None if bytes.is_empty() => None,
+            None => Some(Ok(Bytes::from(bytes))),
+        };
+        // A reader that takes nothing for so long is cut off, so that it cannot hold up its agent's other reports.
+        let gone = match piece {
+            Some(piece) => reader.send_timeout(piece, Duration::from_secs(5)).await.is_err(),
+            None => reader.is_closed(),
+        };
+        if done || gone {
+            self.logs.lock().remove(&request);
+        }
+        if gone && !done {
+            self.send(computer, Order::EndLogs { request });
+        }
+    }
+}
+
+/// Takes an agent's stream: waits for its hello and gives the stream of its orders.
+pub(crate) async fn attach(inner: Arc<Inner>, mut reports: BoxStream<'static, Report>) -> Result<BoxStream<'static, Order>> {
+    let hello = tokio::time::timeout(Duration::from_secs(10), reports.next()).await;
+    let Ok(Some(Report::Hello { computer, addresses, facts })) = hello else {
+        return Err(Error::invalid("report", "an agent begins with `hello`"));
+    };
+    let name = Name::parse("/computers")
+        .and_then(|c| c.child(&computer))
+        .map_err(|e| Error::from(e).field("computer"))?;
+    let hello = Command::Computer { name: name.clone(), addresses, facts };
+    inner.propose("byname", None, hello).await?;
+    let (orders, out) = mpsc::channel(QUEUE);
+    let stream = inner.agents.next.fetch_add(1, Ordering::Relaxed);
+    let agent = Agent { stream, orders: orders.clone() };
+    inner.agents.connected.lock().insert(name.clone(), agent);
+    let known = instances_on(&inner, &name);
+    tracing::info!(computer = %name, instances = known.len(), "agent connected");
+    let welcome = Order::Welcome { term: inner.cluster.term(), known: known.iter().map(|(id, _)| *id).collect() };
+    let _ = orders.send(welcome).await;
+    inner.agents.arrived.notify_waiters();
+    tokio::spawn(listen(inner, name, stream, orders, reports));
+    Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
+}
+
+async fn listen(inner: Arc<Inner>, computer: Name, stream: u64, orders: mpsc::Sender<Order>, mut reports: BoxStream<'static, Report>) {
+    let mut seen = HashSet::new();
+    let mut synced = false;
+    while let Some(report) = reports.next().await {
+        match report {
+            Report::Hello { .. } => {}
+            Report::Instance(report) => {
+                if !synced {
+                    seen.insert(report.instance);
+                }
+                take_report(&inner, &orders, report).await;
+            }
+            Report::Synced => {
+                synced = true;
+                for (id, _) in instances_on(&inner, &computer) {
+                    if !seen.contains(&id) && !inner.is_on_its_way(id) {
+                        lost(&inner, id).await;
+                    }
+                }
+                seen.clear();
+            }
+            Report::Probed { request, alive } => {
+                if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
+                    let _ = waiting.send(alive);
+                }
+            }
+            Report::Log { request, bytes, done, error } => {
+                inner.agents.log_piece(&computer, request, bytes, done, error).await;
+            }
+        }
+    }
+    let mut connected = inner.agents.connected.lock();
+    if connected.get(&computer).is_some_and(|a| a.stream == stream) {
+        connected.remove(&computer);
+        tracing::warn!(%computer, "agent disconnected; its programs go on");
+    }
+}
+
+/// What the primary believes to run on a computer.
+fn instances_on(inner: &Inner, computer: &Name) -> Vec<(InstanceId, Arc<Object>)> {
+    let tree = inner.view.load();
+    let mut found = Vec::new();
+    for node in tree.services() {
+        for instance in node.service.iter().flat_map(|s| &s.instances) {
+            if instance.computer.as_ref() == Some(computer) {
+                found.push((instance.id, node.clone()));
+            }
+        }
+    }
+    found
+}
+
+async fn take_report(inner: &Arc<Inner>, orders: &mpsc::Sender<Order>, report: InstanceReport) {
+    let id = report.instance;
+    let ended = matches!(report.phase, Phase::Ended { .. });
+    if inner.view.load().by_instance(id).is_none() {
+        // Its end is logged already, or its service was deleted while the agent was away.
+        let order = if ended { Order::Forget { instance: id } } else { Order::Stop { term: inner.cluster.term(), instance: id, now: false } };
+        let _ = orders.try_send(order);
+        return;
+    }
+    let change = match report.phase {
+        Phase::Started => {
+            // Nobody waits for this one: it must not hold up the word that the program is ready.
+            let change = Change::Started { pid: report.pid, endpoints: report.endpoints };
+            let inner = inner.clone();
+            tokio::spawn(async move { propose_report(&inner, id, change, 1).await });
+            return;
+        }
+        Phase::Ready => Change::Ready { pid: report.pid, endpoints: report.endpoints },
+        Phase::Unhealthy { why } => Change::Unhealthy { why },
+        Phase::Stopping => return,
+        Phase::Ended { exit, last_lines, error, ordered } => Change::Ended { exit, last_lines, error, ordered },
+    };
+    propose_report(inner, id, change, u32::MAX).await;
+}
+
+async fn lost(inner: &Arc<Inner>, id: InstanceId) {
+    let change = Change::Ended { exit: Exit::Unknown, last_lines: String::new(), error: None, ordered: false };
+    propose_report(inner, id, change, u32::MAX).await;
+}
+
+/// An agent says each thing once, so it is tried until it is in the log.
+async fn propose_report(inner: &Arc<Inner>, instance: InstanceId, change: Change, tries: u32) {
+    for _ in 0..tries {
+        let command = Command::Report { instance, change: change.clone() };
+        match inner.propose("byname", None, command).await {
+            Err(error) if matches!(error.code(), Code::Unavailable | Code::RateLimited) => {
+                if inner.stopping() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => {
+                tracing::error!(%instance, error = error.log_line(), "a report was not taken");
+                return;
+            }
+            Ok(_) => return,
+        }
+    }
+}

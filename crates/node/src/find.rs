@@ -1,0 +1,181 @@
+//! `find`, the main verb: answer from the view, or start and wait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use byname_api::agent::Order;
+use byname_api::caller::{Right, Standing};
+use byname_api::error::{Code, Error, Result};
+use byname_api::object::{InstanceId, ObjectId};
+use byname_api::request::{Context, FindReply, FindRequest};
+use byname_name::Name;
+use byname_registry::command::Change;
+use byname_registry::query::{self, Outlook, Wants};
+use byname_registry::{Command, Node as Object};
+
+use crate::Inner;
+use crate::start;
+
+/// The bound on a find's wait when the request has none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait that a request may ask for.
+const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// When a request with this bound gives up.
+pub(crate) fn deadline(timeout: Option<byname_api::span::Span>) -> Instant {
+    Instant::now() + timeout.map_or(PATIENCE, |t| t.duration()).min(MAX_PATIENCE)
+}
+
+impl Inner {
+    pub(crate) async fn find(self: &Arc<Self>, cx: &Context, request: FindRequest) -> Result<FindReply> {
+        self.authorise(&cx.caller, Right::Find, &request.name)?;
+        if request.consistent {
+            self.confirm().await?;
+        }
+        let wants = Wants {
+            start: request.start,
+            may_start: cx.caller.standing == Standing::Full,
+            force: false,
+            all: request.all,
+            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        if let Some(failed) = request.failed {
+            self.check_failed(cx, &request.name, failed).await?;
+        }
+        // A service that runs is answered from the view at once.
+        match query::find(&self.view.load(), &request.name, wants)? {
+            Outlook::Answer(reply) => return Ok(*reply),
+            Outlook::Refuse(error) => return Err(error),
+            Outlook::Wait(_) | Outlook::Start(_) => {}
+        }
+        let why = format!("asked for by {}", cx.caller.principal);
+        let mut reply = self.await_running(&request.name, wants, deadline(request.timeout), &why).await?;
+        reply.started = true;
+        Ok(reply)
+    }
+
+    /// Starts what a name stands for if need be, and waits until it runs. All who wait are answered by one start, and
+    /// learn of its failure.
+    pub(crate) async fn await_running(
+        self: &Arc<Self>,
+        name: &Name,
+        wants: Wants,
+        deadline: Instant,
+        why: &str,
+    ) -> Result<FindReply> {
+        let mut awaited: Vec<InstanceId> = Vec::new();
+        loop {
+            let id = self.view.load().resolve(name)?.node.id;
+            let wait = self.waits.listen(id);
+            let changed = wait.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let tree = self.view.load_full();
+            let Some(node) = tree.by_id(id).cloned() else { return Err(tree.not_found(name)) };
+            if let Some(error) = failed_start(&node, &awaited) {
+                return Err(error);
+            }
+            let outlook = query::find(&tree, name, wants)?;
+            drop(tree);
+            match outlook {
+                Outlook::Answer(reply) => return Ok(*reply),
+                Outlook::Refuse(error) => return Err(error),
+                Outlook::Wait(_) => {
+                    awaited.extend(start::starting(&node));
+                    awaited.dedup();
+                }
+                Outlook::Start(id) => {
+                    let pause = self.pause_before_start(&node);
+                    if !pause.is_zero() {
+                        let until = (Instant::now() + pause).min(deadline);
+                        let _ = tokio::time::timeout_at(until, changed).await;
+                        if Instant::now() >= deadline {
+                            return Err(too_late(&node));
+                        }
+                        continue;
+                    }
+                    if let Some(instance) = self.start_copy(id, 1, why.to_owned(), deadline).await? {
+                        awaited.push(instance);
+                    }
+                    // What the order did is in the view by now.
+                    continue;
+                }
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Err(too_late(&node));
+            }
+        }
+    }
+
+    /// A client found this instance dead. It is probed before it is believed; one that does not answer makes room for
+    /// another.
+    async fn check_failed(self: &Arc<Self>, cx: &Context, name: &Name, failed: InstanceId) -> Result<()> {
+        let node = query::service_named(&self.view.load(), name)?;
+        let Some(service) = &node.service else { return Ok(()) };
+        let Some(instance) = service.instance(failed).cloned() else { return Ok(()) };
+        if cx.caller.standing != Standing::Full {
+            return Ok(());
+        }
+        let endpoints = query::service_status(&self.view.load(), &node)
+            .and_then(|s| s.instances.into_iter().find(|i| i.id == failed))
+            .map(|i| i.endpoints)
+            .unwrap_or_default();
+        let alive = match &instance.computer {
+            Some(computer) => {
+                self.agents.probe(computer, |request| Order::Probe { request, instance: failed, endpoints }).await
+            }
+            None => None,
+        };
+        if alive == Some(true) {
+            return Ok(());
+        }
+        tracing::info!(service = %node.name, instance = %failed, by = cx.caller.principal, "reported dead, and does not answer");
+        let change = Change::Unhealthy { why: format!("does not answer (reported by {})", cx.caller.principal) };
+        self.propose(&cx.caller.principal, None, Command::Report { instance: failed, change }).await?;
+        let full = node.spec.launch.as_ref().is_none_or(|l| service.instances.len() >= l.copies().max as usize);
+        if full {
+            let withdraw = Command::Withdraw { service: node.id, instances: vec![failed] };
+            self.propose(&cx.caller.principal, None, withdraw).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a condition on a service holds, or it is gone; false when the time is up.
+    pub(crate) async fn await_service(
+        &self,
+        id: ObjectId,
+        deadline: Instant,
+        holds: impl Fn(&Object) -> bool,
+    ) -> bool {
+        loop {
+            let wait = self.waits.listen(id);
+            let changed = wait.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.view.load().by_id(id).is_none_or(|n| holds(n)) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return false;
+            }
+        }
+    }
+}
+
+/// The error of the first awaited start that failed.
+fn failed_start(node: &Object, awaited: &[InstanceId]) -> Option<Error> {
+    let service = node.service.as_ref()?;
+    let error = awaited.iter().find_map(|id| service.end_of(*id)?.error.clone())?;
+    Some(error.within(format!("starting `{}`", node.name)))
+}
+
+fn too_late(node: &Object) -> Error {
+    let state = node.service.as_ref().map(|s| s.state().to_string()).unwrap_or_default();
+    Error::new(
+        Code::Timeout,
+        format!("`{}` is still {state}: ask again, or with a longer timeout; `byname why {}` tells what it does", node.name, node.name),
+    )
+}

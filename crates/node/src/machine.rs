@@ -1,0 +1,75 @@
+//! The registry as the log's state machine, and the view of it that readers share.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use byname_api::error::Error;
+use byname_cluster::{Frozen, Machine, Position};
+use byname_registry::{Event, Registry, Reply, Tree, stored};
+
+/// The tree as of the last published change. Loading it takes no lock and waits for nobody.
+pub(crate) type View = Arc<ArcSwap<Tree>>;
+
+/// Applies the log's commands to the registry.
+pub(crate) struct RegistryMachine {
+    registry: Registry,
+    view: View,
+    fresh: Vec<Event>,
+    events: mpsc::UnboundedSender<Vec<Event>>,
+}
+
+impl RegistryMachine {
+    /// A machine with an empty tree, its view, and where its events come out (after the view shows their effect).
+    pub(crate) fn new() -> (Self, View, mpsc::UnboundedReceiver<Vec<Event>>) {
+        let registry = Registry::default();
+        let view: View = Arc::new(ArcSwap::from_pointee(registry.tree().clone()));
+        let (events, out) = mpsc::unbounded_channel();
+        (RegistryMachine { registry, view: view.clone(), fresh: Vec::new(), events }, view, out)
+    }
+}
+
+impl Machine for RegistryMachine {
+    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> Vec<Bytes> {
+        let mut replies = Vec::with_capacity(commands.len());
+        for bytes in commands {
+            let reply = match stored::decode_command(bytes) {
+                Ok(entry) => self.registry.apply(&entry, &mut self.fresh),
+                // Every server refuses it alike, so they stay equal.
+                Err(error) => Reply::Refused(Error::internal(format!("a command in the log: {error}"))),
+            };
+            replies.push(Bytes::from(stored::encode_reply(&reply)));
+        }
+        replies
+    }
+
+    fn publish(&mut self, _at: Position) {
+        self.view.store(Arc::new(self.registry.tree().clone()));
+        if !self.fresh.is_empty() {
+            // Nobody listens any more only when the server is going down.
+            let _ = self.events.send(std::mem::take(&mut self.fresh));
+        }
+    }
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(FrozenRegistry(self.registry.clone()))
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        self.registry = stored::read_snapshot(from).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        self.fresh.clear();
+        self.view.store(Arc::new(self.registry.tree().clone()));
+        Ok(())
+    }
+}
+
+struct FrozenRegistry(Registry);
+
+impl Frozen for FrozenRegistry {
+    fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        stored::write_snapshot(&self.0, out)
+    }
+}

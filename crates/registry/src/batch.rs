@@ -1,0 +1,264 @@
+//! Changes to the tree: add, put, declare, modify, delete.
+
+use std::sync::Arc;
+
+use byname_api::error::{Code, Error, Result};
+use byname_api::object::{Kind, ObjectId, Spec, Stamp, Version};
+use byname_api::request::{BatchReply, Op, OpResult, Outcome};
+use byname_name::Name;
+
+use crate::command::Event;
+use crate::service::{Origin, Service};
+use crate::tree::{Node, Tree};
+
+/// The most changes that one batch may hold.
+pub const MAX_OPS: usize = 10_000;
+
+/// Applies changes, all or nothing. With `show` the results carry the declarations before and after.
+pub(crate) fn apply(
+    tree: &mut Tree,
+    ops: &[Op],
+    set: Option<&str>,
+    stamp: &Stamp,
+    show: bool,
+    events: &mut Vec<Event>,
+) -> Result<BatchReply> {
+    if ops.len() > MAX_OPS {
+        return Err(Error::new(Code::TooLarge, format!("a batch is {MAX_OPS} changes at most: send several")).field("ops"));
+    }
+    let mut next = tree.clone();
+    next.revision += 1;
+    let mut results = Vec::with_capacity(ops.len());
+    let mut fresh = Vec::new();
+    for (index, op) in ops.iter().enumerate() {
+        let mut change = Change { tree: &mut next, stamp, set, show, events: &mut fresh };
+        let result = change.apply(op).map_err(|error| {
+            if ops.len() == 1 {
+                return error;
+            }
+            let field = match error.at_field() {
+                Some(field) => format!("ops[{index}].{field}"),
+                None => format!("ops[{index}]"),
+            };
+            error.field(field)
+        })?;
+        results.push(result);
+    }
+    if results.iter().all(|r| r.outcome == Outcome::Unchanged) {
+        next.revision -= 1;
+    }
+    *tree = next;
+    events.append(&mut fresh);
+    Ok(BatchReply { results, revision: tree.revision })
+}
+
+struct Change<'a> {
+    tree: &'a mut Tree,
+    stamp: &'a Stamp,
+    set: Option<&'a str>,
+    show: bool,
+    events: &'a mut Vec<Event>,
+}
+
+impl Change<'_> {
+    fn apply(&mut self, op: &Op) -> Result<OpResult> {
+        // What is beneath an alias is beneath its target; the last label is the object itself.
+        let name = self.tree.follow(op.name(), false, None)?;
+        match op {
+            Op::Add { spec, .. } => match self.tree.get(&name).cloned() {
+                Some(node) if node.unregistered && spec.kind() == Kind::Service => self.replace(&node, spec.clone()),
+                Some(node) => Err(Error::new(
+                    Code::AlreadyExists,
+                    format!("`{}` is there already, a {}: `byname edit` changes it", node.name, node.kind()),
+                )),
+                None => self.create(name, spec.clone()),
+            },
+            Op::Put { spec, if_version, .. } => match self.tree.get(&name).cloned() {
+                Some(node) => {
+                    check_version(&node, *if_version)?;
+                    self.replace(&node, spec.clone())
+                }
+                None if if_version.is_some() => Err(self.tree.not_found(&name)),
+                None => self.create(name, spec.clone()),
+            },
+            Op::Declare { spec, .. } => match self.tree.get(&name).cloned() {
+                Some(node) => {
+                    let mut next = Spec::clone(&node.spec);
+                    next.overlay(spec);
+                    let kind = spec.kind.unwrap_or(node.kind());
+                    self.replace(&node, Spec { kind: Some(kind), ..next })
+                }
+                None => self.create(name, spec.clone()),
+            },
+            Op::Modify { spec, clear, if_version, .. } => {
+                let node = self.tree.get(&name).cloned().ok_or_else(|| self.tree.not_found(&name))?;
+                check_version(&node, *if_version)?;
+                let mut next = Spec::clone(&node.spec);
+                for path in clear {
+                    next.clear(path)?;
+                }
+                next.overlay(spec);
+                let kind = spec.kind.unwrap_or(node.kind());
+                self.replace(&node, Spec { kind: Some(kind), ..next })
+            }
+            Op::Delete { recursive, stop, if_version, .. } => self.delete(&name, *recursive, *stop, *if_version),
+        }
+    }
+
+    fn create(&mut self, name: Name, spec: Spec) -> Result<OpResult> {
+        self.make_parents(&name)?;
+        self.insert(name, spec, self.set)
+    }
+
+    fn make_parents(&mut self, name: &Name) -> Result<()> {
+        let mut missing: Vec<Name> = name.ancestors().take_while(|a| self.tree.get(a).is_none()).collect();
+        while let Some(parent) = missing.pop() {
+            self.insert(parent, Spec::of(Kind::Directory), None)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, name: Name, mut spec: Spec, set: Option<&str>) -> Result<OpResult> {
+        spec.kind = Some(spec.kind());
+        spec.owner.get_or_insert_with(|| self.stamp.by.clone());
+        spec.check()?;
+        self.check_alias(&name, &spec)?;
+        let id = ObjectId(self.tree.next_id);
+        self.tree.next_id += 1;
+        let version = self.tree.revision;
+        let service = (spec.kind() == Kind::Service).then(|| Arc::new(Service::default()));
+        let after = self.show.then(|| spec.clone());
+        self.tree.put(Node {
+            id,
+            name: name.clone(),
+            version,
+            spec: Arc::new(spec),
+            set: set.map(Into::into),
+            created: self.stamp.clone(),
+            modified: self.stamp.clone(),
+            service,
+            unregistered: false,
+        });
+        self.tell(id, &name);
+        Ok(OpResult { name, outcome: Outcome::Created, version: Version(version), before: None, after })
+    }
+
+    fn replace(&mut self, node: &Node, mut spec: Spec) -> Result<OpResult> {
+        spec.kind = Some(spec.kind.unwrap_or(node.kind()));
+        if spec.kind() != node.kind() {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("`{}` is a {} and cannot become a {}: delete it first", node.name, node.kind(), spec.kind()),
+            )
+            .field("kind"));
+        }
+        if spec.owner.is_none() {
+            spec.owner.clone_from(&node.spec.owner);
+        }
+        spec.check()?;
+        self.check_alias(&node.name, &spec)?;
+        let set = self.set.map(str::to_owned).or_else(|| node.set.clone());
+        if spec == *node.spec && set == node.set && !node.unregistered {
+            return Ok(OpResult {
+                name: node.name.clone(),
+                outcome: Outcome::Unchanged,
+                version: Version(node.version),
+                before: None,
+                after: None,
+            });
+        }
+        let version = self.tree.revision;
+        let (before, after) = if self.show { (Some((*node.spec).clone()), Some(spec.clone())) } else { (None, None) };
+        self.tree.put(Node {
+            version,
+            spec: Arc::new(spec),
+            set,
+            modified: self.stamp.clone(),
+            unregistered: false,
+            ..node.clone()
+        });
+        self.tell(node.id, &node.name);
+        Ok(OpResult { name: node.name.clone(), outcome: Outcome::Changed, version: Version(version), before, after })
+    }
+
+    fn delete(&mut self, name: &Name, recursive: bool, stop: bool, if_version: Option<Version>) -> Result<OpResult> {
+        let node = self.tree.get(name).cloned().ok_or_else(|| self.tree.not_found(name))?;
+        if name.is_root() {
+            return Err(Error::invalid("name", "the root cannot be deleted"));
+        }
+        check_version(&node, if_version)?;
+        let beneath: Vec<Arc<Node>> = self.tree.range(name.key().beneath_range()).map(|(_, n)| n.clone()).collect();
+        if !beneath.is_empty() && !recursive {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("`{}` has {} names beneath it: `-r` deletes them too", node.name, beneath.len()),
+            ));
+        }
+        let all = || beneath.iter().chain([&node]);
+        if !stop && let Some(busy) = all().find(|n| n.service.as_ref().is_some_and(|s| !s.instances.is_empty())) {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("`{}` is running: `--stop` stops it and deletes it", busy.name),
+            ));
+        }
+        for gone in all() {
+            for instance in gone.service.iter().flat_map(|s| &s.instances) {
+                if let (Origin::Launched { .. }, Some(computer)) = (&instance.origin, &instance.computer) {
+                    self.events.push(Event::Stop { instance: instance.id, computer: computer.clone() });
+                }
+            }
+            self.tree.remove(&gone.name);
+            self.tell(gone.id, &gone.name);
+            if gone.kind() == Kind::Service {
+                self.events.push(Event::Service(gone.id));
+            }
+        }
+        let before = self.show.then(|| (*node.spec).clone());
+        Ok(OpResult {
+            name: node.name.clone(),
+            outcome: Outcome::Deleted,
+            version: Version(node.version),
+            before,
+            after: None,
+        })
+    }
+
+    /// A loop must lead through the alias that closes it, so looking from there is enough.
+    fn check_alias(&self, name: &Name, spec: &Spec) -> Result<()> {
+        let Some(target) = &spec.target else { return Ok(()) };
+        if let Err(error) = self.tree.follow(target, true, Some((name, target))) {
+            return match error.code() {
+                Code::AliasLoop => Err(Error::new(
+                    Code::AliasLoop,
+                    format!("`{name}` as an alias of `{target}` would lead back to itself"),
+                )
+                .field("target")),
+                _ => Err(error.field("target")),
+            };
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, id: ObjectId, name: &Name) {
+        self.events.push(Event::Object { id, name: name.clone() });
+        if self.tree.by_id(id).is_some_and(|n| n.kind() == Kind::Service) {
+            self.events.push(Event::Service(id));
+        }
+    }
+}
+
+fn check_version(node: &Node, wanted: Option<Version>) -> Result<()> {
+    match wanted {
+        Some(version) if version.0 != node.version => Err(Error::new(
+            Code::Conflict,
+            format!(
+                "`{}` has changed: its version is {} and not {version}; read it and try again",
+                node.name,
+                Version(node.version)
+            ),
+        )
+        .field("if_version")),
+        _ => Ok(()),
+    }
+}
+

@@ -1,0 +1,235 @@
+//! What goes in and comes out of the state machine.
+
+use byname_api::error::Error;
+use byname_api::object::{InstanceId, ObjectId};
+use byname_api::request::{BatchReply, Op, RequestId};
+use byname_api::service::{Endpoint, Exit};
+use byname_api::span::Timestamp;
+use byname_name::Name;
+
+/// One command with what every command carries. Time and the caller come in here: the machine has no clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The primary's clock when it proposed the command. The machine's own time never goes back.
+    pub at: Timestamp,
+    /// The principal it is done for.
+    pub by: String,
+    /// Its request id, when it has one.
+    pub request: Option<RequestId>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change to the state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Changes to the tree, all or nothing.
+    Batch {
+        /// The changes.
+        ops: Vec<Op>,
+        /// The apply set of declared objects.
+        set: Option<String>,
+    },
+    /// Start a copy. Refused without an error when enough copies are there already, so that many finds start one.
+    Order(Order),
+    /// An agent's word about an instance.
+    Report {
+        /// Which instance.
+        instance: InstanceId,
+        /// What happened.
+        change: Change,
+    },
+    /// Stop all instances of a service.
+    Stop {
+        /// Which service.
+        service: ObjectId,
+        /// Keep it stopped.
+        hold: bool,
+        /// Forget failures, too.
+        reset: bool,
+    },
+    /// Somebody wants it to run: lifts the hold and clears the restart budget.
+    Release {
+        /// Which service.
+        service: ObjectId,
+    },
+    /// A program says where it answers.
+    Advertise(Advertise),
+    /// It does not answer there any more.
+    Withdraw {
+        /// Which service.
+        service: ObjectId,
+        /// Which instances.
+        instances: Vec<InstanceId>,
+    },
+    /// A lease ran out by the primary's monotonic timer. Nothing happens if it was renewed since (`renewal` differs).
+    Expire {
+        /// Which instance.
+        instance: InstanceId,
+        /// The renewal that ran out.
+        renewal: u64,
+    },
+    /// An agent said hello: its computer is in the tree from now on.
+    Computer {
+        /// The computer's name.
+        name: Name,
+        /// Its addresses, the best first.
+        addresses: Vec<String>,
+        /// Facts about it.
+        facts: Vec<(String, String)>,
+    },
+}
+
+/// An order to start one copy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The service.
+    pub service: ObjectId,
+    /// The new instance.
+    pub instance: InstanceId,
+    /// Where it shall run.
+    pub computer: Name,
+    /// SHA-256 of the program's half of the ticket.
+    pub ticket: [u8; 32],
+    /// SHA-256 of the server's half.
+    pub proof: [u8; 32],
+    /// Start only if fewer than so many copies are starting or running.
+    pub wanted: u32,
+    /// Why, for the story: `asked for by uid:1000`.
+    pub why: String,
+}
+
+/// What an agent reports of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The process is there.
+    Started {
+        /// Its id.
+        pid: Option<u32>,
+        /// Where it will listen.
+        endpoints: Vec<Endpoint>,
+    },
+    /// It is ready: the agent advertises it.
+    Ready {
+        /// Its process.
+        pid: Option<u32>,
+        /// Where it listens.
+        endpoints: Vec<Endpoint>,
+    },
+    /// It runs and is not well.
+    Unhealthy {
+        /// What it says.
+        why: String,
+    },
+    /// It has ended.
+    Ended {
+        /// How.
+        exit: Exit,
+        /// Its last lines.
+        last_lines: String,
+        /// The start failed.
+        error: Option<Error>,
+        /// The end was ordered.
+        ordered: bool,
+    },
+}
+
+/// What a program says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advertise {
+    /// The service's name; it is made `unregistered` when it is not there.
+    pub name: Name,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Where it listens.
+    pub endpoints: Vec<Endpoint>,
+    /// How it proves to be that instance.
+    pub evidence: Evidence,
+    /// SHA-256 of the credential that it is given.
+    pub credential: [u8; 32],
+    /// How long it holds without renewal, in milliseconds; `None` for launched instances.
+    pub ttl_ms: Option<u64>,
+    /// Its share.
+    pub weight: Option<u32>,
+    /// Its process.
+    pub pid: Option<u32>,
+}
+
+/// How an advertiser proves itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Evidence {
+    /// SHA-256 of the launch ticket that it showed.
+    Ticket([u8; 32]),
+    /// SHA-256 of the credential that it showed.
+    Credential([u8; 32]),
+    /// The caller has the right to advertise this name.
+    Right,
+}
+
+/// What a command gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// It was refused, and nothing changed.
+    Refused(Error),
+    /// A batch's results.
+    Batch(BatchReply),
+    /// An order was taken: the instance is `starting`.
+    Ordered,
+    /// Enough copies are there or on their way.
+    Enough,
+    /// An advertise was taken.
+    Advertised {
+        /// SHA-256 of the server's half of the ticket, when a ticket was shown.
+        proof: Option<[u8; 32]>,
+        /// The renewal counter of the lease.
+        renewal: u64,
+    },
+    /// These instances are gone.
+    Withdrawn(Vec<InstanceId>),
+    /// It is done.
+    Done,
+}
+
+/// What others may want to know of a command's effect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A service's instances or their states changed, or what is declared of it.
+    Service(ObjectId),
+    /// This instance must be stopped by its agent.
+    Stop {
+        /// Which.
+        instance: InstanceId,
+        /// Where it runs.
+        computer: Name,
+    },
+    /// A launched instance advertised itself: its agent need not wait for its readiness.
+    Advertised {
+        /// Which.
+        instance: InstanceId,
+        /// Where it runs.
+        computer: Name,
+    },
+    /// The end of an instance is logged: its agent may forget it.
+    Ended {
+        /// Which.
+        instance: InstanceId,
+        /// Where it ran.
+        computer: Option<Name>,
+    },
+    /// A lease was granted or renewed in the log.
+    Lease {
+        /// Which instance.
+        instance: InstanceId,
+        /// Its renewal counter.
+        renewal: u64,
+        /// How long it holds, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// An object was made, changed or removed.
+    Object {
+        /// Its id.
+        id: ObjectId,
+        /// Its name.
+        name: Name,
+    },
+}

@@ -1,0 +1,380 @@
+//! Reads: what a view of the tree says to each question. Nothing here waits; a find that needs a start says so.
+
+use byname_api::error::{Code, Error, Result};
+use byname_api::launch::{Launch, Start};
+use byname_api::object::{
+    Choose, Forms, Kind, LastExit, Object, ObjectId, ServiceStatus, Version,
+};
+use byname_api::request::{Entry, FindReply, Fresh, Happening, ListReply, ReadReply, StatusReply, WhyReply};
+use byname_api::service::{Endpoint, Instance as InstanceView, State};
+use byname_name::{Name, NameKey, Pattern};
+
+use crate::service::{Instance, Service};
+use crate::tree::{Node, Resolved, Tree};
+
+/// Entries on a page when the request does not say.
+pub const DEFAULT_LIMIT: u32 = 1_000;
+/// Entries on a page at most.
+pub const MAX_LIMIT: u32 = 10_000;
+/// A page ends when it holds so many bytes of names, so that it fits in a message.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// What a find wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wants {
+    /// Start it if need be, as the request says.
+    pub start: bool,
+    /// The caller may start it.
+    pub may_start: bool,
+    /// Somebody said `launch`: start even what is `manual`.
+    pub force: bool,
+    /// Every instance.
+    pub all: bool,
+    /// A number that differs from find to find, for `round-robin` and `random`.
+    pub turn: u64,
+}
+
+/// What a find comes to, at this moment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outlook {
+    /// Here it is.
+    Answer(Box<FindReply>),
+    /// It is starting or stopping: look again when this service changes.
+    Wait(ObjectId),
+    /// A copy must be started.
+    Start(ObjectId),
+    /// It cannot be had.
+    Refuse(Error),
+}
+
+/// The state table of `find` (DESIGN section 4).
+pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
+    let Resolved { node, aliased } = tree.resolve(name)?;
+    let mut reply = FindReply {
+        name: name.clone(),
+        canonical: (aliased || node.name.as_str() != name.as_str()).then(|| node.name.clone()),
+        kind: node.kind(),
+        instances: Vec::new(),
+        members: None,
+        addresses: None,
+        value: None,
+        version: Version(node.version),
+        ttl_ms: node.spec.ttl.map(|t| t.as_millis()),
+        started: false,
+        fresh: fresh(tree),
+    };
+    match node.kind() {
+        Kind::Service => return Ok(find_service(tree, &node, reply, wants)),
+        Kind::Group => reply.members = Some(node.spec.members.clone().unwrap_or_default()),
+        Kind::Computer => reply.addresses = Some(node.spec.addresses.clone().unwrap_or_default()),
+        Kind::Record => reply.value = Some(node.spec.value.clone().unwrap_or_default()),
+        Kind::Directory | Kind::Alias => {
+            return Ok(Outlook::Refuse(Error::new(
+                Code::Unsupported,
+                format!("`{}` is a directory and answers nowhere: `byname list '{}'` shows what is in it", node.name, beneath(&node.name)),
+            )));
+        }
+    }
+    Ok(Outlook::Answer(Box::new(reply)))
+}
+
+fn beneath(name: &Name) -> String {
+    if name.is_root() { "/*".into() } else { format!("{name}/*") }
+}
+
+fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants) -> Outlook {
+    let Some(service) = node.service.as_deref() else {
+        return Outlook::Refuse(Error::internal(format!("service {} has no state", node.name)));
+    };
+    let running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
+    if !running.is_empty() {
+        let chosen = if wants.all {
+            service.instances.iter().filter(|i| matches!(i.state, State::Running | State::Unhealthy)).collect()
+        } else {
+            choose(running, node.spec.choose.unwrap_or_default(), wants.turn)
+        };
+        reply.instances = chosen.into_iter().map(|i| instance(tree, i)).collect();
+        return Outlook::Answer(Box::new(reply));
+    }
+    let not_running = |why: String| Outlook::Refuse(Error::new(Code::NotRunning, why));
+    let state = service.state();
+    if !wants.start && state != State::Failed {
+        return not_running(format!("`{}` is {state}", node.name));
+    }
+    if state == State::Starting {
+        return Outlook::Wait(node.id);
+    }
+    if let Some(held) = &service.held {
+        return not_running(format!(
+            "`{}` was stopped by {} at {} and is held: `byname launch {}` starts it",
+            node.name, held.by, held.at, node.name
+        ));
+    }
+    if service.failed && service.instances.is_empty() {
+        return Outlook::Refuse(crash_looping(node, service));
+    }
+    let launch = match &node.spec.launch {
+        Some(launch) if launch.program.is_some() || launch.command.is_some() => launch,
+        _ => return not_running(format!("nobody advertises `{}`, and it has no launch that says how to start it", node.name)),
+    };
+    let full = service.instances.len() >= launch.copies().max as usize;
+    match state {
+        State::Unhealthy if full || !may_start(launch, wants) => {
+            let why = service.instances.iter().find_map(|i| i.health.as_deref()).unwrap_or("no reason given");
+            return Outlook::Refuse(Error::new(
+                Code::Unavailable,
+                format!("every copy of `{}` is unhealthy ({why}) and no other may be started", node.name),
+            ));
+        }
+        State::Stopping if full => return Outlook::Wait(node.id),
+        _ => {}
+    }
+    if launch.start() == Start::Manual && !wants.force {
+        return not_running(format!("`{}` is {state} and starts only by `byname launch {}`", node.name, node.name));
+    }
+    if !wants.may_start {
+        return not_running(format!(
+            "`{}` is {state}, and this caller may only look: over TCP the bearer token, or the unix socket, may start it",
+            node.name
+        ));
+    }
+    Outlook::Start(node.id)
+}
+
+fn may_start(launch: &Launch, wants: Wants) -> bool {
+    wants.start && wants.may_start && (wants.force || launch.start() != Start::Manual)
+}
+
+/// The error for a service whose restart budget is spent.
+pub fn crash_looping(node: &Node, service: &Service) -> Error {
+    let mut text = format!("`{}` keeps failing", node.name);
+    if let Some(end) = service.ends.back() {
+        let how = end.error.as_ref().map_or(end.how.as_str(), |e| e.message());
+        text.push_str(&format!(": the last time, {how}"));
+        if !end.last_lines.is_empty() && !text.contains(&end.last_lines) {
+            text.push_str(&format!("; its last lines:\n{}", end.last_lines));
+        }
+    }
+    text.push_str(&format!("\n`byname why {}` tells the story, `byname reset {}` lets it start again", node.name, node.name));
+    Error::new(Code::CrashLooping, text)
+}
+
+fn choose(running: Vec<&Instance>, rule: Choose, turn: u64) -> Vec<&Instance> {
+    let count = running.len() as u64;
+    let at = match rule {
+        Choose::All => return running,
+        Choose::RoundRobin => turn % count,
+        // A bijective mix (the finaliser of SplitMix64): spreads consecutive turns.
+        Choose::Random => {
+            let x = (turn ^ (turn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (x ^ (x >> 31)) % count
+        }
+        Choose::First | Choose::Fastest | Choose::LeastLoaded | Choose::Nearest => 0,
+    };
+    running.into_iter().skip(at as usize).take(1).collect()
+}
+
+fn fresh(tree: &Tree) -> Fresh {
+    Fresh { revision: tree.revision, age_ms: 0, stale: false }
+}
+
+/// An instance as others see it. An endpoint without an address has that of its computer, looked up now, so that a
+/// host that moves takes its services along (BOB's two steps: server to machine, machine to address).
+fn instance(tree: &Tree, instance: &Instance) -> InstanceView {
+    let address = || {
+        let computer = instance.computer.as_ref().and_then(|c| tree.get(c));
+        computer
+            .and_then(|c| c.spec.addresses.as_ref()?.first().cloned())
+            .unwrap_or_else(|| "127.0.0.1".into())
+    };
+    InstanceView {
+        id: instance.id,
+        computer: instance.computer.clone(),
+        endpoints: instance
+            .endpoints
+            .iter()
+            .map(|e| Endpoint {
+                protocol: e.protocol.clone(),
+                address: if e.address.is_empty() { address() } else { e.address.clone() },
+                port: e.port,
+            })
+            .collect(),
+        state: instance.state,
+        pid: instance.pid,
+        started: Some(instance.started),
+        last_seen: None,
+        load: None,
+        weight: instance.weight,
+        health: instance.health.clone(),
+    }
+}
+
+/// The state of a service as others see it.
+pub fn service_status(tree: &Tree, node: &Node) -> Option<ServiceStatus> {
+    let service = node.service.as_deref()?;
+    let budget = node.spec.launch.as_ref().map(Launch::restart).unwrap_or_default();
+    Some(ServiceStatus {
+        name: node.name.clone(),
+        state: service.state(),
+        instances: service.instances.iter().map(|i| instance(tree, i)).collect(),
+        unregistered: node.unregistered,
+        held: service.held.clone(),
+        starts: service.starts,
+        failures: service.recent_failures(tree.now, budget) as u32,
+        last_exit: service.ends.back().map(|e| LastExit {
+            instance: e.instance,
+            at: e.at,
+            how: e.error.as_ref().map_or_else(|| e.how.clone(), |error| format!("{}: {}", error.code(), e.how)),
+            last_lines: e.last_lines.clone(),
+        }),
+    })
+}
+
+/// All about one object; the last label's alias is shown and not followed.
+pub fn read(tree: &Tree, name: &Name, dns_suffix: &str) -> Result<ReadReply> {
+    let place = tree.follow(name, false, None)?;
+    let node = tree.get(&place).ok_or_else(|| tree.not_found(name))?;
+    let dns = match byname_name::dns::to_dns(&node.name, dns_suffix) {
+        Ok(form) => form,
+        Err(none) => format!("none: {none}"),
+    };
+    Ok(ReadReply {
+        object: Object {
+            name: node.name.clone(),
+            id: node.id,
+            version: Version(node.version),
+            spec: (*node.spec).clone(),
+            created: node.created.clone(),
+            modified: node.modified.clone(),
+            status: service_status(tree, node),
+            forms: Some(Forms { dns, http: byname_name::http::to_path(&node.name) }),
+        },
+        fresh: fresh(tree),
+    })
+}
+
+/// One page of what matches.
+struct Page<T> {
+    items: Vec<T>,
+    next: Option<String>,
+}
+
+fn page<T>(
+    tree: &Tree,
+    pattern: &Pattern,
+    limit: Option<u32>,
+    next: Option<&str>,
+    mut take: impl FnMut(&Node) -> Option<(T, usize)>,
+) -> Result<Page<T>> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if limit == 0 || limit > MAX_LIMIT {
+        return Err(Error::invalid("limit", format!("a page has 1 to {MAX_LIMIT} entries")));
+    }
+    let (mut low, high) = pattern.key_range();
+    if let Some(next) = next {
+        let name = Name::parse(next).map_err(|_| Error::invalid("next", "this is not the `next` of an earlier page"))?;
+        let after = name.key();
+        if !within(&low, &high, &after) {
+            return Err(Error::invalid("next", "this is not the `next` of an earlier page of the same pattern"));
+        }
+        low = std::ops::Bound::Excluded(after);
+    }
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    let mut last: Option<&Node> = None;
+    for (key, node) in tree.range((low, high)) {
+        if !pattern.matches_key(key) || (key.is_root() && pattern.as_exact().is_none()) {
+            continue;
+        }
+        if items.len() == limit as usize || bytes > PAGE_BYTES {
+            return Ok(Page { items, next: last.map(|n| n.name.to_string()) });
+        }
+        if let Some((item, size)) = take(node) {
+            bytes += size + node.name.as_str().len();
+            items.push(item);
+            last = Some(node);
+        }
+    }
+    Ok(Page { items, next: None })
+}
+
+fn within(low: &std::ops::Bound<NameKey>, high: &std::ops::Bound<NameKey>, key: &NameKey) -> bool {
+    std::ops::RangeBounds::contains(&(low.clone(), high.clone()), key)
+}
+
+/// Names that match, sorted.
+pub fn list(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&str>, set: Option<&str>) -> Result<ListReply> {
+    let page = page(tree, pattern, limit, next, |node| {
+        if set.is_some() && node.set.as_deref() != set {
+            return None;
+        }
+        let entry = Entry {
+            name: node.name.clone(),
+            kind: node.kind(),
+            state: node.service.as_ref().map(|s| s.state()),
+            target: node.spec.target.clone(),
+            version: Version(node.version),
+        };
+        Some((entry, 64))
+    })?;
+    Ok(ListReply { entries: page.items, next: page.next, fresh: fresh(tree) })
+}
+
+/// Services that match, with their states. A pattern that is an exact name follows aliases, and must be a service.
+pub fn status(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&str>) -> Result<StatusReply> {
+    if let Some(name) = pattern.as_exact() {
+        let node = service_named(tree, &name)?;
+        let services = service_status(tree, &node).into_iter().collect();
+        return Ok(StatusReply { services, next: None, fresh: fresh(tree) });
+    }
+    let page = page(tree, pattern, limit, next, |node| {
+        let status = service_status(tree, node)?;
+        let size = 256 + 128 * status.instances.len() + status.last_exit.as_ref().map_or(0, |e| e.last_lines.len());
+        Some((status, size))
+    })?;
+    Ok(StatusReply { services: page.items, next: page.next, fresh: fresh(tree) })
+}
+
+/// The service that a name leads to; another kind is `unsupported`.
+pub fn service_named(tree: &Tree, name: &Name) -> Result<std::sync::Arc<Node>> {
+    let node = tree.resolve(name)?.node;
+    if node.kind() != Kind::Service {
+        return Err(Error::new(Code::Unsupported, format!("`{}` is a {} and not a service", node.name, node.kind())));
+    }
+    Ok(node)
+}
+
+/// The services that patterns stand for, each once, in the order of their names.
+pub fn services(tree: &Tree, patterns: &[Pattern]) -> Result<Vec<std::sync::Arc<Node>>> {
+    let mut found = std::collections::BTreeMap::new();
+    for pattern in patterns {
+        match pattern.as_exact() {
+            Some(name) => {
+                let node = service_named(tree, &name)?;
+                found.insert(node.name.key(), node);
+            }
+            None => {
+                for (key, node) in tree.range(pattern.key_range()) {
+                    if node.kind() == Kind::Service && pattern.matches_key(key) {
+                        found.insert(key.clone(), node.clone());
+                    }
+                }
+            }
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The story of a service's last starts.
+pub fn why(tree: &Tree, name: &Name) -> Result<WhyReply> {
+    let node = service_named(tree, name)?;
+    let status = service_status(tree, &node).ok_or_else(|| Error::internal("a service without state"))?;
+    let story = node.service.iter().flat_map(|s| &s.story);
+    Ok(WhyReply {
+        status,
+        story: story.map(|h| Happening { at: h.at, instance: h.instance, what: h.what.clone() }).collect(),
+        fresh: fresh(tree),
+    })
+}
+
