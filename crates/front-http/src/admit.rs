@@ -53,30 +53,30 @@ mod tests {
     #[test]
     fn only_one_unambiguous_host_gets_in() {
         let gate = Gate::new("secret");
-        let admit = |uri: &str, headers: &[(HeaderName, &str)]| {
+        let asked = |uri: &str, headers: &[&(HeaderName, &str)]| {
             let mut request = Request::builder().uri(uri);
-            for (name, value) in headers {
+            for (name, value) in headers.iter().copied() {
                 request = request.header(name, *value);
             }
-            let Admission(result) = super::admit(&gate, Peer::Loopback, &request.body(()).unwrap());
+            let Admission(result) = admit(&gate, Peer::Loopback, &request.body(()).unwrap());
             result.map(|c| c.principal).map_err(|e| (e.code(), e.at_field().unwrap_or_default().to_owned()))
         };
         let wrong = |code, field: &str| Err((code, field.to_owned()));
         let here = (HOST, "localhost:1");
-        assert_eq!(admit("/", &[here.clone()]), Ok("anyone".into()));
-        assert_eq!(admit("http://localhost:1/", &[]), Ok("anyone".into()));
-        assert_eq!(admit("http://localhost:1/", &[here.clone()]), Ok("anyone".into()));
-        assert_eq!(admit("/", &[]), wrong(Code::InvalidArgument, "Host"));
-        assert_eq!(admit("/", &[here.clone(), here.clone()]), wrong(Code::InvalidArgument, "Host"));
-        assert_eq!(admit("http://evil.example/", &[here.clone()]), wrong(Code::InvalidArgument, "Host"));
-        assert_eq!(admit("http://evil.example/", &[]), wrong(Code::Denied, "Host"));
-        assert_eq!(admit("http://localhost@evil.example/", &[]), wrong(Code::Denied, "Host"));
-        assert_eq!(admit("/", &[(HOST, "h\u{e9}")]), wrong(Code::InvalidArgument, "Host"));
+        assert_eq!(asked("/", &[&here]), Ok("anyone".into()));
+        assert_eq!(asked("http://localhost:1/", &[]), Ok("anyone".into()));
+        assert_eq!(asked("http://localhost:1/", &[&here]), Ok("anyone".into()));
+        assert_eq!(asked("/", &[]), wrong(Code::InvalidArgument, "Host"));
+        assert_eq!(asked("/", &[&here, &here]), wrong(Code::InvalidArgument, "Host"));
+        assert_eq!(asked("http://evil.example/", &[&here]), wrong(Code::InvalidArgument, "Host"));
+        assert_eq!(asked("http://evil.example/", &[]), wrong(Code::Denied, "Host"));
+        assert_eq!(asked("http://localhost@evil.example/", &[]), wrong(Code::Denied, "Host"));
+        assert_eq!(asked("/", &[&(HOST, "h\u{e9}")]), wrong(Code::InvalidArgument, "Host"));
         let page = (ORIGIN, "http://evil.example");
-        assert_eq!(admit("/", &[here.clone(), page.clone()]), wrong(Code::Denied, "Origin"));
-        assert_eq!(admit("/", &[here.clone(), page.clone(), page]), wrong(Code::Denied, "Origin"));
+        assert_eq!(asked("/", &[&here, &page]), wrong(Code::Denied, "Origin"));
+        assert_eq!(asked("/", &[&here, &page, &page]), wrong(Code::Denied, "Origin"));
         let token = (AUTHORIZATION, "Bearer secret");
-        assert_eq!(admit("/", &[here.clone(), token.clone()]), Ok("token".into()));
-        assert_eq!(admit("/", &[here, token.clone(), token]), wrong(Code::Unauthenticated, "Authorization"));
+        assert_eq!(asked("/", &[&here, &token]), Ok("token".into()));
+        assert_eq!(asked("/", &[&here, &token, &token]), wrong(Code::Unauthenticated, "Authorization"));
     }
 }

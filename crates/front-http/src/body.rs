@@ -32,7 +32,8 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes> {
         let mut bytes = Vec::with_capacity(announced.unwrap_or_default().min(MAX_BODY_BYTES));
         let mut dropped = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| Error::new(Code::InvalidArgument, "the body broke off").log(e.to_string()))?;
+            let frame =
+                frame.map_err(|e| Error::new(Code::InvalidArgument, "the body broke off").log(e.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
             if dropped > 0 || bytes.len() + data.len() > MAX_BODY_BYTES {
                 dropped += bytes.len() + data.len();

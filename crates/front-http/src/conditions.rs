@@ -58,7 +58,8 @@ fn single<'a>(headers: &'a HeaderMap, key: &str, shown: &'static str) -> Result<
     if values.next().is_some() {
         return Err(Error::invalid(shown, "the header is given twice"));
     }
-    let text = first.to_str().map_err(|_| Error::invalid(shown, "the header holds more than visible ASCII characters"))?;
+    let text =
+        first.to_str().map_err(|_| Error::invalid(shown, "the header holds more than visible ASCII characters"))?;
     Ok(Some(text.trim()))
 }
 

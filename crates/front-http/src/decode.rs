@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_query_reads_typed_and_decoded_once() {
-        let q = Query::parse(Some("all=true&limit=10&timeout=1m30s&&failed=i7&pattern=%2Fa%252F+b%C3%A9"), PARAMS).unwrap();
+        let q =
+            Query::parse(Some("all=true&limit=10&timeout=1m30s&&failed=i7&pattern=%2Fa%252F+b%C3%A9"), PARAMS).unwrap();
         assert!(q.bool("all", false));
         assert_eq!(q.count("limit"), Some(10));
         assert_eq!(q.span("timeout"), Some(Span::from_secs(90)));

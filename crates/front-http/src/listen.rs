@@ -121,7 +121,10 @@ struct Server {
 impl Server {
     fn new(app: Router, gate: Gate, limits: Limits) -> Self {
         let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEADER_BYTES as usize);
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(MAX_HEADER_BYTES as usize);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -185,12 +188,7 @@ impl Server {
 }
 
 /// Accepts until the shutdown begins.
-async fn accept(
-    listener: Bound,
-    server: Arc<Server>,
-    mut phases: watch::Receiver<Phase>,
-    alive: mpsc::Sender<()>,
-) {
+async fn accept(listener: Bound, server: Arc<Server>, mut phases: watch::Receiver<Phase>, alive: mpsc::Sender<()>) {
     let room = Arc::new(Semaphore::new(server.limits.connections));
     let mut trouble = Trouble::default();
     loop {
@@ -200,6 +198,8 @@ async fn accept(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
+            // The client was faster than we were: nothing is wrong here.
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => continue,
             Err(e) => {
                 if let Some(times) = trouble.happened() {
                     tracing::warn!(error = %e, times, "connections cannot be accepted");

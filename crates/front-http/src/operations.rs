@@ -161,9 +161,10 @@ impl Call<'_> {
         }
         let request = body.request(verb, vec![self.name.as_str().to_owned()])?;
         let reply = self.service.act(&self.cx, request).await?;
-        let acted = reply.services.into_iter().next().ok_or_else(|| {
-            Error::new(Code::NotFound, format!("there is no service `{}`", self.name)).field("name")
-        })?;
+        let acted =
+            reply.services.into_iter().next().ok_or_else(|| {
+                Error::new(Code::NotFound, format!("there is no service `{}`", self.name)).field("name")
+            })?;
         match acted.error {
             Some(problem) => Err(problem.into()),
             None => Ok(json(&acted)),
@@ -207,11 +208,8 @@ impl Call<'_> {
     }
 
     pub(crate) async fn logs(self) -> Result<Response> {
-        let request = LogsRequest {
-            name: self.name,
-            tail: self.query.count("tail"),
-            follow: self.query.bool("follow", false),
-        };
+        let request =
+            LogsRequest { name: self.name, tail: self.query.count("tail"), follow: self.query.bool("follow", false) };
         let pieces = self.service.logs(&self.cx, request).await?;
         // The status has been sent by the time a piece fails: the connection is cut, which the client can tell from
         // the end of the log.

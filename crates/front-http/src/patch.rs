@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn null_clears_and_the_rest_is_laid_over() {
-        let p = patch(r#"{"ttl":null,"owner":"x","attributes":{"a":null,"b":1},"launch":{"ready":null,"program":"p"}}"#);
+        let p =
+            patch(r#"{"ttl":null,"owner":"x","attributes":{"a":null,"b":1},"launch":{"ready":null,"program":"p"}}"#);
         assert!(!p.needs_current());
         let (spec, clear) = p.over(None).unwrap();
         assert_eq!(clear, ["ttl", "attributes.a", "launch.ready"]);
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn members_of_inner_objects_are_merged_with_what_is_there() {
-        let now: Spec = serde_json::from_str(r#"{"kind":"service","launch":{"limits":{"memory":"1M","files":20}}}"#).unwrap();
+        let now: Spec =
+            serde_json::from_str(r#"{"kind":"service","launch":{"limits":{"memory":"1M","files":20}}}"#).unwrap();
         let p = patch(r#"{"launch":{"limits":{"files":null,"cpu":2.0}}}"#);
         assert!(p.needs_current());
         let (spec, clear) = p.over(Some(&now)).unwrap();

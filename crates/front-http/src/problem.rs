@@ -34,7 +34,10 @@ impl Problem {
         let shown: String = path.chars().take(100).collect();
         Error::new(
             Code::NotFound,
-            format!("there is no `{}` in this interface: GET /v1/openapi.json lists what there is", shown.escape_debug()),
+            format!(
+                "there is no `{}` in this interface: GET /v1/openapi.json lists what there is",
+                shown.escape_debug()
+            ),
         )
         .into()
     }
@@ -43,7 +46,10 @@ impl Problem {
     pub(crate) fn wrong_method(method: &str, allow: String) -> Self {
         let shown: String = method.chars().take(20).collect();
         Problem {
-            error: Error::new(Code::Unsupported, format!("{} is not possible here, only {allow}", shown.escape_debug())),
+            error: Error::new(
+                Code::Unsupported,
+                format!("{} is not possible here, only {allow}", shown.escape_debug()),
+            ),
             status: Some(StatusCode::METHOD_NOT_ALLOWED),
             allow: Some(allow),
         }

@@ -73,14 +73,8 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
     };
     let request = if route.method == "GET" { None } else { conditions::request_id(&parts.headers)? };
     let body = whole_body(route, &parts.headers, body).await?;
-    let call = Call {
-        service: &shared.service,
-        cx: Context { caller, request },
-        name,
-        query,
-        headers: &parts.headers,
-        body,
-    };
+    let call =
+        Call { service: &shared.service, cx: Context { caller, request }, name, query, headers: &parts.headers, body };
     let done = match route.operation {
         Operation::Read => call.read().await,
         Operation::Put => call.put().await,

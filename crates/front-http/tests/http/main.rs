@@ -1,0 +1,5 @@
+//! The HTTP front end over real sockets, with a name service that keeps everything in a map.
+
+mod interface;
+mod listener;
+mod support;

@@ -1,0 +1,464 @@
+//! A name service that keeps declarations in a map, and clients that speak HTTP by hand, so that tests see exactly
+//! what goes over the wire.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use byname_api::agent::{Order, Report};
+use byname_api::caller::{Gate, Standing};
+use byname_api::object::*;
+use byname_api::request::*;
+use byname_api::service::{Endpoint, Instance, State};
+use byname_api::span::Timestamp;
+use byname_api::{Code, Error, NameService, Result};
+use byname_front_http::{Bound, Extras, Limits, router, serve_with};
+use byname_name::Name;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) const TOKEN: &str = "0123456789abcdef";
+
+/// What the fake remembers.
+#[derive(Default)]
+pub(crate) struct Fake {
+    objects: Mutex<BTreeMap<Name, (Spec, u64)>>,
+    /// Every call: the principal, the request id and the request.
+    pub(crate) calls: Mutex<Vec<String>>,
+    /// What a followed log goes on with.
+    pub(crate) log: Mutex<Option<mpsc::UnboundedReceiver<Bytes>>>,
+}
+
+impl Fake {
+    fn call(&self, cx: &Context, what: impl std::fmt::Debug) {
+        let id = cx.request.map(|r| r.to_string()).unwrap_or_default();
+        self.calls.lock().unwrap().push(format!("{} {id} {what:?}", cx.caller.principal));
+    }
+
+    pub(crate) fn last_call(&self) -> String {
+        self.calls.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    fn object(&self, name: &Name) -> Result<(Spec, u64)> {
+        let none = || Error::new(Code::NotFound, format!("there is no `{name}`"));
+        self.objects.lock().unwrap().get(name).cloned().ok_or_else(none)
+    }
+
+    pub(crate) fn spec(&self, name: &str) -> Spec {
+        self.object(&Name::parse(name).unwrap()).unwrap().0
+    }
+
+    fn apply(&self, op: Op) -> Result<OpResult> {
+        let mut objects = self.objects.lock().unwrap();
+        let next = objects.values().map(|(_, v)| *v).max().unwrap_or_default() + 1;
+        let name = op.name().clone();
+        let there = objects.get(&name).cloned();
+        if let Op::Put { if_version: Some(v), .. }
+        | Op::Modify { if_version: Some(v), .. }
+        | Op::Delete { if_version: Some(v), .. } = &op
+            && there.as_ref().map(|(_, now)| *now) != Some(v.0)
+        {
+            return Err(Error::new(Code::Conflict, format!("`{name}` has another version by now")));
+        }
+        let missing = || Error::new(Code::NotFound, format!("there is no `{name}`"));
+        let mut outcome = if there.is_some() { Outcome::Changed } else { Outcome::Created };
+        let spec = match op {
+            Op::Add { .. } if there.is_some() => {
+                return Err(Error::new(Code::AlreadyExists, format!("`{name}` is taken")));
+            }
+            Op::Add { spec, .. } | Op::Put { spec, .. } => spec,
+            Op::Declare { spec, .. } => {
+                let mut now = there.unwrap_or_default().0;
+                now.overlay(&spec);
+                now
+            }
+            Op::Modify { spec, clear, .. } => {
+                let mut now = there.ok_or_else(missing)?.0;
+                now.overlay(&spec);
+                clear.iter().try_for_each(|path| now.clear(path))?;
+                now
+            }
+            Op::Delete { .. } => {
+                objects.remove(&name).ok_or_else(missing)?;
+                outcome = Outcome::Deleted;
+                Spec::default()
+            }
+        };
+        if outcome != Outcome::Deleted {
+            spec.check()?;
+            objects.insert(name.clone(), (spec, next));
+        }
+        Ok(OpResult { name, outcome, version: Version(next), before: None, after: None })
+    }
+}
+
+fn fresh() -> Fresh {
+    Fresh { revision: 7, age_ms: 0, stale: false }
+}
+
+fn instance() -> Instance {
+    Instance {
+        id: InstanceId(33),
+        computer: Some(Name::parse("/computers/bugs").unwrap()),
+        endpoints: vec![Endpoint { protocol: "tcp".into(), address: "127.0.0.1".into(), port: 4242 }],
+        state: State::Running,
+        pid: Some(4711),
+        started: Some(Timestamp(1_700_000_000_000)),
+        last_seen: None,
+        load: None,
+        weight: None,
+        health: None,
+    }
+}
+
+fn status(name: Name) -> ServiceStatus {
+    ServiceStatus {
+        name,
+        state: State::Running,
+        instances: vec![instance()],
+        unregistered: false,
+        held: None,
+        starts: 1,
+        failures: 0,
+        last_exit: None,
+    }
+}
+
+#[async_trait::async_trait]
+impl NameService for Fake {
+    async fn find(&self, cx: &Context, request: FindRequest) -> Result<FindReply> {
+        self.call(cx, &request);
+        if cx.caller.standing == Standing::ReadOnly && request.start {
+            return Err(Error::new(Code::Denied, "starting needs the bearer token"));
+        }
+        if request.name.as_str() == "/broken" {
+            return Err(Error::internal("the secret reason"));
+        }
+        assert_ne!(request.name.as_str(), "/panic", "asked to panic");
+        let (spec, version) = self.object(&request.name)?;
+        let service = spec.kind() == Kind::Service;
+        Ok(FindReply {
+            name: request.name,
+            canonical: None,
+            kind: spec.kind(),
+            instances: if service { vec![instance()] } else { vec![] },
+            members: spec.members,
+            addresses: spec.addresses,
+            value: spec.value,
+            version: Version(version),
+            ttl_ms: None,
+            started: false,
+            fresh: fresh(),
+        })
+    }
+
+    async fn read(&self, cx: &Context, request: ReadRequest) -> Result<ReadReply> {
+        self.call(cx, &request);
+        let (mut spec, version) =
+            if request.name.is_root() { (Spec::default(), 1) } else { self.object(&request.name)? };
+        spec.kind = Some(spec.kind());
+        let stamp = Stamp { at: Timestamp(1_700_000_000_000), by: "token".into() };
+        let object = Object {
+            name: request.name,
+            id: ObjectId(5),
+            version: Version(version),
+            spec,
+            created: stamp.clone(),
+            modified: stamp,
+            status: None,
+            forms: None,
+        };
+        Ok(ReadReply { object, fresh: fresh() })
+    }
+
+    async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
+        self.call(cx, &request);
+        let pattern = byname_name::Pattern::parse(&request.pattern)
+            .map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("pattern"))?;
+        let objects = self.objects.lock().unwrap();
+        let entries = objects
+            .iter()
+            .filter(|(name, _)| pattern.matches(name))
+            .map(|(name, (spec, version))| Entry {
+                name: name.clone(),
+                kind: spec.kind(),
+                state: None,
+                target: spec.target.clone(),
+                version: Version(*version),
+            })
+            .collect();
+        Ok(ListReply { entries, next: None, fresh: fresh() })
+    }
+
+    async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
+        self.call(cx, &request);
+        let services = vec![status(Name::parse("/BVODS/QS")?)];
+        Ok(StatusReply { services, next: None, fresh: fresh() })
+    }
+
+    async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
+        self.call(cx, &request);
+        let mut services = Vec::new();
+        for pattern in &request.patterns {
+            let name = Name::parse(pattern)?;
+            let error = (pattern == "/fails").then(|| Problem {
+                code: Code::StartFailed,
+                message: "the program exited with status 1".into(),
+                field: None,
+            });
+            services.push(Acted { name, state: State::Running, instances: vec![instance()], error });
+        }
+        Ok(ActReply { services })
+    }
+
+    async fn why(&self, cx: &Context, name: Name) -> Result<WhyReply> {
+        self.call(cx, &name);
+        let story = vec![Happening {
+            at: Timestamp(1_700_000_000_000),
+            instance: Some(InstanceId(33)),
+            what: "started because somebody asked for it".into(),
+        }];
+        Ok(WhyReply { status: status(name), story, fresh: fresh() })
+    }
+
+    async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
+        self.call(cx, &request);
+        if cx.caller.standing == Standing::ReadOnly {
+            return Err(Error::new(Code::Denied, "changes need the bearer token"));
+        }
+        let results = request.ops.into_iter().map(|op| self.apply(op)).collect::<Result<_>>()?;
+        Ok(BatchReply { results, revision: 8 })
+    }
+
+    async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        self.call(cx, &request);
+        Ok(AdvertiseReply {
+            instance: InstanceId(33),
+            credential: Some("ab".into()),
+            proof: None,
+            ttl_ms: Some(30_000),
+        })
+    }
+
+    async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
+        self.call(cx, &request);
+        Ok(WithdrawReply { withdrawn: vec![InstanceId(33)] })
+    }
+
+    async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+        self.call(cx, &request);
+        let first = futures_util::stream::iter([Ok(Bytes::from_static(b"one\n"))]);
+        match self.log.lock().unwrap().take() {
+            Some(rest) if request.follow => {
+                let rest = futures_util::stream::unfold(rest, |mut rest| async move {
+                    rest.recv().await.map(|bytes| (Ok(bytes), rest))
+                });
+                Ok(first.chain(rest).boxed())
+            }
+            _ => Ok(first.boxed()),
+        }
+    }
+
+    async fn info(&self, cx: &Context) -> Result<ServerInfo> {
+        self.call(cx, "info");
+        Ok(ServerInfo {
+            version: "0.1.0".into(),
+            server: 1,
+            term: 1,
+            primary: true,
+            revision: 7,
+            objects: 3,
+            servers: vec![1],
+            agents: vec![],
+            log_bytes: 0,
+            snapshot_index: 0,
+            stalled: None,
+            started: Stamp { at: Timestamp(1_700_000_000_000), by: "byname".into() },
+        })
+    }
+
+    async fn attach_agent(&self, _: &Context, _: BoxStream<'static, Report>) -> Result<BoxStream<'static, Order>> {
+        Err(Error::new(Code::Unsupported, "no agents here"))
+    }
+}
+
+/// A server on port 0 and on a unix socket.
+pub(crate) struct Server {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) tcp: std::net::SocketAddr,
+    pub(crate) socket: std::path::PathBuf,
+    pub(crate) ready: Arc<Mutex<Result<(), String>>>,
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    pub(crate) ended: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Server {
+        Server::with(Limits::default()).await
+    }
+
+    pub(crate) async fn with(limits: Limits) -> Server {
+        let fake = Arc::new(Fake::default());
+        let ready = Arc::new(Mutex::new(Ok(())));
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api.sock");
+        let unix = UnixListener::bind(&socket).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let is_ready = ready.clone();
+        let extras = Extras {
+            metrics: Arc::new(|| "byname_finds_total 1\n".into()),
+            ready: Arc::new(move || is_ready.lock().unwrap().clone()),
+        };
+        let app = router(fake.clone(), extras);
+        let serving = serve_with(vec![Bound::Tcp(tcp), Bound::Unix(unix)], app, Gate::new(TOKEN), limits, async {
+            let _ = stopped.await;
+        });
+        let ended = Some(tokio::spawn(serving));
+        Server { fake, tcp: address, socket, ready, folder, stop: Some(stop), ended }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// With the token.
+    pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let token = format!("Bearer {TOKEN}");
+        let mut all = vec![("Authorization", token.as_str())];
+        all.extend(headers);
+        self.send_as(method, target, &all, body).await
+    }
+
+    /// Without it, unless the headers hold it.
+    pub(crate) async fn send_as(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let stream = TcpStream::connect(self.tcp).await.unwrap();
+        let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            text += &format!("Host: {}\r\n", self.tcp);
+        }
+        exchange(stream, finish(text, headers, body), method == "HEAD").await
+    }
+
+    /// Over the unix socket.
+    pub(crate) async fn send_local(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let stream = UnixStream::connect(&self.socket).await.unwrap();
+        let text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\nHost: anything\r\n");
+        exchange(stream, finish(text, headers, body), method == "HEAD").await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        self.send("GET", target, &[], "").await
+    }
+
+    pub(crate) async fn put(&self, target: &str, body: &str) -> Answer {
+        self.send("PUT", target, &[JSON], body).await
+    }
+
+    /// These bytes, and everything that is answered until the server closes.
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.tcp).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut all = Vec::new();
+        within(stream.read_to_end(&mut all)).await.unwrap();
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+}
+
+pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn finish(mut text: String, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() {
+        text += &format!("Content-Length: {}\r\n", body.len());
+    }
+    (text + "\r\n" + body).into_bytes()
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: Vec<u8>, head: bool) -> Answer {
+    within(async {
+        stream.write_all(&request).await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        Answer::parse(&all, head)
+    })
+    .await
+}
+
+/// A bound that only a broken server reaches.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("the server does not answer")
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn parse(bytes: &[u8], head: bool) -> Answer {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (top, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let mut lines = top.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: BTreeMap<String, String> =
+            lines.map(|l| l.split_once(": ").unwrap()).map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
+        let chunked = headers.get("transfer-encoding").is_some_and(|v| v == "chunked");
+        let body = if chunked { unchunk(body) } else { body.to_owned() };
+        if !head && let Some(length) = headers.get("content-length") {
+            assert_eq!(length.parse(), Ok(body.len()));
+        }
+        Answer { status, headers, body }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        assert!(self.header("content-type").starts_with("application/"), "{self:?}");
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The code and the field of a problem, whose form is checked.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> (u16, String, String) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let json = self.json();
+        let code = json["code"].as_str().unwrap();
+        assert_eq!(json["status"], self.status);
+        assert_eq!(json["type"], format!("/v1/errors/{code}"));
+        assert!(!json["title"].as_str().unwrap().is_empty() && !json["detail"].as_str().unwrap().is_empty());
+        (self.status, code.to_owned(), json["field"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+fn unchunk(mut text: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        out += &rest[..size];
+        text = &rest[size + 2..];
+    }
+    out
+}
