@@ -1,1 +1,197 @@
-fn main() {}
+//! The `byname` program: the command line, and the servers behind `dev`, `server` and `agent`.
+
+mod cli;
+mod commands;
+mod difference;
+mod environment;
+mod failure;
+mod reach;
+mod screen;
+mod serve;
+mod tree_files;
+
+#[cfg(test)]
+mod fake;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{FromArgMatches, ValueEnum};
+
+use byname_api::request::Verb;
+use byname_api::{Code, Error};
+use byname_client::{Clerk, Options};
+use byname_name::Name;
+
+use cli::{Cli, Command};
+use commands::{Session, act, advertise, apply, change, find, look, validate, version, why};
+use environment::Environment;
+use failure::{Failure, Outcome};
+use screen::{Format, Screen};
+
+fn main() -> ExitCode {
+    // A holder is started for every program, often while somebody waits for it, and stays as long as the program
+    // does: it gets nothing of what the rest needs.
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == "hold") {
+        byname_launch::hold::main(words);
+    }
+    let cli = match cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // 0 for help and version, 2 for a wrong use. Nobody can be told that the output is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let env = Environment::read();
+    let format = cli.global.output.or_else(|| Format::from_str(env.output.as_deref()?, true).ok());
+    let mut screen = Screen::standard(format.unwrap_or_default(), &env);
+    match runtime(cli.command.as_ref()) {
+        Ok(runtime) => match runtime.block_on(run(cli, &env, screen)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(status) => ExitCode::from(status),
+        },
+        Err(error) => ExitCode::from(screen.tell(&Failure::from(error))),
+    }
+}
+
+/// Servers use every processor; a command that asks one question needs one thread.
+fn runtime(command: Option<&Command>) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        Some(Command::Dev(_) | Command::Server(_) | Command::Agent(_)) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
+/// Runs the command and tells what went wrong; the error is the exit status.
+async fn run(cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> {
+    let outcome = match cli.command {
+        None => screen.line(cli::short_help()).map_err(Failure::from),
+        Some(Command::Help(args)) => help(args.command.as_deref()),
+        Some(Command::Completions(args)) => completions(&mut screen, &args.shell),
+        Some(Command::Validate(args)) => match context(env, &cli.global) {
+            Ok(context) => validate::run(&mut screen, &args.paths, &context),
+            Err(e) => Err(e),
+        },
+        Some(Command::Dev(args)) => serve::dev(args).await,
+        Some(Command::Server(args)) => serve::server(args).await,
+        Some(Command::Agent(mut args)) => {
+            args.server = cli.global.server.or_else(|| env.server.clone());
+            args.token = env.token.clone();
+            serve::agent(args).await
+        }
+        Some(Command::Version) => {
+            let server = match connect(env, &cli.global) {
+                Ok(clerk) => Session::new(clerk, Name::root(), Screen::standard(screen.format, env)).info().await,
+                Err(error) => Err(error),
+            };
+            version::print(&mut screen, server)
+        }
+        Some(command) => {
+            let session = match (context(env, &cli.global), connect(env, &cli.global)) {
+                (Ok(context), Ok(clerk)) => Ok((context, clerk)),
+                (Err(failure), _) => Err(failure),
+                (_, Err(error)) => Err(error.into()),
+            };
+            match session {
+                Ok((context, clerk)) => {
+                    let mut session = Session::new(clerk, context, screen);
+                    let outcome = ask(&mut session, command, env).await;
+                    screen = session.screen;
+                    outcome
+                }
+                Err(failure) => Err(failure),
+            }
+        }
+    };
+    let outcome = outcome.and_then(|()| Ok(screen.flush()?));
+    match outcome {
+        Ok(()) | Err(Failure::Pipe) => Ok(()),
+        Err(failure) => Err(screen.tell(&failure)),
+    }
+}
+
+/// Runs a command that asks a server.
+async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outcome {
+    match command {
+        Command::Find(args) => find::run(session, args).await,
+        Command::Show(args) => look::show(session, args).await,
+        Command::List(args) => look::list(session, args).await,
+        Command::Status(args) => look::status(session, args).await,
+        Command::Why(args) => why::why(session, args).await,
+        Command::Logs(args) => why::logs(session, args).await,
+        Command::Launch(args) => act::run(session, Verb::Launch, args).await,
+        Command::Stop(args) => act::stop(session, args).await,
+        Command::Restart(args) => act::run(session, Verb::Restart, args).await,
+        Command::Reset(args) => act::run(session, Verb::Reset, args).await,
+        Command::Advertise(args) => {
+            // Listened to from before the first word, so that an early signal withdraws too.
+            let stop = interrupted()?;
+            advertise::advertise(session, args, env, stop).await
+        }
+        Command::Withdraw(args) => advertise::withdraw(session, args).await,
+        Command::Add(args) => change::add(session, *args).await,
+        Command::Edit(args) => change::edit(session, *args).await,
+        Command::Delete(args) => change::delete(session, args).await,
+        Command::Alias(args) => change::alias(session, args).await,
+        Command::Apply(args) => apply::run(session, args).await,
+        Command::Version => {
+            let server = session.info().await;
+            version::print(&mut session.screen, server)
+        }
+        Command::Validate(_)
+        | Command::Dev(_)
+        | Command::Server(_)
+        | Command::Agent(_)
+        | Command::Completions(_)
+        | Command::Help(_) => Err(Error::internal("this command asks no server").into()),
+    }
+}
+
+/// Ends at the first SIGINT or SIGTERM.
+fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn connect(env: &Environment, global: &cli::GlobalArgs) -> byname_api::Result<Arc<Clerk>> {
+    let places = reach::Places::default();
+    let target = reach::target(env, &places, global.server.as_deref(), global.token_file.as_deref())?;
+    let options = Options { token: target.token, ..Options::default() };
+    Ok(Arc::new(Clerk::connect(&target.servers, options)?))
+}
+
+/// What relative names are read against.
+fn context(env: &Environment, global: &cli::GlobalArgs) -> Outcome<Name> {
+    let config = reach::client_config(&reach::Places::default())?;
+    match global.root.as_ref().or(env.root.as_ref()).or(config.root.as_ref()) {
+        Some(text) => Ok(Name::parse(text).map_err(|e| Error::from(e).field("root"))?),
+        None => Ok(Name::root()),
+    }
+}
+
+fn help(of: Option<&str>) -> Outcome {
+    let mut command = cli::command();
+    match of {
+        None => Ok(command.print_help()?),
+        Some(name) => match command.find_subcommand_mut(name) {
+            Some(sub) => Ok(sub.clone().bin_name(format!("byname {name}")).print_long_help()?),
+            None => Err(Failure::usage(format!("there is no command `{}`; see `byname help`", name.escape_debug()))),
+        },
+    }
+}
+
+fn completions(screen: &mut Screen, shell: &str) -> Outcome {
+    let shell = clap_complete::Shell::from_str(shell, true).map_err(|e| Error::new(Code::InvalidArgument, e))?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut cli::command(), "byname", &mut script);
+    Ok(screen.raw(&script)?)
+}

@@ -1,0 +1,580 @@
+//! The words of the command line.
+
+pub(crate) mod declare;
+pub(crate) mod serve;
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use byname_api::object::{InstanceId, Kind, Version};
+use byname_api::span::Span;
+
+use crate::screen::Format;
+use declare::{DeclareArgs, LaunchArgs, word};
+use serve::{AgentArgs, DevArgs, ServerArgs};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default());
+
+/// Byname: one name for everything, and a name starts what it names.
+#[derive(Debug, Parser)]
+#[command(name = "byname", version, styles = STYLES, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct GlobalArgs {
+    /// Where to ask: unix:///PATH or http://HOST:PORT, several with commas [BYNAME_SERVER]
+    #[arg(long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; default /]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub root: Option<String>,
+    /// Form of the output [BYNAME_OUTPUT; default table]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say where a name answers, and start it when it does not run
+    #[command(
+        long_about = "Say where a name answers, and start it when it does not run.\n\n\
+            A service gives the addresses of an instance; when none runs, one is started and find waits until it is \
+            ready. Aliases are followed. A record gives its value, a group its members, a computer its addresses.\n\n\
+            With `-o name` each endpoint is one line, HOST:PORT, ready for a script.",
+        after_long_help = "Examples:\n  byname find /BVODS/QS\n  curl http://$(byname find -o name /BVODS/QS)/\n  \
+            byname find --no-start --all /CMS/Host1"
+    )]
+    Find(FindArgs),
+    /// Show all about one name
+    #[command(
+        long_about = "Show all about one name: what is declared, its state, its instances and its forms in other \
+            worlds. An alias is shown itself, not what it stands for.",
+        after_long_help = "Examples:\n  byname show /BVODS/QS\n  byname show -o json /BVODS/QS"
+    )]
+    Show(ReadArgs),
+    /// List names
+    #[command(
+        long_about = "List the names that match a pattern, sorted.\n\n\
+            `*` is any run inside a label, `?` one character, `[a-z]` a class, `{a,b}` a choice and `**` any number \
+            of labels; `*` alone is every name. Put patterns in quotes. Without a pattern: everything beneath the \
+            context.",
+        after_long_help = "Examples:\n  byname list '/BVODS/**'\n  byname list -o name '/CMS/*'\n  \
+            byname list --set bvods"
+    )]
+    List(ListArgs),
+    /// Show the state of services
+    #[command(
+        long_about = "Show the state of the services that match, a line for each instance.",
+        after_long_help = "Examples:\n  byname status\n  byname status '/BVODS/**'"
+    )]
+    Status(StatusArgs),
+    /// Tell the story of a service's last starts
+    #[command(
+        long_about = "Tell the story of a service's last starts: what happened when, how it ended, its last lines, \
+            and what to do.",
+        after_long_help = "Example:\n  byname why /BVODS/QS"
+    )]
+    Why(NameArgs),
+    /// Print what a service's programs wrote
+    #[command(
+        long_about = "Print what a service's programs wrote to standard output and standard error, as it was written.",
+        after_long_help = "Examples:\n  byname logs /BVODS/QS\n  byname logs -f -n 20 /BVODS/QS"
+    )]
+    Logs(LogsArgs),
+
+    /// Start services and wait until they are ready
+    #[command(
+        long_about = "Start services, even those that are manual or held, and wait until they are ready.",
+        after_long_help = "Examples:\n  byname launch /BVODS/QS\n  byname launch '/CMS/*'"
+    )]
+    Launch(ActArgs),
+    /// Stop services and wait until they have ended
+    #[command(
+        long_about = "Stop every instance of services and wait until they have ended.\n\n\
+            A service that is to run always, or that is stopped with --hold, stays stopped until `launch` or `reset`; \
+            any other is started again by the next find.",
+        after_long_help = "Examples:\n  byname stop /BVODS/QS\n  byname stop --hold '/CMS/*'"
+    )]
+    Stop(StopArgs),
+    /// Stop services, then start them again
+    #[command(
+        long_about = "Stop services, then start them and wait until they are ready: the way to apply a changed launch.",
+        after_long_help = "Example:\n  byname restart /BVODS/QS"
+    )]
+    Restart(ActArgs),
+    /// Stop services and forget their failures and holds
+    #[command(
+        long_about = "Stop services, forget their endpoints, and clear the restart budget and the hold: the way back \
+            from `failed`.",
+        after_long_help = "Example:\n  byname reset /BVODS/QS"
+    )]
+    Reset(ActArgs),
+    /// Say where a service answers that Byname did not start
+    #[command(
+        long_about = "Say where a service answers. Without --ttl the command stays, renews what it said until it is \
+            interrupted, and then withdraws it. With --ttl it says it once, for so long.\n\n\
+            A name that nobody added is made, and vanishes with its last instance. Within a program that Byname \
+            launched, its ticket is taken from BYNAME_TICKET_FD, and the command ends at once.",
+        after_long_help = "Examples:\n  byname advertise /BVODS/QS --port 8080\n  \
+            byname advertise /web --endpoint http://192.0.2.7:80 --ttl 5m"
+    )]
+    Advertise(AdvertiseArgs),
+    /// Take back what was advertised
+    #[command(
+        long_about = "Take back what was advertised: every advertised instance of the service, or one.",
+        after_long_help = "Example:\n  byname withdraw /web"
+    )]
+    Withdraw(WithdrawArgs),
+
+    /// Add a name
+    #[command(
+        long_about = "Add a name. Missing parents are made as directories.\n\n\
+            The kind is told by what is given: a value makes a record, a target an alias, a member a group, an \
+            address a computer, a program or command a service; nothing makes a directory.",
+        after_long_help = "Examples:\n  byname add /conf/motd --value 'Hello'\n  \
+            byname add /web --ready http -- python3 -m http.server '${PORT}'\n  \
+            byname add /db --program redis --copies 0..1 --idle-stop 10m"
+    )]
+    Add(Box<AddArgs>),
+    /// Change what is declared about a name
+    #[command(
+        long_about = "Change what is declared about a name: the fields that are given, and nothing else. --unset \
+            takes a field back to unsaid, by its path as `show` prints it. Changes of a launch take effect at the \
+            next start.",
+        after_long_help = "Examples:\n  byname edit /conf/motd --value 'Good evening'\n  \
+            byname edit /db --copies 1..2 --unset launch.idle_stop\n  byname edit /db --attr owner-team=media"
+    )]
+    Edit(Box<EditArgs>),
+    /// Delete names
+    #[command(
+        long_about = "Delete names. A name with children needs -r, a running service --stop.",
+        after_long_help = "Examples:\n  byname delete /conf/motd\n  byname delete -r --stop /BVODS"
+    )]
+    Delete(DeleteArgs),
+    /// Give an object another name
+    #[command(
+        long_about = "Give an object another name. Whoever asks for NEWNAME is answered for TARGET.",
+        after_long_help = "Example:\n  byname alias /CMS/Host1 /BVODS/VFS1/CMS"
+    )]
+    Alias(AliasArgs),
+    /// Make the tree as files declare it
+    #[command(
+        long_about = "Make the tree as files declare it: all of it or, when anything is wrong, nothing. Only declared \
+            fields change, so applying twice changes nothing the second time.\n\n\
+            A folder stands for its *.toml files. `./x` in a command, its arguments, environment or directory is \
+            relative to the file's folder. Objects are marked with the apply set (--set), so that --prune can delete \
+            what was declared before and is no longer.",
+        after_long_help = "Examples:\n  byname apply -f examples/bvods\n  byname apply -f tree.toml --dry-run\n  \
+            byname apply -f examples/bvods --prune\n  generate | byname apply -f -"
+    )]
+    Apply(ApplyArgs),
+
+    /// Run a server and an agent for this user, without any configuration
+    #[command(
+        long_about = "Run a server and an agent in one process for this user, without any configuration. Its programs \
+            may be any command. Names and running programs survive it; start it again to go on.",
+        after_long_help = "Examples:\n  byname dev\n  byname dev --data /tmp/d --listen 127.0.0.1:0"
+    )]
+    Dev(DevArgs),
+    /// Run a server
+    #[command(
+        long_about = "Run a server: it holds the tree and decides what is started where.",
+        after_long_help = "Example:\n  byname server --data /var/lib/byname"
+    )]
+    Server(ServerArgs),
+    /// Run the agent of this host
+    #[command(
+        long_about = "Run the agent of this host: it starts and watches what the server orders, from its own \
+            catalogue of programs.",
+        after_long_help = "Example:\n  byname agent --data /var/lib/byname-agent --server unix:///run/byname/byname.sock"
+    )]
+    Agent(AgentArgs),
+    /// Check files before they are used
+    #[command(
+        long_about = "Check tree files, programs.d catalogues and client.toml without asking a server. Prints `ok` or \
+            each mistake with its line and column.",
+        after_long_help = "Examples:\n  byname validate examples/bvods\n  byname validate /etc/byname"
+    )]
+    Validate(ValidateArgs),
+    /// Show the versions of this command and of the server
+    #[command(
+        long_about = "Show the versions of this command and, when one can be reached, of the server, with what the \
+            server says about itself (-o json)."
+    )]
+    Version,
+    /// Print the completion script for a shell
+    #[command(
+        long_about = "Print the completion script for a shell.",
+        after_long_help = "Example:\n  byname completions bash > ~/.local/share/bash-completion/completions/byname"
+    )]
+    Completions(CompletionsArgs),
+    /// Show help for a command
+    Help(HelpArgs),
+}
+
+/// `find`.
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    /// The name
+    pub name: String,
+    /// Only look: start nothing
+    #[arg(long)]
+    pub no_start: bool,
+    /// Every instance, not only those that the service's `choose` picks
+    #[arg(long)]
+    pub all: bool,
+    /// Wait so long at most, such as 10s
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+    /// Ask the majority of servers, so that the answer is the newest
+    #[arg(long)]
+    pub consistent: bool,
+    /// This instance does not answer: look at it and find another
+    #[arg(long, value_name = "INSTANCE")]
+    pub failed: Option<InstanceId>,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// The name
+    pub name: String,
+    /// Ask the majority of servers, so that the answer is the newest
+    #[arg(long)]
+    pub consistent: bool,
+}
+
+/// `why`.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The service
+    pub name: String,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The pattern
+    pub pattern: Option<String>,
+    /// At most so many names; all when unsaid
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Go on where a limited list ended (`next` of its JSON form)
+    #[arg(long, value_name = "TOKEN")]
+    pub next: Option<String>,
+    /// Only what this apply set declared
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Ask the majority of servers, so that the answer is the newest
+    #[arg(long)]
+    pub consistent: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Names or patterns; every service beneath the context when there is none
+    pub patterns: Vec<String>,
+    /// Ask the majority of servers, so that the answer is the newest
+    #[arg(long)]
+    pub consistent: bool,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The service
+    pub name: String,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begin with the last so many lines; everything that is kept when unsaid
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub lines: Option<u32>,
+}
+
+/// `launch`, `restart` and `reset`.
+#[derive(Debug, Args)]
+pub(crate) struct ActArgs {
+    /// Names or patterns
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Wait so long at most for each
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// What `launch` takes too.
+    #[command(flatten)]
+    pub act: ActArgs,
+    /// Keep it stopped until `launch` or `reset`
+    #[arg(long)]
+    pub hold: bool,
+    /// Kill it without asking it to end first
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// `advertise`.
+#[derive(Debug, Args)]
+pub(crate) struct AdvertiseArgs {
+    /// The service
+    pub name: String,
+    /// Where it answers: tcp://HOST:PORT, HOST:PORT or unix:/PATH; may be repeated
+    #[arg(long = "endpoint", value_name = "ENDPOINT", required_unless_present = "port")]
+    pub endpoints: Vec<String>,
+    /// The TCP port on this computer where it answers
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Say it once, for so long, instead of staying
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<Span>,
+    /// Its share among several copies
+    #[arg(long, value_name = "N")]
+    pub weight: Option<u32>,
+    /// The process that answers, for people to see
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+/// `withdraw`.
+#[derive(Debug, Args)]
+pub(crate) struct WithdrawArgs {
+    /// The service
+    pub name: String,
+    /// Only this instance
+    #[arg(long)]
+    pub instance: Option<InstanceId>,
+}
+
+/// `add`.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// The new name
+    pub name: String,
+    /// The kind
+    #[arg(long, value_parser = word::<Kind>(Kind::ALL.map(Kind::as_str)))]
+    pub kind: Option<Kind>,
+    /// What is declared.
+    #[command(flatten)]
+    pub declare: DeclareArgs,
+    /// How it is started.
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
+
+/// `edit`.
+#[derive(Debug, Args)]
+pub(crate) struct EditArgs {
+    /// The name
+    pub name: String,
+    /// Take a field back to unsaid, by its path: ttl, launch.limits, attributes.title; may be repeated
+    #[arg(long, value_name = "FIELD")]
+    pub unset: Vec<String>,
+    /// Only if it has this version, as `show` prints it
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<Version>,
+    /// What is declared.
+    #[command(flatten)]
+    pub declare: DeclareArgs,
+    /// How it is started.
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The names; all of them are deleted or none
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Everything beneath them too
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Stop what runs
+    #[arg(long)]
+    pub stop: bool,
+    /// Only if it has this version (for a single name)
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<Version>,
+}
+
+/// `alias`.
+#[derive(Debug, Args)]
+pub(crate) struct AliasArgs {
+    /// The name that it stands for
+    pub target: String,
+    /// The new name
+    pub newname: String,
+}
+
+/// `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// A file, a folder of *.toml files, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Only print the difference
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete what this apply set declared before and does not any more
+    #[arg(long)]
+    pub prune: bool,
+    /// With --prune: stop services that run
+    #[arg(long, requires = "prune")]
+    pub stop: bool,
+    /// The apply set; by default named like the folder or file, `stdin` for standard input
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `validate`.
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Files, or folders of *.toml files; - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    pub shell: String,
+}
+
+/// `help`.
+#[derive(Debug, Args)]
+pub(crate) struct HelpArgs {
+    /// The command
+    pub command: Option<String>,
+}
+
+/// The commands by what they are for, as the help lists them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Ask", &["find", "show", "list", "status", "why", "logs"]),
+    ("Run", &["launch", "stop", "restart", "reset", "advertise", "withdraw"]),
+    ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
+    ("Serve", &["dev", "server", "agent"]),
+    ("More", &["validate", "version", "completions", "help"]),
+];
+
+/// The command line as clap knows it, with the commands of `--help` in groups.
+pub(crate) fn command() -> clap::Command {
+    let command = Cli::command();
+    let help = grouped_help(&command);
+    command.override_help(help)
+}
+
+/// What `byname` alone prints.
+pub(crate) fn short_help() -> &'static str {
+    "Byname: one name for everything, and a name starts what it names.\n\n\
+     \x20 byname dev                          run a server for yourself\n\
+     \x20 byname apply -f examples/bvods      make the tree as files declare it\n\
+     \x20 byname find /BVODS/QS               where is it? starts it when it does not run\n\
+     \x20 byname list '/BVODS/**'             which names are there\n\
+     \x20 byname status                       what runs\n\n\
+     All commands: byname help"
+}
+
+fn grouped_help(command: &clap::Command) -> String {
+    let (bold, plain) = ("\x1b[1m\x1b[33m", "\x1b[0m");
+    let mut help = String::from("Byname: one name for everything, and a name starts what it names.\n\n");
+    help.push_str(&format!("{bold}Usage:{plain} byname [OPTIONS] COMMAND\n"));
+    for (title, names) in GROUPS {
+        help.push_str(&format!("\n{bold}{title}:{plain}\n"));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(|c| c.get_about()).map(ToString::to_string);
+            help.push_str(&format!("  \x1b[32m{name:<12}{plain} {}\n", about.unwrap_or_default()));
+        }
+    }
+    help.push_str(&format!("\n{bold}Options of every command:{plain}\n"));
+    let width = 22;
+    for (flag, about) in [
+        ("    --server URL", "Where to ask: unix:///PATH or http://HOST:PORT [BYNAME_SERVER]"),
+        ("    --token-file FILE", "The file that holds the bearer token [BYNAME_TOKEN_FILE]"),
+        ("    --root NAME", "Read names without `/` in front against this name [BYNAME_ROOT]"),
+        ("-o, --output FORMAT", "table, json or name [BYNAME_OUTPUT]"),
+        ("-h, --help", "This help; after a command, that command's"),
+        ("-V, --version", "The version of this command"),
+    ] {
+        help.push_str(&format!("  \x1b[32m{flag:<width$}{plain} {about}\n"));
+    }
+    help.push_str(
+        "\nExit status: 0 ok, 1 other error, 2 usage, 3 not found, 4 denied, 5 unavailable or timeout, 6 conflict.\n",
+    );
+    help
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group_and_has_a_summary() {
+        let command = command();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut known: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(grouped, known);
+        for sub in command.get_subcommands() {
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!((10..=70).contains(&about.len()), "{}: {about}", sub.get_name());
+            assert!(!about.ends_with('.'), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_uses_are_refused() {
+        for line in [
+            "find",
+            "find /a /b",
+            "find --failed x /a",
+            "list --limit 0",
+            "launch",
+            "advertise /a",
+            "advertise /a --port 0",
+            "apply",
+            "apply -f x --stop",
+            "add /a --kind thing",
+            "add /a --copies 3..1",
+            "add /a --limit memory=lots",
+            "dev --dns 127.0.0.1:53",
+            "server --join abc",
+            "completions tcsh",
+            "nonsense",
+        ] {
+            let words = std::iter::once("byname").chain(line.split(' '));
+            let error = command().try_get_matches_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

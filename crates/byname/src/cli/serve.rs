@@ -1,0 +1,123 @@
+//! The words of `dev`, `server` and `agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// Nowhere.
+    Off,
+    /// Here; port 0 picks a free one.
+    At(SocketAddr),
+}
+
+impl Default for Listen {
+    /// 127.0.0.1:7600.
+    fn default() -> Self {
+        Listen::At(SocketAddr::from(([127, 0, 0, 1], 7600)))
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Listen::Off);
+        }
+        text.parse().map(Listen::At).map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:7600, or off".into())
+    }
+}
+
+/// What `dev` and `server` listen on.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Listening")]
+pub(crate) struct ListenArgs {
+    /// gRPC and HTTP/JSON: ADDRESS:PORT, port 0 picks one, `off` leaves only the socket [default: 127.0.0.1:7600]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<Listen>,
+    /// DNS [default: off]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
+    pub dns: Option<Listen>,
+    /// LDAP [default: off]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
+    pub ldap: Option<Listen>,
+    /// The protocol of the Tcl-DP name server [default: off]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
+    pub dp: Option<Listen>,
+}
+
+/// `dev`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DevArgs {
+    /// The data directory [default: ~/.local/state/byname/dev]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A folder of catalogue files, besides DATA/programs.d; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub programs: Vec<PathBuf>,
+    /// What to listen on.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// `server`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServerArgs {
+    /// The data directory
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A folder of catalogue files; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub programs: Vec<PathBuf>,
+    /// The configuration [default: /etc/byname/server.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to listen on.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Join the servers that made this token
+    #[arg(long, value_name = "TOKEN", value_parser = no_join)]
+    pub join: Option<String>,
+}
+
+/// `agent`. The server to serve is the `--server` of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AgentArgs {
+    /// The data directory
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A folder of catalogue files; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub programs: Vec<PathBuf>,
+    /// The configuration [default: /etc/byname/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The label of this host beneath /computers [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub computer: Option<String>,
+    /// Join the servers that made this token
+    #[arg(long, value_name = "TOKEN", value_parser = no_join)]
+    pub join: Option<String>,
+    /// Where the servers are: `--server` or BYNAME_SERVER, filled in by the caller.
+    #[arg(skip)]
+    pub server: Option<String>,
+    /// The bearer token for the server, filled in by the caller.
+    #[arg(skip)]
+    pub token: Option<String>,
+}
+
+fn off(text: &str) -> Result<Listen, String> {
+    match text.parse()? {
+        Listen::Off => Ok(Listen::Off),
+        Listen::At(_) => Err("this front end is not in this build yet: leave it `off`".into()),
+    }
+}
+
+fn no_join(_token: &str) -> Result<String, String> {
+    Err("joining other servers is not in this build yet: run one server".into())
+}

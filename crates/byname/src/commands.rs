@@ -1,0 +1,111 @@
+//! The commands that ask a server, each with its output. They speak to any [`NameService`], so that tests bring their
+//! own.
+
+pub(crate) mod act;
+pub(crate) mod advertise;
+pub(crate) mod apply;
+pub(crate) mod change;
+pub(crate) mod find;
+pub(crate) mod look;
+pub(crate) mod validate;
+pub(crate) mod version;
+pub(crate) mod why;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use byname_api::caller::{Caller, Standing};
+use byname_api::request::{Context, Fresh, ServerInfo};
+use byname_api::service::Endpoint;
+use byname_api::span::Timestamp;
+use byname_api::{Code, Error, NameService};
+use byname_name::{Name, Pattern};
+
+use crate::failure::Outcome;
+use crate::screen::Screen;
+
+/// A server, the user's context and the user's screen.
+pub(crate) struct Session {
+    /// The server.
+    pub service: Arc<dyn NameService>,
+    /// What goes along with each request. The server finds out by itself who calls.
+    pub cx: Context,
+    /// What relative names are read against.
+    pub context: Name,
+    /// Where answers go.
+    pub screen: Screen,
+    /// The present, for ages.
+    pub now: Timestamp,
+}
+
+impl Session {
+    /// A session that speaks to this server.
+    pub(crate) fn new(service: Arc<dyn NameService>, context: Name, screen: Screen) -> Self {
+        let caller = Caller { principal: "anyone".into(), standing: Standing::ReadOnly };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let now = Timestamp(u64::try_from(now).unwrap_or(u64::MAX));
+        Session { service, cx: Context::of(caller), context, screen, now }
+    }
+
+    /// A name as the user wrote it.
+    pub(crate) fn name(&self, text: &str) -> Outcome<Name> {
+        Ok(Name::resolve(&self.context, text).map_err(|e| quoted(e.into(), text))?)
+    }
+
+    /// A pattern as the user wrote it.
+    pub(crate) fn pattern(&self, text: &str) -> Outcome<Pattern> {
+        Ok(Pattern::resolve(&self.context, text)
+            .map_err(|e| quoted(Error::new(Code::InvalidName, e.to_string()), text))?)
+    }
+
+    /// What the server says about itself.
+    pub(crate) async fn info(&self) -> byname_api::Result<ServerInfo> {
+        self.service.info(&self.cx).await
+    }
+
+    /// Says so when an answer may be old.
+    pub(crate) fn warn_stale(&mut self, fresh: &Fresh) {
+        if fresh.stale {
+            let age = age_ms(fresh.age_ms);
+            self.screen
+                .say(&format!("byname: note: this server is cut off from the others; what it says is as of {age} ago"));
+        }
+    }
+
+    /// How long ago something was.
+    fn age(&self, at: Timestamp) -> String {
+        age_ms(self.now.0.saturating_sub(at.0))
+    }
+}
+
+fn quoted(error: Error, text: &str) -> Error {
+    error.within(format!("`{}`", text.escape_debug()))
+}
+
+/// A length of time in one unit: `850ms`, `12s`, `3m`, `5h`, `9d`.
+fn age_ms(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..120_000 => format!("{}s", ms / 1_000),
+        120_000..7_200_000 => format!("{}m", ms / 60_000),
+        7_200_000..172_800_000 => format!("{}h", ms / 3_600_000),
+        _ => format!("{}d", ms / 86_400_000),
+    }
+}
+
+/// An endpoint as programs take it: `HOST:PORT`, or a path.
+fn address(endpoint: &Endpoint) -> String {
+    match (endpoint.protocol.as_str(), endpoint.address.contains(':')) {
+        ("unix", _) => endpoint.address.clone(),
+        (_, true) => format!("[{}]:{}", endpoint.address, endpoint.port),
+        (_, false) => format!("{}:{}", endpoint.address, endpoint.port),
+    }
+}
+
+/// An instance's addresses in one cell.
+fn addresses(endpoints: &[Endpoint]) -> String {
+    if endpoints.is_empty() {
+        return "-".into();
+    }
+    endpoints.iter().map(address).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,337 @@
+//! A name service for tests of the command line: it answers from a small fixed tree and writes down what it was asked.
+
+use std::sync::{Arc, Mutex};
+
+use byname_api::object::{Forms, InstanceId, Kind, LastExit, Object, ObjectId, ServiceStatus, Spec, Stamp, Version};
+use byname_api::request::*;
+use byname_api::service::{Endpoint, Instance, State};
+use byname_api::span::Timestamp;
+use byname_api::{Code, Error, NameService, Result, agent};
+use byname_name::{Name, Pattern};
+use clap::FromArgMatches;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use tokio::sync::mpsc;
+
+use crate::cli::{self, Cli, Command};
+use crate::commands::Session;
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::screen::{Format, Screen};
+
+/// The time of everything in the tree; commands run 90 seconds later.
+const AT: Timestamp = Timestamp(1_700_000_000_000);
+
+/// What a command did.
+pub(crate) struct Done {
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub talk: String,
+    /// The exit status.
+    pub status: u8,
+    /// What the service was asked.
+    pub log: Vec<String>,
+}
+
+/// Runs a command line against a fake service.
+pub(crate) async fn run(line: &str) -> Done {
+    let words = std::iter::once("byname").chain(line.split_whitespace());
+    let cli = Cli::from_arg_matches(&cli::command().get_matches_from(words)).unwrap();
+    let fake = Fake::default();
+    let log = fake.log.clone();
+    let (screen, out, talk) = Screen::captured(cli.global.output.unwrap_or(Format::Table), false);
+    let context = cli.global.root.as_deref().map_or(Name::root(), |r| r.parse().unwrap());
+    let mut session = Session::new(Arc::new(fake), context, screen);
+    session.now = Timestamp(AT.0 + 90_000);
+    let outcome = crate::ask(&mut session, cli.command.unwrap_or(Command::Version), &Environment::default()).await;
+    let status = match outcome {
+        Ok(()) | Err(Failure::Pipe) => 0,
+        Err(failure) => session.screen.tell(&failure),
+    };
+    let log = std::mem::take(&mut *log.lock().unwrap());
+    Done { out: out.take(), talk: talk.take(), status, log }
+}
+
+/// The service.
+#[derive(Default)]
+pub(crate) struct Fake {
+    log: Arc<Mutex<Vec<String>>>,
+    watch: Option<mpsc::UnboundedSender<String>>,
+}
+
+impl Fake {
+    /// A service whose calls can be waited for.
+    pub(crate) fn watched() -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (watch, calls) = mpsc::unbounded_channel();
+        (Fake { watch: Some(watch), ..Fake::default() }, calls)
+    }
+
+    fn note(&self, call: String) {
+        if let Some(watch) = &self.watch {
+            let _ = watch.send(call.clone());
+        }
+        self.log.lock().unwrap().push(call);
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn stamp() -> Stamp {
+    Stamp { at: AT, by: "uid:0".into() }
+}
+
+fn missing(name: &Name) -> Error {
+    Error::new(Code::NotFound, format!("there is no `{name}`"))
+}
+
+fn instance() -> Instance {
+    let endpoint =
+        |protocol: &str, address: &str, port| Endpoint { protocol: protocol.into(), address: address.into(), port };
+    Instance {
+        id: InstanceId(7),
+        computer: Some(name("/computers/h")),
+        endpoints: vec![endpoint("tcp", "127.0.0.1", 41234), endpoint("http", "::1", 80)],
+        state: State::Running,
+        pid: Some(4242),
+        started: Some(AT),
+        last_seen: None,
+        load: None,
+        weight: None,
+        health: None,
+    }
+}
+
+fn status(of: &str) -> ServiceStatus {
+    let mut status = ServiceStatus {
+        name: name(of),
+        state: State::Stopped,
+        instances: Vec::new(),
+        unregistered: false,
+        held: None,
+        starts: 0,
+        failures: 0,
+        last_exit: None,
+    };
+    match of {
+        "/BVODS/QS" => {
+            status = ServiceStatus { state: State::Running, instances: vec![instance()], starts: 3, ..status };
+        }
+        "/failed" => {
+            let last_lines = "no such file\nbye\u{1b}[2J".into();
+            let exit = LastExit { instance: InstanceId(9), at: AT, how: "exited with status 1".into(), last_lines };
+            status = ServiceStatus { state: State::Failed, starts: 6, failures: 5, last_exit: Some(exit), ..status };
+        }
+        _ => status.held = Some(stamp()),
+    }
+    status
+}
+
+/// Names, kinds and apply sets of the tree.
+fn tree() -> Vec<(Name, Kind, &'static str)> {
+    use Kind::*;
+    let fixed = [
+        ("/BVODS", Directory, ""),
+        ("/BVODS/CMS", Alias, ""),
+        ("/BVODS/QS", Service, ""),
+        ("/failed", Service, ""),
+        ("/held", Service, ""),
+        ("/old", Directory, "old"),
+        ("/old/dir", Directory, "old"),
+        ("/old/dir/x", Record, "old"),
+        ("/old/kept", Directory, "old"),
+        ("/old/kept/other", Record, ""),
+    ];
+    let many = (0..2_500).map(|n| (name(&format!("/many/{n:04}")), Record, ""));
+    fixed.into_iter().map(|(n, k, s)| (name(n), k, s)).chain(many).collect()
+}
+
+#[async_trait::async_trait]
+impl NameService for Fake {
+    async fn find(&self, _cx: &Context, r: FindRequest) -> Result<FindReply> {
+        self.note(format!(
+            "find {} start={} all={} timeout={:?} consistent={} failed={:?}",
+            r.name, r.start, r.all, r.timeout, r.consistent, r.failed
+        ));
+        let mut reply = FindReply {
+            name: r.name.clone(),
+            canonical: None,
+            kind: Kind::Service,
+            instances: Vec::new(),
+            members: None,
+            addresses: None,
+            value: None,
+            version: Version(2),
+            ttl_ms: None,
+            started: false,
+            fresh: Fresh::default(),
+        };
+        match r.name.as_str() {
+            "/BVODS/QS" => reply.instances = vec![instance()],
+            "/conf/motd" => reply.value = Some("Hello\nworld".into()),
+            "/team" => reply.members = Some(vec!["/people/a".into(), "/people/b".into()]),
+            "/computers/h" => reply.addresses = Some(vec!["192.0.2.1".into()]),
+            "/failed" => return Err(Error::new(Code::CrashLooping, "it keeps failing")),
+            _ => return Err(missing(&r.name)),
+        }
+        Ok(reply)
+    }
+
+    async fn read(&self, _cx: &Context, r: ReadRequest) -> Result<ReadReply> {
+        let spec = "kind = 'service'\nowner = 'uid:0'\nattributes = { title = 'Query server' }\n\
+                    launch = { program = 'query-server', args = ['--port', '${PORT}'] }";
+        let object = Object {
+            name: r.name.clone(),
+            id: ObjectId(5),
+            version: Version(2),
+            spec: toml::from_str(spec).unwrap(),
+            created: stamp(),
+            modified: stamp(),
+            status: Some(status(r.name.as_str())),
+            forms: Some(Forms { dns: "qs.bvods.byname.internal".into(), http: "/v1/names/BVODS/QS".into() }),
+        };
+        Ok(ReadReply { object, fresh: Fresh::default() })
+    }
+
+    async fn list(&self, _cx: &Context, r: ListRequest) -> Result<ListReply> {
+        let set = r.set.as_deref().unwrap_or_default();
+        let (next, limit) = (r.next.clone().unwrap_or_default(), r.limit.unwrap_or(1_000) as usize);
+        self.note(format!("list {} limit={limit} next={next} set={set}", r.pattern));
+        let pattern: Pattern = r.pattern.parse().unwrap();
+        let from: usize = next.parse().unwrap_or(0);
+        let entry = |(name, kind, _): (Name, Kind, &str)| Entry {
+            state: (kind == Kind::Service).then_some(State::Running),
+            target: (kind == Kind::Alias).then(|| self::name("/CMS/1")),
+            version: Version(match name.as_str() {
+                "/BVODS" => 1,
+                "/BVODS/QS" => 2,
+                _ => 3,
+            }),
+            name,
+            kind,
+        };
+        let matching = tree().into_iter().filter(|(n, _, s)| pattern.matches(n) && (set.is_empty() || *s == set));
+        let mut rest: Vec<Entry> = matching.skip(from).map(entry).collect();
+        let next = (rest.len() > limit).then(|| (from + limit).to_string());
+        rest.truncate(limit);
+        Ok(ListReply { entries: rest, next, fresh: Fresh::default() })
+    }
+
+    async fn status(&self, _cx: &Context, r: ListRequest) -> Result<StatusReply> {
+        let pattern: Pattern = r.pattern.parse().unwrap();
+        let services = tree().into_iter().filter(|(n, k, _)| *k == Kind::Service && pattern.matches(n));
+        let services = services.map(|(n, ..)| status(n.as_str())).collect();
+        Ok(StatusReply { services, next: None, fresh: Fresh::default() })
+    }
+
+    async fn act(&self, _cx: &Context, r: ActRequest) -> Result<ActReply> {
+        let patterns = r.patterns.join(" ");
+        self.note(format!("{} {patterns} hold={} now={} timeout={:?}", r.verb.as_str(), r.hold, r.now, r.timeout));
+        let patterns: Vec<Pattern> = r.patterns.iter().map(|p| p.parse().unwrap()).collect();
+        let services =
+            tree().into_iter().filter(|(n, k, _)| *k == Kind::Service && patterns.iter().any(|p| p.matches(n)));
+        let acted = |(n, ..): (Name, Kind, &str)| {
+            let ServiceStatus { name, state, instances, .. } = status(n.as_str());
+            let late = Error::new(Code::StartTimeout, "it took too long");
+            let error = (state == State::Failed).then(|| Problem::from(&late));
+            Acted { name, state, instances, error }
+        };
+        Ok(ActReply { services: services.map(acted).collect() })
+    }
+
+    async fn why(&self, _cx: &Context, name: Name) -> Result<WhyReply> {
+        let happening = |at: u64, instance: Option<u64>, what: &str| Happening {
+            at: Timestamp(AT.0 + at),
+            instance: instance.map(InstanceId),
+            what: what.into(),
+        };
+        let story = vec![happening(0, Some(9), "started on h"), happening(1_000, None, "gave up")];
+        Ok(WhyReply { status: status(name.as_str()), story, fresh: Fresh::default() })
+    }
+
+    async fn batch(&self, _cx: &Context, r: BatchRequest) -> Result<BatchReply> {
+        let ops: Vec<String> = r.ops.iter().map(|op| serde_json::to_string(op).unwrap()).collect();
+        let set = r.set.map_or_else(String::new, |s| format!("set={s} "));
+        self.note(format!("batch {set}{}", ops.join(" ")));
+        let taken = |op: &Op| op.name().is_under(&name("/refused"));
+        if let Some(index) = r.ops.iter().position(taken) {
+            let error = Error::new(Code::AlreadyExists, "the name is taken");
+            return Err(if r.ops.len() > 1 { error.field(format!("ops[{index}]")) } else { error });
+        }
+        let result = |op: Op| {
+            let outcome = match &op {
+                Op::Add { .. } | Op::Put { .. } | Op::Declare { .. } => Outcome::Created,
+                Op::Modify { .. } => Outcome::Changed,
+                Op::Delete { .. } => Outcome::Deleted,
+            };
+            let name = op.name().clone();
+            let after: Option<Spec> = match op {
+                Op::Add { spec, .. } | Op::Put { spec, .. } | Op::Declare { spec, .. } if r.dry_run => Some(spec),
+                _ => None,
+            };
+            OpResult { name, outcome, version: Version(9), before: None, after }
+        };
+        Ok(BatchReply { results: r.ops.into_iter().map(result).collect(), revision: 10 })
+    }
+
+    async fn advertise(&self, _cx: &Context, r: AdvertiseRequest) -> Result<AdvertiseReply> {
+        let endpoints: Vec<String> = r.endpoints.iter().map(ToString::to_string).collect();
+        self.note(format!(
+            "advertise {} [{}] ttl={:?} instance={:?} credential={:?}",
+            r.name.unwrap(),
+            endpoints.join(" "),
+            r.ttl,
+            r.instance,
+            r.credential
+        ));
+        // SHA-256 of the bytes 00 ff.
+        let proof = "06eb7d6a69ee19e5fbdf749018d3d2abfa04bcbd1365db312eb86dc7169389b8".into();
+        Ok(AdvertiseReply {
+            instance: InstanceId(20),
+            credential: r.credential.is_none().then(|| "c0ffee".into()),
+            proof: r.ticket.is_some().then_some(proof),
+            ttl_ms: Some(30),
+        })
+    }
+
+    async fn withdraw(&self, _cx: &Context, r: WithdrawRequest) -> Result<WithdrawReply> {
+        self.note(format!("withdraw {} instance={:?} credential={:?}", r.name, r.instance, r.credential));
+        Ok(WithdrawReply { withdrawn: vec![r.instance.unwrap_or(InstanceId(20))] })
+    }
+
+    async fn logs(&self, _cx: &Context, r: LogsRequest) -> Result<BoxStream<'static, Result<bytes::Bytes>>> {
+        self.note(format!("logs {} tail={:?} follow={}", r.name, r.tail, r.follow));
+        let pieces: Vec<Result<bytes::Bytes>> = match r.name.as_str() {
+            "/broken" => vec![Ok("begin\n".into()), Err(Error::new(Code::Unavailable, "the agent has gone"))],
+            _ => vec![Ok("one\ntw".into()), Ok("o\u{1b}[0m".into())],
+        };
+        Ok(stream::iter(pieces).boxed())
+    }
+
+    async fn info(&self, _cx: &Context) -> Result<ServerInfo> {
+        Ok(ServerInfo {
+            version: "9.9.9".into(),
+            server: 1,
+            term: 1,
+            primary: true,
+            revision: 34,
+            objects: 12,
+            servers: vec![1],
+            agents: Vec::new(),
+            log_bytes: 0,
+            snapshot_index: 0,
+            stalled: None,
+            started: stamp(),
+        })
+    }
+
+    async fn attach_agent(
+        &self,
+        _cx: &Context,
+        _reports: BoxStream<'static, agent::Report>,
+    ) -> Result<BoxStream<'static, agent::Order>> {
+        Err(Error::new(Code::Unsupported, "no agents here"))
+    }
+}
