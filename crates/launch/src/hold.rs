@@ -67,14 +67,23 @@ fn run() -> io::Result<()> {
     // The agent went away before it had work.
     let Some((work, folder, rest)) = receive_work(&agent)? else { return Ok(()) };
     rustix::process::fchdir(&folder)?;
-    let mut holder = Holder::new(&work, agent, rest)?;
-    holder.start(*work, ticket_fd);
+    let held = hold(*work, agent, rest, ticket_fd);
+    if let Err(error) = &held {
+        // Nobody reads the standard error of a holder.
+        Output::new(0).mark(&format!("the holder failed: {error}"));
+    }
+    // Until here, so that the folder stays locked to the end.
+    drop(folder);
+    held
+}
+
+fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, ticket_fd: OwnedFd) -> io::Result<()> {
+    let mut holder = Holder::new(&work, agent, read)?;
+    holder.start(work, ticket_fd);
     while !holder.gone {
         holder.turn()?;
     }
     holder.leave();
-    // Until here, so that the folder stays locked to the end.
-    drop(folder);
     Ok(())
 }
 

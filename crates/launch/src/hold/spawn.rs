@@ -172,7 +172,8 @@ pub(super) fn close_inherited() {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for fd in open.into_iter().filter(|fd| *fd > 2) {
-        // SAFETY: called first thing in the process, when no value of it owns a descriptor above 2.
-        unsafe { rustix::io::close(fd) };
+        // Called first thing in the process, when no value of it owns a descriptor above 2. The one of the listing
+        // itself is closed already.
+        let _ = nix::unistd::close(fd);
     }
 }

@@ -50,15 +50,36 @@ impl Host {
         Running::start(self.config()).await
     }
 
-    /// Ends every process of this host at once, holders first.
-    pub(crate) fn kill_all(&self) {
-        self.processes.kill();
+    /// An agent on the folder of one that was dropped: its last tasks may hold the lock for a moment longer.
+    pub(crate) async fn agent_again(&self) -> Running {
+        Running::start_again(self.config()).await
+    }
+
+    /// How many programs and holders with an instance are there.
+    pub(crate) fn programs(&self) -> usize {
+        self.processes.find().len()
     }
 }
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Running {
-        let agent = Agent::start(config).await.unwrap();
+        Running::welcome(Agent::start(config).await.unwrap()).await
+    }
+
+    pub(crate) async fn start_again(config: Config) -> Running {
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            match Agent::start(config.clone()).await {
+                Ok(agent) => return Running::welcome(agent).await,
+                Err(byname_launch::StartError::Locked(_)) if std::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn welcome(agent: Agent) -> Running {
         let mut link = agent.connect();
         assert!(matches!(link.reports.recv().await, Some(Report::Hello { .. })));
         link.orders.send(Order::Welcome { term: 1, known: vec![] }).await.unwrap();
@@ -112,7 +133,12 @@ impl Running {
     }
 
     pub(crate) async fn until_started(&mut self, instance: u64) -> InstanceReport {
-        self.until(instance, |p| *p == Phase::Started).await
+        loop {
+            let report = self.until(instance, |p| *p == Phase::Started).await;
+            if report.pid.is_some() {
+                return report;
+            }
+        }
     }
 
     pub(crate) async fn until_ended(&mut self, instance: u64) -> InstanceReport {
@@ -176,6 +202,15 @@ pub(crate) fn shell(script: &str) -> Launch {
     command(Ready::Notify, ["sh", "-c", &format!("python3 -c \"{python}\"; {script}")])
 }
 
+/// The same, when it does not listen to SIGTERM.
+pub(crate) fn deaf(script: &str) -> Launch {
+    let mut launch = shell(script);
+    if let Some(line) = launch.command.as_mut().and_then(|c| c.last_mut()) {
+        line.insert_str(0, "trap '' TERM; ");
+    }
+    launch
+}
+
 /// A shell script of which nobody expects more than that it starts.
 pub(crate) fn plain(script: &str) -> Launch {
     command(Ready::Advertise, ["sh", "-c", script])
@@ -208,6 +243,27 @@ pub(crate) fn kill(pid: u32) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
+/// The parent of a program.
+pub(crate) fn holder_of(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+/// How many children of this process have this name and are alive.
+pub(crate) fn children_named(name: &str) -> usize {
+    let own = std::process::id().to_string();
+    let mut found = 0;
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let status = std::fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
+        let dead = field("State:").is_none_or(|s| s.starts_with('Z') || s.starts_with('X'));
+        if field("Name:") == Some(name) && field("PPid:") == Some(own.as_str()) && !dead {
+            found += 1;
+        }
+    }
+    found
+}
+
 /// Another process with an agent, which starts the sleeping instance 1 and then waits to be killed.
 pub(crate) fn agent_process(args: &[OsString]) {
     let dir = PathBuf::from(&args[0]);
@@ -226,13 +282,21 @@ struct Processes(PathBuf);
 
 impl Processes {
     fn kill(&self) {
+        for pid in self.find() {
+            kill(pid);
+        }
+    }
+
+    fn find(&self) -> Vec<u32> {
+        let mut found = Vec::new();
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
             let folder = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
             if folder.starts_with(&self.0) {
-                kill(pid);
+                found.push(pid);
             }
         }
+        found
     }
 }
 

@@ -4,7 +4,7 @@ use byname_api::agent::{Order, Phase};
 use byname_api::launch::{EndpointSpec, Launch, Ready};
 use byname_api::object::InstanceId;
 
-use crate::host::{self, Host, command, eventually, plain, run, shell, web};
+use crate::host::{self, Host, command, deaf, eventually, plain, run, shell, web};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests![
     a_port_that_takes_connections,
@@ -12,7 +12,6 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests![
     a_page_that_does_not_exist_is_not_ready,
     a_notification,
     an_advertisement,
-    a_unix_socket,
     what_a_program_says_about_itself,
     the_environment_of_a_program,
     the_ticket_is_on_its_descriptor_and_nowhere_else,
@@ -84,22 +83,6 @@ fn an_advertisement() {
     });
 }
 
-fn a_unix_socket() {
-    run(async {
-        let host = Host::new();
-        let mut agent = host.agent().await;
-        let path = host.dir.path().join("s");
-        let script = format!(
-            "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{0}'); s.listen(); time.sleep(1000)",
-            path.display()
-        );
-        let endpoint = EndpointSpec { protocol: "unix".into(), port: 0, address: Some(path.display().to_string()) };
-        let launch = Launch { endpoints: Some(vec![endpoint]), ..command(Ready::Port, ["python3", "-c", &script]) };
-        agent.start_service(1, launch).await;
-        agent.until_ready(1).await;
-    });
-}
-
 fn what_a_program_says_about_itself() {
     run(async {
         let host = Host::new();
@@ -109,7 +92,7 @@ import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.connect(os.environ['NOTIFY_SOCKET'])
 s.send(b'READY=1\\nSTATUS=fine')
-for line in sys.stdin if False else open('go'):
+for line in open('go'):
     s.send(line.strip().encode().replace(b'+', b'\\n'))
 ";
         std::fs::create_dir_all(host.dir.path().join("work")).unwrap();
@@ -237,10 +220,7 @@ fn a_stop_is_orderly_and_then_not() {
     run(async {
         let host = Host::new();
         let mut agent = host.agent().await;
-        let launch = Launch {
-            stop_timeout: Some("300ms".parse().unwrap()),
-            ..shell("trap '' TERM; while :; do sleep 0.05; done")
-        };
+        let launch = Launch { stop_timeout: Some("300ms".parse().unwrap()), ..deaf("while :; do sleep 0.05; done") };
         agent.start_service(1, launch).await;
         let pid = agent.until_ready(1).await.pid.unwrap();
         agent.stop(1, false).await;
