@@ -298,18 +298,19 @@ impl Holder {
     fn listen_to_agent(&mut self) {
         let mut buffer = vec![0; 4 << 10];
         let Some(link) = &mut self.link else { return };
-        loop {
+        let gone = loop {
             match rustix::io::read(&link.socket, &mut buffer) {
                 Ok(n @ 1..) => link.read.extend_from_slice(buffer.get(..n).unwrap_or_default()),
-                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::AGAIN) => break false,
                 Err(rustix::io::Errno::INTR) => {}
-                Ok(0) | Err(_) => {
-                    self.link = None;
-                    return;
-                }
+                Ok(0) | Err(_) => break true,
             }
-        }
+        };
+        // The last words of an agent that was killed count like any others.
         self.obey();
+        if gone {
+            self.link = None;
+        }
     }
 
     fn obey(&mut self) {

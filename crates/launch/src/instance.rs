@@ -57,7 +57,7 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
     let end = match hand_over(&agent, plan, lock).await {
-        Ok(conn) => watch.run(Some(conn), commands, None).await,
+        Ok(conn) => watch.run(Some(conn), commands, &mut None).await,
         Err(error) => {
             let failed = Failure { step: Step::Prepare, errno: error.raw_os_error().unwrap_or(0), what: String::new() };
             tracing::error!(instance = %id, %error, "cannot start a holder");
@@ -89,7 +89,8 @@ pub(crate) async fn adopt(
         }
     }
     let mut watch = Watch::new(agent, id, folder, &intent, deadline);
-    let end = watch.run(None, commands, Some(settled)).await;
+    let mut settled = Some(settled);
+    let end = watch.run(None, commands, &mut settled).await;
     watch.finish(end);
 }
 
@@ -169,7 +170,7 @@ impl Watch {
         &mut self,
         mut conn: Option<Conn>,
         mut commands: mpsc::Receiver<Command>,
-        mut settled: Option<oneshot::Sender<()>>,
+        settled: &mut Option<oneshot::Sender<()>>,
     ) -> End {
         let mut found_ready: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
         let mut looking = false;
@@ -246,9 +247,10 @@ impl Watch {
     async fn become_ready(&mut self, holder: &mut Conn) {
         if !self.ready {
             self.ready = true;
-            self.publish();
-            // An error shows as the end of the connection, after which `remind` says it again.
+            // First the holder, so that an agent that comes after a crash knows what the primary was told. An error
+            // shows as the end of the connection, after which `remind` says it again.
             let _ = holder.send(&ToHolder::Ready).await;
+            self.publish();
         }
     }
 

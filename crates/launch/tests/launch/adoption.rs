@@ -220,8 +220,7 @@ fn a_new_link_replaces_the_old() {
         eventually("the second has ended", || host.instance_dir(2).join("exit").exists()).await;
         agent.order(Order::Welcome { term: 2, known: vec![] }).await;
         let told = agent.sync().await;
-        assert_eq!(told[0], before);
-        assert_eq!(told.len(), 2);
+        assert!(told.contains(&before) && told.len() == 2, "{told:?}");
     });
 }
 

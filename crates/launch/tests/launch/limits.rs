@@ -54,11 +54,10 @@ fn another_user() {
         let host = Host::new();
         let mut agent = host.agent().await;
         let script = "id -un > who; echo $HOME >> who; grep ^Groups: /proc/self/status >> who; cat <&$BYNAME_TICKET_FD | wc -c >> who; exec sleep 1000";
-        // The temporary folder is closed to others, as a data folder is.
-        let folder = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
-            .tempdir()
-            .unwrap();
+        // The host's own folder is closed to others, as a data folder is.
+        let folder = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), open).unwrap();
         let launch = Launch {
             user: Some("nobody".into()),
             directory: Some(folder.path().display().to_string()),

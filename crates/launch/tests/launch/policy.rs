@@ -89,7 +89,7 @@ fn a_bad_catalogue_is_told_with_its_place() {
     std::fs::write(folder.join("zz.toml"), "[a]\ncommand = ['a']\nnonsense = 1\n").unwrap();
     let problems = byname_launch::check_catalogue(&[folder.clone(), host.dir.path().join("nowhere")]);
     let places: Vec<_> = problems.iter().map(|p| (p.file.file_name().unwrap().to_str().unwrap(), p.line)).collect();
-    assert_eq!(places, [("test.toml", 6), ("zz.toml", 3)], "{problems:?}");
+    assert_eq!(places, [("test.toml", 5), ("zz.toml", 3)], "{problems:?}");
     assert!(problems.iter().all(|p| p.column > 0));
     run(async move {
         let error = byname_launch::Agent::start(host.config()).await.err().expect("refused");
