@@ -40,6 +40,6 @@ impl From<Status> for Failure {
 
 /// The channel's own timer, or a server or proxy that keeps the deadline for us.
 fn is_late(status: &Status) -> bool {
-    status.code() == Code::DeadlineExceeded
-        || status.source().is_some_and(|source| source.is::<tonic::TimeoutExpired>())
+    let mut chain = std::iter::successors(status.source(), |error| (*error).source());
+    status.code() == Code::DeadlineExceeded || chain.any(|error| error.is::<tonic::TimeoutExpired>())
 }

@@ -1,0 +1,7 @@
+//! The clerk and the front end, with a port between them.
+
+#![allow(unreachable_pub)]
+
+mod clerk;
+mod fake;
+mod foreign;
