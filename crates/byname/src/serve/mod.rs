@@ -1,25 +1,273 @@
-//! The commands that serve.
+//! The commands that serve: `dev`, `server` and `agent`. Each reads as the order in which things start and stop.
 
-use byname_api::{Code, Error};
+mod config;
+mod files;
+mod listeners;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::ReceiverStream;
+
+use byname_api::NameService;
+use byname_api::caller::{Caller, Gate};
+use byname_api::error::{Code, Error, Result};
+use byname_api::request::Context;
+use byname_client::Clerk;
+use byname_launch::Agent;
+use byname_node::Node;
 
 use crate::cli::serve::{AgentArgs, DevArgs, ServerArgs};
+use crate::environment::Environment;
 use crate::failure::Outcome;
+use crate::reach;
+use config::ServerSettings;
+use files::DataDir;
+use listeners::Listeners;
 
-/// `byname dev`.
-pub(crate) async fn dev(_args: DevArgs) -> Outcome {
-    Err(not_yet())
+/// How long open connections may go on after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// `byname dev`: a server and an agent in one process, for a laptop.
+pub(crate) async fn dev(args: DevArgs) -> Outcome {
+    let env = Environment::read();
+    let mut signals = Signals::listen()?;
+    start_log(&env);
+    let settings = config::dev(args, &env)?;
+    let data = DataDir::take(&settings.data)?;
+    let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
+    let server = Server::start(&env, data, &settings, Some(&agent)).await?;
+    server.announce(&env)?;
+    loop {
+        match signals.next().await {
+            Signal::Reload => {
+                if let Err(error) = agent.reload().await {
+                    tracing::error!("the catalogue is as before: {}", error.log_line());
+                }
+            }
+            Signal::Stop => break,
+        }
+    }
+    server.stop(&env).await;
+    agent.shutdown().await;
+    Ok(())
 }
 
-/// `byname server`.
-pub(crate) async fn server(_args: ServerArgs) -> Outcome {
-    Err(not_yet())
+/// `byname server`: a name server; programs are started by the agents that connect to it.
+pub(crate) async fn server(args: ServerArgs) -> Outcome {
+    let env = Environment::read();
+    let mut signals = Signals::listen()?;
+    start_log(&env);
+    let settings = config::server(args)?;
+    let data = DataDir::take(&settings.data)?;
+    let server = Server::start(&env, data, &settings, None).await?;
+    server.announce(&env)?;
+    while let Signal::Reload = signals.next().await {
+        tracing::info!("there is nothing to reload: a server's settings are read when it starts");
+    }
+    server.stop(&env).await;
+    Ok(())
 }
 
-/// `byname agent`.
-pub(crate) async fn agent(_args: AgentArgs) -> Outcome {
-    Err(not_yet())
+/// `byname agent`: starts programs on this host for the servers it connects to.
+pub(crate) async fn agent(args: AgentArgs) -> Outcome {
+    let env = Environment::read();
+    let mut signals = Signals::listen()?;
+    start_log(&env);
+    let settings = config::agent(args, &env)?;
+    let data = DataDir::take(&settings.data)?;
+    let agent = Agent::start(config::agent_launch(&data, &settings, &env)).await.map_err(cannot_start)?;
+    let target = reach::target(&env, &reach::Places::default(), Some(&settings.server), settings.token_file.as_deref())?;
+    let options = byname_client::Options { token: target.token, ..byname_client::Options::default() };
+    let clerk = Clerk::connect(&settings.server, options)?;
+    let serving = serve_agent(&clerk, &agent);
+    tokio::pin!(serving);
+    loop {
+        tokio::select! {
+            // Refused for good: it ends only with an error.
+            error = &mut serving => return Err(error.into()),
+            next = signals.next() => match next {
+                Signal::Stop => break,
+                Signal::Reload => if let Err(error) = agent.reload().await {
+                    tracing::error!("the catalogue is as before: {}", error.log_line());
+                },
+            },
+        }
+    }
+    agent.shutdown().await;
+    Ok(())
 }
 
-fn not_yet() -> crate::failure::Failure {
-    Error::new(Code::Unsupported, "serving is not in this build yet").into()
+/// Keeps an agent connected to a server: programs go on while it is not.
+async fn serve_agent(clerk: &Clerk, agent: &Agent) -> Error {
+    let cx = Context::of(Caller::internal());
+    let (mut pause, mut ready) = (Duration::from_millis(100), false);
+    loop {
+        let link = agent.connect();
+        match clerk.attach_agent(&cx, ReceiverStream::new(link.reports).boxed()).await {
+            Ok(mut orders) => {
+                if !ready {
+                    println!("ready");
+                    ready = true;
+                }
+                pause = Duration::from_millis(100);
+                tracing::info!("connected to a server");
+                while let Some(order) = orders.next().await {
+                    if link.orders.send(order).await.is_err() {
+                        break;
+                    }
+                }
+                tracing::warn!("the server has gone; programs go on");
+            }
+            Err(error) if matches!(error.code(), Code::Denied | Code::Unauthenticated | Code::InvalidArgument) => {
+                return error;
+            }
+            Err(error) => tracing::warn!("no server can be reached, trying again: {}", error.message()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// A server that answers.
+struct Server {
+    node: Node,
+    data: DataDir,
+    api: Option<SocketAddr>,
+    stop: tokio::sync::oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(env: &Environment, data: DataDir, settings: &ServerSettings, agent: Option<&Agent>) -> Outcome<Server> {
+        let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
+        let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
+        let node = Node::open(byname_node::Config {
+            dir: data.path("log"),
+            id: 1,
+            dns_suffix: settings.dns_suffix.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        })
+        .await
+        .map_err(cannot_start)?;
+        if let Some(agent) = agent {
+            attach(&node, agent).await?;
+        }
+        let bound = Listeners::bind(&data, settings.listen).await?;
+        let api = bound.api;
+        let measured = node.clone();
+        let metrics = move || {
+            measured.measure();
+            prometheus.render()
+        };
+        let asked = node.clone();
+        let ready = move || if asked.is_ready() { Ok(()) } else { Err("the server is not the primary, or is stopping".into()) };
+        let service: Arc<dyn NameService> = Arc::new(node.clone());
+        let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
+        let app = byname_front_http::router(service.clone(), extras).merge(byname_front_grpc::routes(service));
+        let gate = Gate::new(data.token()?);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = tokio::spawn(byname_front_http::serve(bound.all, app, gate, async {
+            let _ = stopped.await;
+        }));
+        if let Some(api) = api
+            && let Err(error) = reach::remember(env, api, &data.path("token"))
+        {
+            tracing::info!("commands over TCP need --token-file: cannot note down where the token is: {error}");
+        }
+        Ok(Server { node, data, api, stop, serving })
+    }
+
+    /// Says where it listens, then that it is ready.
+    fn announce(&self, _env: &Environment) -> Outcome {
+        self.data.write_endpoints(self.api)?;
+        match self.api {
+            Some(api) => tracing::info!("listening on http://{api} and {}", self.data.socket().display()),
+            None => tracing::info!("listening on {}", self.data.socket().display()),
+        }
+        // Whoever started it may not be reading; that is no reason to stop.
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), b"ready\n");
+        let _ = std::io::Write::flush(&mut std::io::stdout());
+        Ok(())
+    }
+
+    async fn stop(self, env: &Environment) {
+        tracing::info!("stopping; programs go on");
+        if let Some(api) = self.api {
+            reach::forget(env, api, &self.data.path("token"));
+        }
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(DRAIN, self.serving).await;
+        self.node.shutdown().await;
+        self.data.remove_endpoints();
+    }
+}
+
+/// The agent in this process talks to the server as one elsewhere does, through a pair of channels.
+async fn attach(node: &Node, agent: &Agent) -> Result<()> {
+    let link = agent.connect();
+    let cx = Context::of(Caller::internal());
+    let mut orders = node.attach_agent(&cx, ReceiverStream::new(link.reports).boxed()).await?;
+    tokio::spawn(async move {
+        while let Some(order) = orders.next().await {
+            if link.orders.send(order).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+enum Signal {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+        }
+    }
+}
+
+/// The log goes to standard error: readable on a terminal, plain in a file. BYNAME_LOG sets what is logged
+/// (`info`, `debug`, `byname_node=debug,warn`).
+fn start_log(env: &Environment) {
+    let wanted = env.log.as_deref().unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("{wanted},openraft=error"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !env.no_color;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // Only the tests start it twice in one process.
+    let _ = log.with_target(false).try_init();
+}
+
+fn cannot_start(error: impl std::fmt::Display) -> Error {
+    Error::new(Code::Unavailable, error.to_string())
+}
+
+/// Whether a path may be the address of a unix socket: the kernel takes 107 bytes.
+fn fits_socket(path: &Path) -> bool {
+    path.as_os_str().len() <= 107
 }

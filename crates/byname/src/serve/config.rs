@@ -1,0 +1,235 @@
+//! What `dev`, `server` and `agent` are told: flags beat environment beats `/etc/byname/*.toml`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use byname_api::error::{Code, Error, Result};
+
+use super::files::DataDir;
+use crate::cli::serve::{AgentArgs, DevArgs, Listen, ServerArgs};
+use crate::environment::{Environment, system_config_dir};
+
+/// The DNS suffix when none is configured.
+const DNS_SUFFIX: &str = "byname.internal";
+/// The data directory of a server or agent when none is configured.
+const DATA: &str = "/var/lib/byname";
+
+/// `/etc/byname/server.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerFile {
+    /// The data directory.
+    data: Option<PathBuf>,
+    /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
+    listen: Option<String>,
+    /// The suffix of the DNS forms of names.
+    dns_suffix: Option<String>,
+}
+
+/// `/etc/byname/agent.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AgentFile {
+    /// The data directory.
+    data: Option<PathBuf>,
+    /// Where the servers are.
+    server: Option<String>,
+    /// The file with the bearer token.
+    token_file: Option<PathBuf>,
+    /// The label of this host.
+    computer: Option<String>,
+    /// Folders of catalogue files.
+    programs: Option<Vec<PathBuf>>,
+    /// Let orders name plain commands, too, and not only entries of the catalogue.
+    allow_commands: Option<bool>,
+}
+
+/// What a server needs.
+pub(crate) struct ServerSettings {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where to listen.
+    pub listen: Listen,
+    /// The suffix of the DNS forms.
+    pub dns_suffix: String,
+    /// Folders of catalogue files (`dev`).
+    pub programs: Vec<PathBuf>,
+}
+
+/// What an agent needs.
+pub(crate) struct AgentSettings {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where the servers are.
+    pub server: String,
+    /// The file with the bearer token.
+    pub token_file: Option<PathBuf>,
+    computer: Option<String>,
+    programs: Vec<PathBuf>,
+    allow_commands: bool,
+}
+
+/// `dev` has no file.
+pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
+    let data = args.data.or_else(|| env.dev_dir()).ok_or_else(|| {
+        Error::invalid("data", "there is no home directory to keep data in: say where with --data DIR")
+    })?;
+    for folder in &args.programs {
+        if !folder.is_dir() {
+            return Err(Error::invalid("programs", format!("{} is not a folder", folder.display())));
+        }
+    }
+    Ok(ServerSettings {
+        data,
+        listen: args.listen.listen.unwrap_or_default(),
+        dns_suffix: DNS_SUFFIX.into(),
+        programs: args.programs,
+    })
+}
+
+/// `server`.
+pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
+    let file: ServerFile = read(args.config.as_deref(), "server.toml")?;
+    let listen = match (args.listen.listen, &file.listen) {
+        (Some(listen), _) => listen,
+        (None, Some(text)) => text.parse().map_err(|e: String| Error::invalid("listen", e))?,
+        (None, None) => Listen::default(),
+    };
+    Ok(ServerSettings {
+        data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
+        listen,
+        dns_suffix: file.dns_suffix.unwrap_or_else(|| DNS_SUFFIX.into()),
+        programs: Vec::new(),
+    })
+}
+
+/// `agent`.
+pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings> {
+    let file: AgentFile = read(args.config.as_deref(), "agent.toml")?;
+    let server = args.server.or(file.server).ok_or_else(|| {
+        Error::invalid("server", "say which server to serve: --server unix:///PATH, BYNAME_SERVER or agent.toml")
+    })?;
+    let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DATA).join("agent"));
+    let mut programs = args.programs;
+    if programs.is_empty() {
+        programs = file.programs.unwrap_or_else(|| vec![system_config_dir().join("programs.d")]);
+    }
+    Ok(AgentSettings {
+        data,
+        server,
+        token_file: env.token_file.clone().or(file.token_file),
+        computer: args.computer.or(file.computer),
+        programs,
+        allow_commands: file.allow_commands.unwrap_or(false),
+    })
+}
+
+/// The agent of `dev`: reads `DATA/programs.d` too, and lets its own user launch plain commands.
+pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environment) -> byname_launch::Config {
+    let mut programs = vec![data.path("programs.d")];
+    programs.extend(settings.programs.iter().cloned());
+    byname_launch::Config {
+        dir: data.path("launch"),
+        computer: host_label(),
+        addresses: vec!["127.0.0.1".into()],
+        programs,
+        allow_commands: true,
+        holder: holder(),
+        environment: env.for_programs.clone(),
+        server: format!("unix://{}", data.socket().display()),
+        require_user: false,
+        port_range: None,
+    }
+}
+
+/// The agent of a host.
+pub(crate) fn agent_launch(data: &DataDir, settings: &AgentSettings, env: &Environment) -> byname_launch::Config {
+    byname_launch::Config {
+        dir: data.path("launch"),
+        computer: settings.computer.clone().unwrap_or_else(host_label),
+        addresses: vec!["127.0.0.1".into()],
+        programs: settings.programs.clone(),
+        allow_commands: settings.allow_commands,
+        holder: holder(),
+        environment: env.for_programs.clone(),
+        server: settings.server.clone(),
+        require_user: true,
+        port_range: None,
+    }
+}
+
+/// Holders run this very program, even when its file was replaced by an upgrade meanwhile.
+fn holder() -> Vec<OsString> {
+    vec!["/proc/self/exe".into(), "hold".into()]
+}
+
+/// The host's name as a label; what cannot be one is left out.
+fn host_label() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let label: String = text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(63).collect();
+    let good = byname_name::Name::root().child(&label).is_ok();
+    if good { label } else { "localhost".into() }
+}
+
+/// Checks a configuration file as the command that uses it would read it, told by its name.
+pub(crate) fn check(path: &Path) -> Option<Result<()>> {
+    match path.file_name()?.to_str()? {
+        "server.toml" => Some(read::<ServerFile>(Some(path), "").and_then(|file| match file.listen {
+            Some(text) => text.parse::<Listen>().map(drop).map_err(|e| Error::invalid("listen", e)),
+            None => Ok(()),
+        })),
+        "agent.toml" => Some(read::<AgentFile>(Some(path), "").map(drop)),
+        _ => None,
+    }
+}
+
+fn read<T: DeserializeOwned + Default>(given: Option<&Path>, usual: &str) -> Result<T> {
+    let path = given.map_or_else(|| system_config_dir().join(usual), Path::to_owned);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && given.is_none() => return Ok(T::default()),
+        Err(e) => return Err(Error::new(Code::InvalidArgument, format!("cannot read {}: {e}", path.display()))),
+    };
+    toml::from_str(&text)
+        .map_err(|e| Error::new(Code::InvalidArgument, format!("{}: {}", path.display(), e.to_string().trim_end())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_file_is_told_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.toml");
+        fs::write(&path, "data = '/d'\nlisen = 'off'\n").unwrap();
+        let error = check(&path).unwrap().unwrap_err();
+        assert!(error.message().contains("line 2") && error.message().contains("lisen"), "{error}");
+        fs::write(&path, "listen = 'here'\n").unwrap();
+        assert_eq!(check(&path).unwrap().unwrap_err().at_field(), Some("listen"));
+        fs::write(&path, "listen = '127.0.0.1:0'\n").unwrap();
+        assert!(check(&path).unwrap().is_ok());
+    }
+
+    #[test]
+    fn flags_beat_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.toml");
+        fs::write(&path, "data = '/from/file'\nlisten = 'off'\n").unwrap();
+        let args = ServerArgs { config: Some(path.clone()), ..ServerArgs::default() };
+        let settings = server(args.clone()).unwrap();
+        assert_eq!((settings.data.as_path(), settings.listen), (Path::new("/from/file"), Listen::Off));
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let mut flags = ServerArgs { data: Some("/from/flag".into()), ..args };
+        flags.listen.listen = Some(Listen::At(address));
+        let settings = server(flags).unwrap();
+        assert_eq!((settings.data.as_path(), settings.listen), (Path::new("/from/flag"), Listen::At(address)));
+    }
+}
