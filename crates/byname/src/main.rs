@@ -182,11 +182,17 @@ fn help(of: Option<&str>) -> Outcome {
     let mut command = cli::command();
     match of {
         None => Ok(command.print_help()?),
-        Some(name) => match command.find_subcommand_mut(name) {
-            Some(sub) => Ok(sub.clone().bin_name(format!("byname {name}")).print_long_help()?),
+        Some(name) => match built(&mut command).find_subcommand_mut(name) {
+            Some(sub) => Ok(sub.print_long_help()?),
             None => Err(Failure::usage(format!("there is no command `{}`; see `byname help`", name.escape_debug()))),
         },
     }
+}
+
+/// The command with what clap hands down to its subcommands: the options of every command.
+fn built(command: &mut clap::Command) -> &mut clap::Command {
+    command.build();
+    command
 }
 
 fn completions(screen: &mut Screen, shell: &str) -> Outcome {

@@ -98,7 +98,6 @@ pub(crate) fn target(
 /// # Errors
 ///
 /// The folder cannot be written. A server goes on without: its user then gives the token file by hand.
-#[allow(dead_code, reason = "called by what `serve` holds")]
 pub(crate) fn remember(env: &Environment, listen: SocketAddr, token_file: &Path) -> io::Result<()> {
     let Some(note) = note_path(env, listen.ip(), listen.port()) else { return Ok(()) };
     let Some(folder) = note.parent() else { return Ok(()) };
@@ -114,7 +113,6 @@ pub(crate) fn remember(env: &Environment, listen: SocketAddr, token_file: &Path)
 }
 
 /// Takes the note of [`remember`] back, when it is still this server's. Called by a server that ends.
-#[allow(dead_code, reason = "called by what `serve` holds")]
 pub(crate) fn forget(env: &Environment, listen: SocketAddr, token_file: &Path) {
     let Some(note) = note_path(env, listen.ip(), listen.port()) else { return };
     let own = fs::canonicalize(token_file).ok();

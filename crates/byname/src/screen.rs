@@ -191,6 +191,7 @@ impl Screen {
 
 fn problem_json(error: &Error) -> serde_json::Value {
     let mut object = serde_json::json!({
+        "type": format!("/v1/errors/{}", error.code()),
         "title": error.code().title(),
         "status": error.code().http_status(),
         "detail": error.message(),
