@@ -30,7 +30,7 @@ impl From<Status> for Failure {
             // that finds no server says UNAVAILABLE.
             if status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
             {
-                let why = status.source().map_or_else(|| status.message().to_owned(), |source| innermost(source));
+                let why = status.source().map_or_else(|| status.message().to_owned(), innermost);
                 return Failure::Broken(why);
             }
         }
