@@ -25,6 +25,8 @@ use crate::{Machine, OpenError, Position, ProposeError, SnapshotError};
 
 /// The engine needs milliseconds; after this long something is wrong with it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a snapshot waits for the log that it frees to be gone.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 /// Before a snapshot that failed is tried again.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
@@ -471,9 +473,11 @@ impl Snapshotter {
         });
         ready.await.map_err(|_| SnapshotError::Stopped)?;
         self.raft.trigger().snapshot().await.map_err(|_| SnapshotError::Stopped)?;
-        let known = |m: &RaftMetrics<Types>| m.snapshot >= Some(last);
+        let known = |m: &RaftMetrics<Types>| m.snapshot >= Some(last) && m.purged >= Some(last);
         let known = self.raft.wait(Some(OPEN_PATIENCE)).metrics(known, "the snapshot is known").await;
         known.map_err(|e| failed(&e))?;
+        // The old log goes when the disk lets it, which this need not wait for.
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, self.log.settled()).await;
         Ok(position(&last))
     }
 }

@@ -88,7 +88,7 @@ impl Snapshots {
             let file = SnapshotFile { disk: Arc::clone(&snapshots.disk), path: path.clone(), bytes: 0 };
             let opened = Chunks::open(&file, Some(node)).map_err(|bad| bad.explain(path, node, older));
             match opened {
-                Ok((meta, chunks)) if meta.last_log_id == Some(id(*term, *index)) => {
+                Ok((meta, chunks)) if named(&meta) == id(*term, *index) => {
                     let file = SnapshotFile { bytes: chunks.size, ..file };
                     snapshots.kept.lock().push(Kept { meta, file });
                 }
@@ -147,9 +147,7 @@ impl Snapshots {
         meta: &Meta,
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<SnapshotFile> {
-        let Some(last) = meta.last_log_id else {
-            return Err(io::Error::other("there is nothing to take a snapshot of"));
-        };
+        let last = named(meta);
         let path = self.dir.join(format!("{:016x}-{:016x}.snap", last.leader_id.term, last.index));
         let new = path.with_extension("new");
         let make = || -> io::Result<u64> {
@@ -187,6 +185,11 @@ impl Snapshots {
         let (_, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
         self.write(meta, |out| io::copy(&mut chunks, out).map(|_| ()))
     }
+}
+
+/// The entry that a snapshot is named for; that of nothing at all is named like the first.
+fn named(meta: &Meta) -> Id {
+    meta.last_log_id.unwrap_or(id(0, 0))
 }
 
 /// Why a snapshot cannot be read.

@@ -198,6 +198,18 @@ impl LogHandle {
         inner.snapshot_every = every;
     }
 
+    /// Returns when all that was asked of the log before is done.
+    pub(crate) async fn settled(&self) {
+        let (tx, rx) = oneshot::channel();
+        let pushed = {
+            let mut inner = self.shared.inner.lock();
+            self.shared.push(&mut inner, Record::Mark, Done::Tell(tx))
+        };
+        if pushed.is_ok() {
+            let _ = rx.await;
+        }
+    }
+
     /// Returns when so much was written that a snapshot is due.
     pub(crate) async fn snapshot_due(&self) {
         self.shared.snapshot_due.notified().await;
@@ -316,7 +328,7 @@ impl RaftLogStorage<Types> for LogStore {
         let (tx, rx) = oneshot::channel();
         {
             let mut inner = self.shared.inner.lock();
-            self.shared.push(&mut inner, Record::Vote(*vote), Done::Vote(tx))?;
+            self.shared.push(&mut inner, Record::Vote(*vote), Done::Tell(tx))?;
         }
         rx.await.map_err(|_| io::Error::other("the log was closed"))
     }

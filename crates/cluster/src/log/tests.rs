@@ -1,1 +1,145 @@
+//! The engine's own suite for stores, and what it does not look at.
 
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::StorageError;
+use openraft::storage::RaftLogStorageExt;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+use super::*;
+use crate::disk::LocalDisk;
+use crate::raft::{Commands, id};
+use crate::snapshot::Snapshots;
+use crate::state::StateMachine;
+use crate::{Frozen, Machine, Position};
+
+struct Nothing;
+
+impl Machine for Nothing {
+    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> Vec<Bytes> {
+        vec![Bytes::new(); commands.len()]
+    }
+
+    fn publish(&mut self, _at: Position) {}
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(Nothing)
+    }
+
+    fn restore(&mut self, _from: &mut dyn Read) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Frozen for Nothing {
+    fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(b"nothing")
+    }
+}
+
+struct Folders;
+
+impl StoreBuilder<Types, LogStore, StateMachine, (LogHandle, TempDir)> for Folders {
+    async fn build(&self) -> Result<((LogHandle, TempDir), LogStore, StateMachine), StorageError<Types>> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
+        let snapshots = Snapshots::open(Arc::clone(&disk), dir.path().join("snapshots"), 1).unwrap();
+        let state = StateMachine::open(Box::new(Nothing), Arc::new(snapshots)).unwrap();
+        let log = open_log(dir.path());
+        Ok(((log.handle, dir), log.store, state))
+    }
+}
+
+fn open_log(dir: &Path) -> Opened {
+    open(Arc::new(LocalDisk), dir.join("log"), 1, 4096, None).unwrap()
+}
+
+fn entry(term: u64, index: u64) -> LogEntry {
+    let commands = vec![Bytes::from(format!("{term}-{index}")); 20];
+    LogEntry { log_id: id(term, index), payload: EntryPayload::Normal(Commands(Arc::from(commands))) }
+}
+
+async fn all(log: &mut LogStore) -> Vec<LogEntry> {
+    log.get_log_reader().await.try_get_log_entries(..).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_of_the_engine_passes() {
+    Suite::test_all(Folders).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_truncated_and_overwritten_log_reads_back_the_same_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    log.store.blocking_append((0..60).map(|index| entry(1, index))).await.unwrap();
+    log.store.truncate_after(Some(id(1, 25))).await.unwrap();
+    log.store.blocking_append((26..40).map(|index| entry(2, index))).await.unwrap();
+    log.store.truncate_after(Some(id(2, 30))).await.unwrap();
+    log.store.blocking_append((31..50).map(|index| entry(3, index))).await.unwrap();
+    let expected: Vec<_> = (0..26)
+        .map(|i| entry(1, i))
+        .chain((26..31).map(|i| entry(2, i)))
+        .chain((31..50).map(|i| entry(3, i)))
+        .collect();
+    // From memory, and from disk.
+    assert_eq!(all(&mut log.store).await, expected);
+    log.handle.shared.inner.lock().shrink_tail(0);
+    assert_eq!(all(&mut log.store).await, expected);
+    log.handle.close();
+    let mut log = open_log(dir.path());
+    assert_eq!(log.last, Some(id(3, 49)));
+    assert_eq!(all(&mut log.store).await, expected);
+    let middle = log.store.get_log_reader().await.try_get_log_entries(24..33).await.unwrap();
+    assert_eq!(middle, expected[24..33]);
+}
+
+#[tokio::test]
+async fn votes_and_purges_survive_the_files_they_were_written_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    let vote = Ballot::new_committed(7, 1);
+    log.store.save_vote(&vote).await.unwrap();
+    log.store.blocking_append((0..200).map(|index| entry(7, index))).await.unwrap();
+    log.store.blocking_append([entry(7, 200)]).await.unwrap();
+    let files = || std::fs::read_dir(dir.path().join("log")).unwrap().count();
+    let before = files();
+    log.store.purge(id(7, 199)).await.unwrap();
+    log.handle.settled().await;
+    assert!(files() < before, "{} of {before} files are left", files());
+    log.handle.close();
+    let mut log = open_log(dir.path());
+    assert_eq!(log.store.get_log_reader().await.read_vote().await.unwrap(), Some(vote));
+    assert_eq!((log.purged, log.last), (Some(id(7, 199)), Some(id(7, 200))));
+    assert_eq!(all(&mut log.store).await, [entry(7, 200)]);
+}
+
+#[tokio::test]
+async fn the_older_snapshot_keeps_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    log.store.blocking_append((0..20).map(|index| entry(1, index))).await.unwrap();
+    log.handle.snapshot_taken(0, None, u64::MAX);
+    log.store.purge(id(1, 10)).await.unwrap();
+    assert_eq!(all(&mut log.store).await.len(), 20);
+    log.handle.snapshot_taken(0, Some(id(1, 10)), u64::MAX);
+    log.store.purge(id(1, 15)).await.unwrap();
+    assert_eq!(all(&mut log.store).await.first(), Some(&entry(1, 11)));
+}
+
+#[tokio::test]
+async fn memory_holds_the_end_of_the_log_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    for block in 0..100 {
+        log.store.blocking_append((block * 10..block * 10 + 10).map(|index| entry(1, index))).await.unwrap();
+    }
+    log.handle.settled().await;
+    let inner = log.handle.shared.inner.lock();
+    assert!(inner.tail_bytes <= 600 << 10, "{} bytes", inner.tail_bytes);
+    assert!(inner.tail.len() < 1000, "{} entries", inner.tail.len());
+}

@@ -31,8 +31,10 @@ const BUFFER_KEPT_BYTES: usize = 128 << 10;
 const TAIL_BYTES: usize = 512 << 10;
 /// Zeroed ahead of the writes while nothing waits, so that the file system need not convert reserved blocks in a sync.
 const ZERO_BYTES: u64 = 256 << 10;
-/// Between two tries on a disk that refuses; doubled up to [`RETRY_MAX`] unless it is just full.
-const RETRY: Duration = Duration::from_millis(100);
+/// Between two tries on a disk that is full.
+const RETRY_FULL: Duration = Duration::from_millis(100);
+/// Before the first new try on a disk that failed otherwise; doubled up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 
 /// What is to be written, and who wants to know.
@@ -45,7 +47,7 @@ pub(crate) struct Work {
 pub(crate) enum Done {
     Nobody,
     Entries(IOFlushed<Types>),
-    Vote(oneshot::Sender<()>),
+    Tell(oneshot::Sender<()>),
 }
 
 pub(crate) struct Writer {
@@ -178,7 +180,7 @@ impl Writer {
     /// Makes known that the first `count` records of the queue are on disk.
     fn finish(&mut self, queue: &mut VecDeque<Work>, count: usize) {
         let mut flushed = None;
-        let mut votes = Vec::new();
+        let mut told = Vec::new();
         let mut purged = false;
         {
             let mut inner = self.shared.inner.lock();
@@ -187,7 +189,7 @@ impl Writer {
                 self.current.take(&mut inner, &work.record, offset);
                 match work.done {
                     Done::Nobody => {}
-                    Done::Vote(tx) => votes.push(tx),
+                    Done::Tell(tx) => told.push(tx),
                     // Each is a watermark, so the last one speaks for all. It must not be more than one: the engine waits a
                     // whole timer tick when a second one comes while it looks at the first.
                     Done::Entries(callback @ IOFlushed::Notify(_)) => flushed = Some(callback),
@@ -197,14 +199,14 @@ impl Writer {
             inner.written(self.buffer.len() as u64);
             inner.shrink_tail(TAIL_BYTES);
         }
-        for tx in votes {
-            let _ = tx.send(());
-        }
         if let Some(callback) = flushed {
             callback.io_completed(Ok(()));
         }
         if purged {
             self.drop_segments();
+        }
+        for tx in told {
+            let _ = tx.send(());
         }
         self.shared.ask_for_snapshot();
     }
@@ -288,23 +290,29 @@ impl Writer {
         }
     }
 
-    /// Says why nothing is written, and waits before the next try.
+    /// Says why nothing is written, and waits before the next try. A single failure that a new segment heals is not worth
+    /// refusing writes.
     fn stall(&self, error: &io::Error, pause: &mut Duration) -> Result<(), Closed> {
         let dir = self.dir.display();
-        if is_full(error) {
+        let wait = if is_full(error) {
             let reason = format!("the disk is full: free space under {dir}; writes resume by themselves");
             self.shared.set_stalled(Some(reason));
-            *pause = RETRY;
+            RETRY_FULL
         } else {
-            let reason =
-                format!("the disk under {dir} fails ({error}); writes resume by themselves when it works again");
-            self.shared.set_stalled(Some(reason));
-        }
+            tracing::warn!(dir = %dir, %error, "a write to the log failed and is tried again in a new file");
+            if *pause > RETRY {
+                let reason =
+                    format!("the disk under {dir} fails ({error}); writes resume by themselves when it works again");
+                self.shared.set_stalled(Some(reason));
+            }
+            let wait = *pause;
+            *pause = (*pause * 4).min(RETRY_MAX);
+            wait
+        };
         let mut inner = self.shared.inner.lock();
         if !inner.closed {
-            self.shared.wake_closed.wait_for(&mut inner, *pause);
+            self.shared.wake_closed.wait_for(&mut inner, wait);
         }
-        *pause = (*pause * 2).min(RETRY_MAX);
         if inner.closed { Err(Closed) } else { Ok(()) }
     }
 }

@@ -7,27 +7,28 @@ use byname_cluster::{Frozen, Machine, Position};
 use bytes::Bytes;
 
 /// What was published, for the test to look at.
-#[derive(Clone, Default)]
-pub struct Published(Arc<Mutex<(Vec<Bytes>, Option<Position>)>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Published(Arc<Mutex<(Vec<Bytes>, Option<Position>)>>);
 
 impl Published {
-    pub fn commands(&self) -> Vec<Bytes> {
+    pub(crate) fn commands(&self) -> Vec<Bytes> {
         self.0.lock().unwrap().0.clone()
     }
 
-    pub fn at(&self) -> Option<Position> {
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn at(&self) -> Option<Position> {
         self.0.lock().unwrap().1
     }
 }
 
 #[derive(Default)]
-pub struct Journal {
+pub(crate) struct Journal {
     commands: Vec<Bytes>,
     published: Published,
 }
 
 impl Journal {
-    pub fn new() -> (Journal, Published) {
+    pub(crate) fn new() -> (Journal, Published) {
         let journal = Journal::default();
         let published = journal.published.clone();
         (journal, published)
