@@ -88,7 +88,8 @@ fn started(service: &mut Service, id: InstanceId, pid: Option<u32>, endpoints: &
         return false;
     }
     instance.pid = pid;
-    if instance.state == State::Starting {
+    // A program may advertise itself, without saying where, before its agent's word arrives.
+    if instance.state == State::Starting || instance.endpoints.is_empty() {
         instance.endpoints = endpoints.to_vec();
     }
     let what = match pid {
