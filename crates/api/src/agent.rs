@@ -185,4 +185,3 @@ pub enum Phase {
         ordered: bool,
     },
 }
-

@@ -103,14 +103,23 @@ impl Gate {
     ///
     /// Over TCP the Host must name this host and a foreign Origin is refused: otherwise any web page that a user
     /// visits could talk to the server behind the user's back (DNS rebinding, cross-site requests).
-    pub fn admit(&self, peer: Peer, host: Option<&str>, origin: Option<&str>, authorization: Option<&str>) -> Result<Caller> {
+    pub fn admit(
+        &self,
+        peer: Peer,
+        host: Option<&str>,
+        origin: Option<&str>,
+        authorization: Option<&str>,
+    ) -> Result<Caller> {
         match peer {
             Peer::Internal => return Ok(Caller::internal()),
             Peer::Socket { uid, .. } => {
                 return Ok(Caller { principal: format!("uid:{uid}"), standing: Standing::Full });
             }
             Peer::Remote => {
-                return Err(Error::new(Code::Denied, "this server answers only callers on its own host until it has certificates"));
+                return Err(Error::new(
+                    Code::Denied,
+                    "this server answers only callers on its own host until it has certificates",
+                ));
             }
             Peer::Loopback => {}
         }
@@ -125,19 +134,29 @@ impl Gate {
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
             let same = own.zip(host).is_some_and(|(o, h)| o.eq_ignore_ascii_case(h));
             if !same {
-                return Err(Error::new(Code::Denied, "requests from web pages of another origin are refused").field("Origin"));
+                return Err(
+                    Error::new(Code::Denied, "requests from web pages of another origin are refused").field("Origin")
+                );
             }
         }
         match authorization {
             None => Ok(Caller { principal: "anyone".into(), standing: Standing::ReadOnly }),
             Some(header) => {
-                let token = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim());
+                let token = header
+                    .split_once(' ')
+                    .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                    .map(|(_, t)| t.trim());
                 match token {
                     Some(token) if same_secret(token.as_bytes(), self.token.as_bytes()) => {
                         Ok(Caller { principal: "token".into(), standing: Standing::Full })
                     }
-                    Some(_) => Err(Error::new(Code::Unauthenticated, "the bearer token is not this server's: it is in the file `token` of its data directory").field("Authorization")),
-                    None => Err(Error::new(Code::Unauthenticated, "the Authorization header must be `Bearer TOKEN`").field("Authorization")),
+                    Some(_) => Err(Error::new(
+                        Code::Unauthenticated,
+                        "the bearer token is not this server's: it is in the file `token` of its data directory",
+                    )
+                    .field("Authorization")),
+                    None => Err(Error::new(Code::Unauthenticated, "the Authorization header must be `Bearer TOKEN`")
+                        .field("Authorization")),
                 }
             }
         }
@@ -176,7 +195,8 @@ mod tests {
     #[test]
     fn who_may_what_before_identity() {
         let gate = Gate::new("secret");
-        let admit = |peer, host, origin, auth| gate.admit(peer, host, origin, auth).map(|c| c.standing).map_err(|e| e.code());
+        let admit =
+            |peer, host, origin, auth| gate.admit(peer, host, origin, auth).map(|c| c.standing).map_err(|e| e.code());
         use Peer::*;
         use Standing::*;
         let socket = Socket { uid: 1, pid: None };

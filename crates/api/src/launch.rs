@@ -283,8 +283,25 @@ impl Launch {
     pub fn overlay(&mut self, patch: &Launch) {
         macro_rules! take { ($($f:ident),* $(,)?) => { $( if patch.$f.is_some() { self.$f.clone_from(&patch.$f); } )* } }
         take!(
-            args, env, directory, hosts, copies, start, start_by, dns_start, idle_stop, endpoints, listen, ready,
-            ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition,
+            args,
+            env,
+            directory,
+            hosts,
+            copies,
+            start,
+            start_by,
+            dns_start,
+            idle_stop,
+            endpoints,
+            listen,
+            ready,
+            ready_path,
+            start_timeout,
+            stop_timeout,
+            restart,
+            limits,
+            user,
+            on_partition,
         );
         // The two ways to say what runs exclude each other, so the newer one wins.
         if patch.program.is_some() || patch.command.is_some() {
@@ -299,8 +316,27 @@ impl Launch {
             match field { $(stringify!($f) => { self.$f = None; true })* _ => false }
         } }
         forget!(
-            program, command, args, env, directory, hosts, copies, start, start_by, dns_start, idle_stop, endpoints,
-            listen, ready, ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition,
+            program,
+            command,
+            args,
+            env,
+            directory,
+            hosts,
+            copies,
+            start,
+            start_by,
+            dns_start,
+            idle_stop,
+            endpoints,
+            listen,
+            ready,
+            ready_path,
+            start_timeout,
+            stop_timeout,
+            restart,
+            limits,
+            user,
+            on_partition,
         )
     }
 

@@ -113,8 +113,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] =
-        [Kind::Directory, Kind::Service, Kind::Alias, Kind::Group, Kind::Computer, Kind::Record];
+    pub const ALL: [Kind; 6] = [Kind::Directory, Kind::Service, Kind::Alias, Kind::Group, Kind::Computer, Kind::Record];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -140,7 +139,10 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self> {
         Kind::ALL.into_iter().find(|k| k.as_str() == text).ok_or_else(|| {
-            Error::invalid("kind", format!("`{text}` is no kind: it is one of directory, service, alias, group, computer, record"))
+            Error::invalid(
+                "kind",
+                format!("`{text}` is no kind: it is one of directory, service, alias, group, computer, record"),
+            )
         })
     }
 }
@@ -268,7 +270,10 @@ impl Spec {
             return Err(Error::new(Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"));
         }
         for (name, values) in self.attributes.iter().flatten() {
-            if name.is_empty() || name.len() > 63 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            if name.is_empty()
+                || name.len() > 63
+                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            {
                 return Err(Error::invalid(
                     format!("attributes.{}", name.chars().take(63).collect::<String>()),
                     "an attribute's name is 1 to 63 letters, digits, `-`, `_` or `.`",
@@ -332,7 +337,11 @@ impl Spec {
         } else {
             forget!(attributes, public, ttl, launch, choose, members, addresses, value)
         };
-        if known { Ok(()) } else { Err(Error::invalid("clear", format!("there is no field `{}` to clear", path.escape_debug()))) }
+        if known {
+            Ok(())
+        } else {
+            Err(Error::invalid("clear", format!("there is no field `{}` to clear", path.escape_debug())))
+        }
     }
 }
 

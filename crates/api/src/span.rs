@@ -84,7 +84,8 @@ impl FromStr for Span {
                 _ => return Err(bad()),
             };
             let number: u64 = number.parse().map_err(|_| bad())?;
-            total = number.checked_mul(ms).and_then(|n| total.checked_add(n)).filter(|n| *n <= MAX_MS).ok_or_else(bad)?;
+            total =
+                number.checked_mul(ms).and_then(|n| total.checked_add(n)).filter(|n| *n <= MAX_MS).ok_or_else(bad)?;
             rest = tail.trim_start();
         }
         Ok(Span(total))
