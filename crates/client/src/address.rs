@@ -29,7 +29,9 @@ impl Address {
 
     fn parse(text: &str) -> Result<Address> {
         let wrong = |why: &str| Error::invalid("server", format!("`{}` {why}: {FORMS}", text.escape_debug()));
-        if let Some(path) = text.strip_prefix("unix://") {
+        // A bare path is what `endpoints.json` says of the socket.
+        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).or(Some(text).filter(|t| t.starts_with('/')));
+        if let Some(path) = path {
             if !path.starts_with('/') {
                 return Err(wrong("names no absolute path"));
             }
@@ -89,6 +91,13 @@ mod tests {
         let list = Address::parse_list("unix:///run/byname/socket, http://127.0.0.1:7600 ,http://[::1]:1/,").unwrap();
         let shown: Vec<String> = list.iter().map(Address::to_string).collect();
         assert_eq!(shown, ["unix:///run/byname/socket", "http://127.0.0.1:7600", "http://[::1]:1"]);
+    }
+
+    #[test]
+    fn a_bare_path_is_a_socket() {
+        for text in ["/run/byname/socket", "unix:/run/byname/socket", "unix:///run/byname/socket"] {
+            assert_eq!(Address::parse(text).unwrap(), Address::Unix("/run/byname/socket".into()), "{text}");
+        }
     }
 
     #[test]
