@@ -3,6 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// The variables that launched programs inherit from the agent.
+const INHERITED: [&str; 12] = [
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
+    "LD_LIBRARY_PATH",
+];
+
 /// Everything that Byname takes from the environment, read once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
@@ -26,6 +32,10 @@ pub(crate) struct Environment {
     pub no_color: bool,
     /// TERM is `dumb`.
     pub dumb_terminal: bool,
+    /// BYNAME_LOG: what a server or agent logs.
+    pub log: Option<String>,
+    /// What launched programs inherit: where programs are, who and in which language; nothing of Byname's own.
+    pub for_programs: Vec<(OsString, OsString)>,
     /// HOME.
     pub home: Option<PathBuf>,
     /// XDG_STATE_HOME, when it is absolute as its specification asks.
@@ -54,6 +64,8 @@ impl Environment {
             ticket_fd: text("BYNAME_TICKET_FD").and_then(|v| v.parse().ok()),
             no_color: value("NO_COLOR").is_some(),
             dumb_terminal: text("TERM").is_some_and(|v| v == "dumb"),
+            log: text("BYNAME_LOG"),
+            for_programs: INHERITED.iter().filter_map(|name| Some((OsString::from(name), value(name)?))).collect(),
             home: folder("HOME"),
             state_home: folder("XDG_STATE_HOME"),
         }

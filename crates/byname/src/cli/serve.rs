@@ -71,9 +71,6 @@ pub(crate) struct ServerArgs {
     /// The data directory
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A folder of catalogue files; may be repeated
-    #[arg(long, value_name = "DIR")]
-    pub programs: Vec<PathBuf>,
     /// The configuration [default: /etc/byname/server.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
