@@ -68,18 +68,49 @@ pub(crate) fn check_type(headers: &HeaderMap, wanted: &[&str]) -> Result<(), Pro
     }
 }
 
-/// Reads JSON text.
+/// Reads the text of a JSON object.
 pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Error::new(Code::InvalidArgument, "the body is empty: send a JSON object"));
+    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        // An array would be read too, as the fields in the order of their declaration: nobody means that.
+        Some(_) => return Err(Error::new(Code::InvalidArgument, "the body is not a JSON object")),
+        None => return Err(Error::new(Code::InvalidArgument, "the body is empty: send a JSON object")),
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
         let path = e.path().to_string();
         at_path(&path, e.into_inner())
-    })?;
-    reader.end().map_err(|e| at_path(".", e))?;
-    Ok(value)
+    });
+    match read {
+        Ok(value) => {
+            reader.end().map_err(|e| at_path(".", e))?;
+            Ok(value)
+        }
+        // To JSON, 3.0 is as whole a number as 3; to the reader of integers it is not.
+        Err(e) => {
+            let mut tree = serde_json::from_slice(bytes).unwrap_or_default();
+            if make_whole(&mut tree) { value(tree).map_err(|_| e) } else { Err(e) }
+        }
+    }
+}
+
+/// Writes numbers such as `3.0` as integers; true when there were any.
+fn make_whole(value: &mut serde_json::Value) -> bool {
+    use serde_json::Value;
+    /// Up to here every whole number has a form of its own among floating-point numbers.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => {
+                *value = Value::from(float as i64);
+                true
+            }
+            _ => false,
+        },
+        Value::Array(list) => list.iter_mut().filter_map(|v| make_whole(v).then_some(())).count() > 0,
+        Value::Object(map) => map.values_mut().filter_map(|v| make_whole(v).then_some(())).count() > 0,
+        _ => false,
+    }
 }
 
 /// Reads a JSON value that was text before.
@@ -98,4 +129,25 @@ fn at_path(path: &str, error: serde_json::Error) -> Error {
     };
     let wrong = Error::new(Code::InvalidArgument, format!("{kind}: {error}"));
     if path == "." { wrong } else { wrong.field(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use byname_api::launch::{Copies, Launch};
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_point() {
+        let launch: Launch = json(br#"{"copies":{"min":1.0,"max":2e0}}"#).unwrap();
+        assert_eq!(launch.copies, Some(Copies { min: 1, max: 2 }));
+        let error = json::<Launch>(br#"{"copies":{"min":1.5}}"#).unwrap_err();
+        assert_eq!(error.at_field(), Some("copies.min"));
+    }
+
+    #[test]
+    fn only_one_object_is_read() {
+        for bad in ["[]", "[null]", "7", "\"{}\"", "{}{}", "{} x", "", " "] {
+            assert_eq!(json::<Launch>(bad.as_bytes()).unwrap_err().code(), Code::InvalidArgument, "{bad}");
+        }
+    }
 }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::routes::{Answer, Body, Content, HeaderParam, Operation, Param, ParamKind, ROUTES, Route, Shape};
 
-/// The schemas of bodies and answers.
-const SCHEMAS: &str = include_str!("schemas.json");
+/// The schemas of what is declared, and of what operations take and give.
+const SCHEMAS: [&str; 2] = [include_str!("schemas/objects.json"), include_str!("schemas/operations.json")];
 
 /// The document as text.
 pub(crate) fn text() -> &'static str {
@@ -60,7 +60,8 @@ fn document() -> Value {
 }
 
 fn schemas() -> Value {
-    let mut schemas: Value = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    let files = SCHEMAS.iter().filter_map(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+    let mut schemas = Value::Object(files.flatten().collect());
     if let Some(codes) = schemas.pointer_mut("/Code/enum") {
         *codes = Code::ALL.iter().map(|c| c.as_str()).collect();
     }
@@ -127,7 +128,7 @@ fn parameters(route: &Route) -> Vec<Value> {
     match route.path {
         Shape::Exact(_) => {}
         Shape::Named(_) | Shape::Verb(_) => all.push(json!({
-            "name": "name", "in": "path", "required": true,
+            "name": "path", "in": "path", "required": true,
             "description": "The name without its first slash.",
             "schema": reference("NamePath"),
         })),
@@ -158,23 +159,28 @@ fn query_parameter(param: &Param) -> Value {
 const SPAN_PATTERN: &str = "^[0-9]{1,8}(ms|s)?$|^[0-9]{1,6}m$|^[0-9]{1,4}h$";
 
 fn header_parameter(header: HeaderParam) -> Value {
-    let (name, doc, pattern) = match header {
+    let (name, doc, schema) = match header {
         HeaderParam::IfMatch => (
             "If-Match",
             "Only if the object has this version, as its ETag has it; `*`: only if it exists. A `conflict` otherwise.",
-            r#"^(\*|"?v[0-9a-hjkmnp-tv-z]{1,12}"?)$"#,
+            json!({"type": "string", "pattern": IF_MATCH_PATTERN}),
         ),
-        HeaderParam::IfNoneMatch => {
-            ("If-None-Match", "`*`: only if nothing has the name; `already-exists` otherwise.", r"^\*$")
-        }
+        HeaderParam::IfNoneMatch => (
+            "If-None-Match",
+            "`*`: only if nothing has the name; `already-exists` otherwise.",
+            json!({"type": "string", "enum": ["*"]}),
+        ),
         HeaderParam::IdempotencyKey => (
             "Idempotency-Key",
             "Identifies this write: the same key within ten minutes is applied once and gets the same answer.",
-            "^[!-~]{1,255}$",
+            json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
         ),
     };
-    json!({"name": name, "in": "header", "description": doc, "schema": {"type": "string", "pattern": pattern}})
+    json!({"name": name, "in": "header", "description": doc, "schema": schema})
 }
+
+/// A version, bare or in quotes, or anything that exists.
+const IF_MATCH_PATTERN: &str = r#"^(\*|v[0-9a-hjkmnp-tv-z]{1,12}|"v[0-9a-hjkmnp-tv-z]{1,12}")$"#;
 
 fn responses(route: &Route) -> Value {
     let mut all: BTreeMap<String, Value> = BTreeMap::new();
@@ -267,7 +273,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let path = route.path.template().replace("{name}", "a/b%3Ac").replace("{code}", "not-found");
+            let path = route.path.template().replace("{path}", "a/b%3Ac").replace("{code}", "not-found");
             match crate::routes::find(route.method, &path) {
                 crate::routes::Found::Route(found, _) => assert!(std::ptr::eq(found, route), "{path}"),
                 _ => panic!("{} {path} leads elsewhere", route.method),

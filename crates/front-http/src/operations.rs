@@ -47,7 +47,8 @@ impl Call<'_> {
         let op = match (must_be_new, if_match) {
             (true, IfMatch::Absent) => Op::Add { name, spec },
             (true, _) => {
-                return Err(Error::invalid("If-None-Match", "If-Match and If-None-Match exclude each other"));
+                let message = "If-Match wants the object to exist and If-None-Match that it does not";
+                return Err(Error::new(Code::Conflict, message).field("If-None-Match"));
             }
             (false, IfMatch::Absent) => Op::Put { name, spec, if_version: None },
             (false, IfMatch::Is(version)) => Op::Put { name, spec, if_version: Some(version) },

@@ -172,8 +172,8 @@ impl Shape {
     pub(crate) fn template(&self) -> String {
         match *self {
             Shape::Exact(path) => path.into(),
-            Shape::Named(prefix) => format!("{prefix}{{name}}"),
-            Shape::Verb(verb) => format!("{SERVICES}{{name}}:{verb}"),
+            Shape::Named(prefix) => format!("{prefix}{{path}}"),
+            Shape::Verb(verb) => format!("{SERVICES}{{path}}:{verb}"),
             Shape::ErrorCode => "/v1/errors/{code}".into(),
         }
     }
@@ -295,7 +295,7 @@ pub(crate) static ROUTES: &[Route] = &[
         operation: Operation::Patch,
         summary: "Changes fields of the root: a JSON merge patch (RFC 7396), null clears a field.",
         headers: WRITE_HEADERS,
-        body: Body::MergePatch("SpecPatch"),
+        body: Body::MergePatch("DirectoryPatch"),
         answers: &[versioned(200, "What the change did.", "OpResult")],
         errors: WRITE_ERRORS,
         ..PLAIN

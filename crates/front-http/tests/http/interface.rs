@@ -69,6 +69,9 @@ async fn writes_can_depend_on_the_version() {
         let odd = server.send(method, "/v1/names/r", &[JSON, ("If-None-Match", "*")], "{}").await;
         assert_eq!(odd.problem(), expect("invalid-argument", 400, "If-None-Match"), "{method}");
     }
+    let both = [JSON, ("If-Match", "*"), ("If-None-Match", "*")];
+    let never = server.send("PUT", "/v1/names/r", &both, RECORD).await;
+    assert_eq!(never.problem(), expect("conflict", 409, "If-None-Match"));
     let odd = server.send("PUT", "/v1/names/r", &[JSON, ("If-Match", "W/\"v1\"")], RECORD).await;
     assert_eq!(odd.problem(), expect("invalid-argument", 400, "If-Match"));
 }
@@ -401,7 +404,7 @@ async fn the_document_lists_what_is_served() {
         let words: Vec<&str> = methods.as_object().unwrap().keys().map(String::as_str).collect();
         rows.push(format!("{} {path}", words.join(" ")));
         // What is documented is what a wrong method's answer allows.
-        let target = path.replace("{name}", "x").replace("{code}", "not-found");
+        let target = path.replace("{path}", "x").replace("{code}", "not-found");
         let refused = server.send("OPTIONS", &target, &[], "").await;
         let mut allowed: Vec<String> = refused.header("allow").split(", ").map(str::to_ascii_lowercase).collect();
         let mut documented: Vec<String> = words.iter().map(ToString::to_string).collect();
@@ -413,28 +416,28 @@ async fn the_document_lists_what_is_served() {
     assert_eq!(
         rows,
         [
-            "delete get head patch put /v1/names/{name}",
+            "delete get head patch put /v1/names/{path}",
             "get head /livez",
             "get head /metrics",
             "get head /readyz",
             "get head /v1/byname.proto",
             "get head /v1/cluster",
             "get head /v1/errors/{code}",
-            "get head /v1/find/{name}",
+            "get head /v1/find/{path}",
             "get head /v1/list",
             "get head /v1/openapi.json",
-            "get head /v1/services/{name}:logs",
-            "get head /v1/services/{name}:why",
+            "get head /v1/services/{path}:logs",
+            "get head /v1/services/{path}:why",
             "get head /v1/status",
             "get head /v1/version",
             "get head patch /v1/names/",
             "post /v1/batch",
-            "post /v1/services/{name}:advertise",
-            "post /v1/services/{name}:launch",
-            "post /v1/services/{name}:reset",
-            "post /v1/services/{name}:restart",
-            "post /v1/services/{name}:stop",
-            "post /v1/services/{name}:withdraw",
+            "post /v1/services/{path}:advertise",
+            "post /v1/services/{path}:launch",
+            "post /v1/services/{path}:reset",
+            "post /v1/services/{path}:restart",
+            "post /v1/services/{path}:stop",
+            "post /v1/services/{path}:withdraw",
             "post /v1/services:launch",
             "post /v1/services:reset",
             "post /v1/services:restart",
@@ -450,24 +453,24 @@ async fn answers_are_as_the_document_says() {
     let service = r#"{"kind":"service","ttl":"5s","attributes":{"a":[1,true,"x"]},
         "launch":{"program":"p","ready":"notify","limits":{"memory":"2M"},"copies":{"min":0,"max":2}}}"#;
     for (method, target, template, body) in [
-        ("PUT", "/v1/names/s", "/v1/names/{name}", service),
-        ("GET", "/v1/names/s", "/v1/names/{name}", ""),
-        ("PATCH", "/v1/names/s", "/v1/names/{name}", r#"{"ttl":null}"#),
+        ("PUT", "/v1/names/s", "/v1/names/{path}", service),
+        ("GET", "/v1/names/s", "/v1/names/{path}", ""),
+        ("PATCH", "/v1/names/s", "/v1/names/{path}", r#"{"ttl":null}"#),
         ("GET", "/v1/names/", "/v1/names/", ""),
-        ("GET", "/v1/names/none", "/v1/names/{name}", ""),
-        ("GET", "/v1/find/s", "/v1/find/{name}", ""),
+        ("GET", "/v1/names/none", "/v1/names/{path}", ""),
+        ("GET", "/v1/find/s", "/v1/find/{path}", ""),
         ("GET", "/v1/list", "/v1/list", ""),
         ("GET", "/v1/status", "/v1/status", ""),
-        ("GET", "/v1/services/s:why", "/v1/services/{name}:why", ""),
-        ("POST", "/v1/services/s:launch", "/v1/services/{name}:launch", ""),
-        ("POST", "/v1/services/s:withdraw", "/v1/services/{name}:withdraw", ""),
-        ("POST", "/v1/services/s:advertise", "/v1/services/{name}:advertise", "{}"),
+        ("GET", "/v1/services/s:why", "/v1/services/{path}:why", ""),
+        ("POST", "/v1/services/s:launch", "/v1/services/{path}:launch", ""),
+        ("POST", "/v1/services/s:withdraw", "/v1/services/{path}:withdraw", ""),
+        ("POST", "/v1/services/s:advertise", "/v1/services/{path}:advertise", "{}"),
         ("POST", "/v1/services:stop", "/v1/services:stop", r#"{"patterns":["/fails"]}"#),
         ("POST", "/v1/batch", "/v1/batch", r#"{"ops":[]}"#),
         ("GET", "/v1/cluster", "/v1/cluster", ""),
         ("GET", "/v1/version", "/v1/version", ""),
         ("GET", "/v1/errors/denied", "/v1/errors/{code}", ""),
-        ("DELETE", "/v1/names/s", "/v1/names/{name}", ""),
+        ("DELETE", "/v1/names/s", "/v1/names/{path}", ""),
     ] {
         let answer = server.send(method, target, &[JSON], body).await;
         let operation = &document["paths"][template][method.to_ascii_lowercase()];

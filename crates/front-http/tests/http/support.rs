@@ -73,7 +73,7 @@ impl Fake {
             }
             Op::Add { spec, .. } | Op::Put { spec, .. } => spec,
             Op::Declare { spec, .. } => {
-                let mut now = there.unwrap_or_default().0;
+                let mut now = there.map_or_else(|| Spec::of(spec.kind()), |(now, _)| now);
                 now.overlay(&spec);
                 now
             }
@@ -95,6 +95,10 @@ impl Fake {
         }
         Ok(OpResult { name, outcome, version: Version(next), before: None, after: None })
     }
+}
+
+fn bad_pattern(e: byname_name::PatternError) -> Error {
+    Error::new(Code::InvalidName, e.to_string()).field("pattern")
 }
 
 fn fresh() -> Fresh {
@@ -178,8 +182,7 @@ impl NameService for Fake {
 
     async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
         self.call(cx, &request);
-        let pattern = byname_name::Pattern::parse(&request.pattern)
-            .map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("pattern"))?;
+        let pattern = byname_name::Pattern::parse(&request.pattern).map_err(bad_pattern)?;
         let objects = self.objects.lock().unwrap();
         let entries = objects
             .iter()
@@ -197,6 +200,7 @@ impl NameService for Fake {
 
     async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
         self.call(cx, &request);
+        byname_name::Pattern::parse(&request.pattern).map_err(bad_pattern)?;
         let services = vec![status(Name::parse("/BVODS/QS")?)];
         Ok(StatusReply { services, next: None, fresh: fresh() })
     }
@@ -205,7 +209,7 @@ impl NameService for Fake {
         self.call(cx, &request);
         let mut services = Vec::new();
         for pattern in &request.patterns {
-            let name = Name::parse(pattern)?;
+            let Some(name) = byname_name::Pattern::parse(pattern).map_err(bad_pattern)?.as_exact() else { continue };
             let error = (pattern == "/fails").then(|| Problem {
                 code: Code::StartFailed,
                 message: "the program exited with status 1".into(),
