@@ -128,6 +128,13 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The word with its article: `a service`, `an alias`.
+    pub fn with_article(self) -> String {
+        format!("{} {}", if self == Kind::Alias { "an" } else { "a" }, self.as_str())
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -252,7 +259,10 @@ impl Spec {
         let kind = self.kind();
         let belongs = |present: bool, field: &str, to: Kind| {
             if present && kind != to {
-                Err(Error::invalid(field, format!("only a {to} has this, and this is a {kind}")))
+                Err(Error::invalid(
+                    field,
+                    format!("only {} has this, and this is {}", to.with_article(), kind.with_article()),
+                ))
             } else {
                 Ok(())
             }

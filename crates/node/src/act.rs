@@ -42,11 +42,8 @@ impl Inner {
         for service in &services {
             self.authorise(&cx.caller, Right::Launch, &service.name)?;
         }
-        let mut acted: Vec<Acted> = iter(services)
-            .map(|node| self.act_on(cx, &request, node))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+        let mut acted: Vec<Acted> =
+            iter(services).map(|node| self.act_on(cx, &request, node)).buffer_unordered(AT_ONCE).collect().await;
         acted.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(ActReply { services: acted })
     }
@@ -88,11 +85,8 @@ impl Inner {
         let stop = Command::Stop { service: node.id, hold, reset };
         self.propose(&cx.caller.principal, None, stop).await?;
         let tree = self.view.load_full();
-        let live: Vec<_> = tree
-            .by_id(node.id)
-            .and_then(|n| n.service.clone())
-            .map(|s| s.instances.clone())
-            .unwrap_or_default();
+        let live: Vec<_> =
+            tree.by_id(node.id).and_then(|n| n.service.clone()).map(|s| s.instances.clone()).unwrap_or_default();
         if request.now {
             for instance in &live {
                 if let Some(computer) = &instance.computer {
@@ -106,9 +100,8 @@ impl Inner {
             None => node.spec.launch.clone().unwrap_or_default().stop_timeout().duration() + MARGIN,
         };
         // Copies that are started meanwhile, because the service shall always run, are not waited for.
-        let stopped = |n: &Object| {
-            n.service.as_ref().is_none_or(|s| live.iter().all(|gone| s.instance(gone.id).is_none()))
-        };
+        let stopped =
+            |n: &Object| n.service.as_ref().is_none_or(|s| live.iter().all(|gone| s.instance(gone.id).is_none()));
         if self.await_service(node.id, Instant::now() + patience, stopped).await {
             return Ok(());
         }

@@ -7,9 +7,7 @@ use sha2::{Digest, Sha256};
 use byname_api::caller::Right;
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::InstanceId;
-use byname_api::request::{
-    AdvertiseReply, AdvertiseRequest, Context, WithdrawReply, WithdrawRequest,
-};
+use byname_api::request::{AdvertiseReply, AdvertiseRequest, Context, WithdrawReply, WithdrawRequest};
 use byname_api::service::Endpoint;
 use byname_name::Name;
 use byname_registry::command::{Advertise, Evidence};
@@ -85,7 +83,14 @@ impl Inner {
     }
 
     /// A renewal that changes nothing is not logged: the primary's timer is all that moves.
-    fn renew(&self, name: &Name, id: InstanceId, evidence: &Evidence, endpoints: &[Endpoint], ttl: u64) -> Option<AdvertiseReply> {
+    fn renew(
+        &self,
+        name: &Name,
+        id: InstanceId,
+        evidence: &Evidence,
+        endpoints: &[Endpoint],
+        ttl: u64,
+    ) -> Option<AdvertiseReply> {
         let tree = self.view.load();
         let node = tree.resolve(name).ok()?.node;
         let instance = node.service.as_ref()?.instance(id)?;
@@ -120,11 +125,15 @@ impl Inner {
                 let hash = hash_of(credential, "credential")?;
                 let instance = service.instance(id);
                 if instance.is_some_and(|i| i.credential != Some(hash)) {
-                    return Err(Error::new(Code::Denied, "the credential is not that of this instance").field("credential"));
+                    return Err(
+                        Error::new(Code::Denied, "the credential is not that of this instance").field("credential")
+                    );
                 }
                 instance.map(|i| i.id).into_iter().collect()
             }
-            (None, Some(_)) => return Err(Error::invalid("instance", "a credential is good for one instance: say which")),
+            (None, Some(_)) => {
+                return Err(Error::invalid("instance", "a credential is good for one instance: say which"));
+            }
             (which, None) => {
                 self.authorise(&cx.caller, Right::Advertise, &node.name)?;
                 let advertised = service.instances.iter().filter(|i| match which {

@@ -103,14 +103,16 @@ impl Agents {
 }
 
 /// Takes an agent's stream: waits for its hello and gives the stream of its orders.
-pub(crate) async fn attach(inner: Arc<Inner>, mut reports: BoxStream<'static, Report>) -> Result<BoxStream<'static, Order>> {
+pub(crate) async fn attach(
+    inner: Arc<Inner>,
+    mut reports: BoxStream<'static, Report>,
+) -> Result<BoxStream<'static, Order>> {
     let hello = tokio::time::timeout(Duration::from_secs(10), reports.next()).await;
     let Ok(Some(Report::Hello { computer, addresses, facts })) = hello else {
         return Err(Error::invalid("report", "an agent begins with `hello`"));
     };
-    let name = Name::parse("/computers")
-        .and_then(|c| c.child(&computer))
-        .map_err(|e| Error::from(e).field("computer"))?;
+    let name =
+        Name::parse("/computers").and_then(|c| c.child(&computer)).map_err(|e| Error::from(e).field("computer"))?;
     let hello = Command::Computer { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
@@ -126,7 +128,13 @@ pub(crate) async fn attach(inner: Arc<Inner>, mut reports: BoxStream<'static, Re
     Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
 }
 
-async fn listen(inner: Arc<Inner>, computer: Name, stream: u64, orders: mpsc::Sender<Order>, mut reports: BoxStream<'static, Report>) {
+async fn listen(
+    inner: Arc<Inner>,
+    computer: Name,
+    stream: u64,
+    orders: mpsc::Sender<Order>,
+    mut reports: BoxStream<'static, Report>,
+) {
     let mut seen = HashSet::new();
     let mut synced = false;
     while let Some(report) = reports.next().await {
@@ -183,7 +191,11 @@ async fn take_report(inner: &Arc<Inner>, orders: &mpsc::Sender<Order>, report: I
     let ended = matches!(report.phase, Phase::Ended { .. });
     if inner.view.load().by_instance(id).is_none() {
         // Its end is logged already, or its service was deleted while the agent was away.
-        let order = if ended { Order::Forget { instance: id } } else { Order::Stop { term: inner.cluster.term(), instance: id, now: false } };
+        let order = if ended {
+            Order::Forget { instance: id }
+        } else {
+            Order::Stop { term: inner.cluster.term(), instance: id, now: false }
+        };
         let _ = orders.try_send(order);
         return;
     }

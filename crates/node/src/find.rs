@@ -144,12 +144,7 @@ impl Inner {
     }
 
     /// Waits until a condition on a service holds, or it is gone; false when the time is up.
-    pub(crate) async fn await_service(
-        &self,
-        id: ObjectId,
-        deadline: Instant,
-        holds: impl Fn(&Object) -> bool,
-    ) -> bool {
+    pub(crate) async fn await_service(&self, id: ObjectId, deadline: Instant, holds: impl Fn(&Object) -> bool) -> bool {
         loop {
             let wait = self.waits.listen(id);
             let changed = wait.changed();
@@ -176,6 +171,9 @@ fn too_late(node: &Object) -> Error {
     let state = node.service.as_ref().map(|s| s.state().to_string()).unwrap_or_default();
     Error::new(
         Code::Timeout,
-        format!("`{}` is still {state}: ask again, or with a longer timeout; `byname why {}` tells what it does", node.name, node.name),
+        format!(
+            "`{}` is still {state}: ask again, or with a longer timeout; `byname why {}` tells what it does",
+            node.name, node.name
+        ),
     )
 }

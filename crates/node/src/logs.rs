@@ -14,7 +14,11 @@ use byname_registry::query;
 use crate::Inner;
 
 impl Inner {
-    pub(crate) async fn logs(self: &Arc<Self>, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+    pub(crate) async fn logs(
+        self: &Arc<Self>,
+        cx: &Context,
+        request: LogsRequest,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
         // What a program writes may be private to its operators.
         self.authorise(&cx.caller, Right::Launch, &request.name)?;
         let node = query::service_named(&self.view.load(), &request.name)?;
@@ -25,7 +29,10 @@ impl Inner {
         let (LogsRequest { tail, follow, .. }, service) = (request, node.id.0);
         let read = self.agents.read_log(&computer, |request| Order::Logs { request, service, tail, follow });
         let Some((request, pieces)) = read else {
-            return Err(Error::new(Code::Unavailable, format!("the agent of `{computer}`, which keeps the log, is not connected")));
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("the agent of `{computer}`, which keeps the log, is not connected"),
+            ));
         };
         let reader = Reader { inner: self.clone(), computer, request, pieces };
         let stream = futures_util::stream::unfold(reader, |mut reader| async move {

@@ -68,7 +68,13 @@ impl Inner {
     }
 
     /// The launch as it is in the log at this moment goes to the agent, with the ticket, which goes nowhere else.
-    async fn tell_agent(self: &Arc<Self>, service: ObjectId, instance: InstanceId, computer: &Name, ticket: TicketPair) -> Result<()> {
+    async fn tell_agent(
+        self: &Arc<Self>,
+        service: ObjectId,
+        instance: InstanceId,
+        computer: &Name,
+        ticket: TicketPair,
+    ) -> Result<()> {
         let Some(node) = self.view.load().by_id(service).cloned() else { return Ok(()) };
         let start = StartOrder {
             term: self.cluster.term(),
@@ -120,7 +126,10 @@ impl Inner {
             return Err(Error::new(
                 Code::NoHost,
                 match (connected.is_empty(), hosts) {
-                    (true, _) => format!("no agent is connected, so `{}` can be started nowhere: start `byname agent` on a host", node.name),
+                    (true, _) => format!(
+                        "no agent is connected, so `{}` can be started nowhere: start `byname agent` on a host",
+                        node.name
+                    ),
                     (false, Some(list)) => format!(
                         "`{}` may run on {} only, and no such host has a connected agent (connected: {})",
                         node.name,

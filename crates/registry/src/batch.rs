@@ -24,7 +24,9 @@ pub(crate) fn apply(
     events: &mut Vec<Event>,
 ) -> Result<BatchReply> {
     if ops.len() > MAX_OPS {
-        return Err(Error::new(Code::TooLarge, format!("a batch is {MAX_OPS} changes at most: send several")).field("ops"));
+        return Err(
+            Error::new(Code::TooLarge, format!("a batch is {MAX_OPS} changes at most: send several")).field("ops")
+        );
     }
     let mut next = tree.clone();
     next.revision += 1;
@@ -69,7 +71,11 @@ impl Change<'_> {
                 Some(node) if node.unregistered && spec.kind() == Kind::Service => self.replace(&node, spec.clone()),
                 Some(node) => Err(Error::new(
                     Code::AlreadyExists,
-                    format!("`{}` is there already, a {}: `byname edit` changes it", node.name, node.kind()),
+                    format!(
+                        "`{}` is there already, {}: `byname edit` changes it",
+                        node.name,
+                        node.kind().with_article()
+                    ),
                 )),
                 None => self.create(name, spec.clone()),
             },
@@ -148,7 +154,12 @@ impl Change<'_> {
         if spec.kind() != node.kind() {
             return Err(Error::new(
                 Code::Conflict,
-                format!("`{}` is a {} and cannot become a {}: delete it first", node.name, node.kind(), spec.kind()),
+                format!(
+                    "`{}` is {} and cannot become {}: delete it first",
+                    node.name,
+                    node.kind().with_article(),
+                    spec.kind().with_article()
+                ),
             )
             .field("kind"));
         }
@@ -261,4 +272,3 @@ fn check_version(node: &Node, wanted: Option<Version>) -> Result<()> {
         _ => Ok(()),
     }
 }
-

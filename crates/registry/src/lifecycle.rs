@@ -60,7 +60,13 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
     Ok(Reply::Enough)
 }
 
-pub(crate) fn report(tree: &mut Tree, instance: InstanceId, change: &Change, stamp: &Stamp, events: &mut Vec<Event>) -> Reply {
+pub(crate) fn report(
+    tree: &mut Tree,
+    instance: InstanceId,
+    change: &Change,
+    stamp: &Stamp,
+    events: &mut Vec<Event>,
+) -> Reply {
     // An instance that is not known has ended in the log already, or its service was deleted.
     let Some(node) = tree.by_instance(instance).cloned() else { return Reply::Done };
     let changed = tree.change_service(node.id, |node, service| match change {
@@ -265,7 +271,10 @@ pub(crate) fn advertise(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: 
         Err(error) => return Err(error),
     };
     if node.kind() != Kind::Service {
-        return Err(Error::new(Code::Unsupported, format!("`{}` is a {}: only a service can be advertised", node.name, node.kind())));
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("`{}` is {}: only a service can be advertised", node.name, node.kind().with_article()),
+        ));
     }
     let reply = tree.change_service(node.id, |_, service| take(service, ad, stamp, events)).ok_or_else(gone)??;
     tree.revision += 1;
@@ -281,7 +290,10 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
              that the name server started may advertise with it",
         )
         .field("ticket")
-        .log(format!("advertise of {} refused: wrong ticket or credential for {}, from {}", ad.name, ad.instance, stamp.by))
+        .log(format!(
+            "advertise of {} refused: wrong ticket or credential for {}, from {}",
+            ad.name, ad.instance, stamp.by
+        ))
     };
     let Some(instance) = service.instance_mut(ad.instance) else {
         if ad.evidence != Evidence::Right {
@@ -336,7 +348,9 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
             (None, *renewal)
         }
     };
-    if proof.is_some() && let Some(computer) = &instance.computer {
+    if proof.is_some()
+        && let Some(computer) = &instance.computer
+    {
         events.push(Event::Advertised { instance: ad.instance, computer: computer.clone() });
     }
     if was == State::Starting {
@@ -387,9 +401,9 @@ pub(crate) fn expire(tree: &mut Tree, id: InstanceId, ran_out: u64, stamp: &Stam
     let Some(node) = tree.by_instance(id).cloned() else { return Reply::Done };
     let expired = tree.change_service(node.id, |_, service| {
         let before = service.instances.len();
-        service.instances.retain(|i| {
-            i.id != id || !matches!(i.origin, Origin::Advertised { renewal, .. } if renewal == ran_out)
-        });
+        service
+            .instances
+            .retain(|i| i.id != id || !matches!(i.origin, Origin::Advertised { renewal, .. } if renewal == ran_out));
         let expired = service.instances.len() < before;
         if expired {
             service.tell(stamp.at, Some(id), "its lease ran out: it was not renewed");

@@ -2,9 +2,7 @@
 
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{Launch, Start};
-use byname_api::object::{
-    Choose, Forms, Kind, LastExit, Object, ObjectId, ServiceStatus, Version,
-};
+use byname_api::object::{Choose, Forms, Kind, LastExit, Object, ObjectId, ServiceStatus, Version};
 use byname_api::request::{Entry, FindReply, Fresh, Happening, ListReply, ReadReply, StatusReply, WhyReply};
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::{Name, NameKey, Pattern};
@@ -71,7 +69,11 @@ pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
         Kind::Directory | Kind::Alias => {
             return Ok(Outlook::Refuse(Error::new(
                 Code::Unsupported,
-                format!("`{}` is a directory and answers nowhere: `byname list '{}'` shows what is in it", node.name, beneath(&node.name)),
+                format!(
+                    "`{}` is a directory and answers nowhere: `byname list '{}'` shows what is in it",
+                    node.name,
+                    beneath(&node.name)
+                ),
             )));
         }
     }
@@ -115,7 +117,12 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants) ->
     }
     let launch = match &node.spec.launch {
         Some(launch) if launch.program.is_some() || launch.command.is_some() => launch,
-        _ => return not_running(format!("nobody advertises `{}`, and it has no launch that says how to start it", node.name)),
+        _ => {
+            return not_running(format!(
+                "nobody advertises `{}`, and it has no launch that says how to start it",
+                node.name
+            ));
+        }
     };
     let full = service.instances.len() >= launch.copies().max as usize;
     match state {
@@ -155,7 +162,10 @@ pub fn crash_looping(node: &Node, service: &Service) -> Error {
             text.push_str(&format!("; its last lines:\n{}", end.last_lines));
         }
     }
-    text.push_str(&format!("\n`byname why {}` tells the story, `byname reset {}` lets it start again", node.name, node.name));
+    text.push_str(&format!(
+        "\n`byname why {}` tells the story, `byname reset {}` lets it start again",
+        node.name, node.name
+    ));
     Error::new(Code::CrashLooping, text)
 }
 
@@ -184,9 +194,7 @@ fn fresh(tree: &Tree) -> Fresh {
 fn instance(tree: &Tree, instance: &Instance) -> InstanceView {
     let address = || {
         let computer = instance.computer.as_ref().and_then(|c| tree.get(c));
-        computer
-            .and_then(|c| c.spec.addresses.as_ref()?.first().cloned())
-            .unwrap_or_else(|| "127.0.0.1".into())
+        computer.and_then(|c| c.spec.addresses.as_ref()?.first().cloned()).unwrap_or_else(|| "127.0.0.1".into())
     };
     InstanceView {
         id: instance.id,
@@ -273,7 +281,8 @@ fn page<T>(
     }
     let (mut low, high) = pattern.key_range();
     if let Some(next) = next {
-        let name = Name::parse(next).map_err(|_| Error::invalid("next", "this is not the `next` of an earlier page"))?;
+        let name =
+            Name::parse(next).map_err(|_| Error::invalid("next", "this is not the `next` of an earlier page"))?;
         let after = name.key();
         if !within(&low, &high, &after) {
             return Err(Error::invalid("next", "this is not the `next` of an earlier page of the same pattern"));
@@ -304,7 +313,13 @@ fn within(low: &std::ops::Bound<NameKey>, high: &std::ops::Bound<NameKey>, key: 
 }
 
 /// Names that match, sorted.
-pub fn list(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&str>, set: Option<&str>) -> Result<ListReply> {
+pub fn list(
+    tree: &Tree,
+    pattern: &Pattern,
+    limit: Option<u32>,
+    next: Option<&str>,
+    set: Option<&str>,
+) -> Result<ListReply> {
     let page = page(tree, pattern, limit, next, |node| {
         if set.is_some() && node.set.as_deref() != set {
             return None;
@@ -340,7 +355,10 @@ pub fn status(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&
 pub fn service_named(tree: &Tree, name: &Name) -> Result<std::sync::Arc<Node>> {
     let node = tree.resolve(name)?.node;
     if node.kind() != Kind::Service {
-        return Err(Error::new(Code::Unsupported, format!("`{}` is a {} and not a service", node.name, node.kind())));
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("`{}` is {} and not a service", node.name, node.kind().with_article()),
+        ));
     }
     Ok(node)
 }
@@ -377,4 +395,3 @@ pub fn why(tree: &Tree, name: &Name) -> Result<WhyReply> {
         fresh: fresh(tree),
     })
 }
-

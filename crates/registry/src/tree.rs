@@ -229,7 +229,11 @@ impl Tree {
     }
 
     /// Changes an object's service state in place; `None` when there is no such service.
-    pub(crate) fn change_service<R>(&mut self, id: ObjectId, change: impl FnOnce(&Node, &mut Service) -> R) -> Option<R> {
+    pub(crate) fn change_service<R>(
+        &mut self,
+        id: ObjectId,
+        change: impl FnOnce(&Node, &mut Service) -> R,
+    ) -> Option<R> {
         let key = self.by_id.get(&id)?.clone();
         let slot = self.nodes.get_mut(&key)?;
         let mut node = Node::clone(slot);

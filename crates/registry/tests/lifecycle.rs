@@ -259,7 +259,10 @@ fn the_ticket_is_good_once_and_only_for_its_instance() {
     assert_eq!(w.run(ad(1, Evidence::Ticket([1; 32]))), Reply::Advertised { proof: Some([2; 32]), renewal: 0 });
     assert_eq!(w.state("/s"), State::Running);
     assert!(denied(w.run(ad(1, Evidence::Ticket([1; 32])))), "used before");
-    assert!(matches!(w.run(ad(1, Evidence::Credential([9; 32]))), Reply::Advertised { .. }), "the credential stays good");
+    assert!(
+        matches!(w.run(ad(1, Evidence::Credential([9; 32]))), Reply::Advertised { .. }),
+        "the credential stays good"
+    );
 }
 
 #[test]

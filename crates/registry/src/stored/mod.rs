@@ -27,7 +27,9 @@ pub const FORMAT: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
     /// A newer program wrote it.
-    #[error("it is in format {0}, which this version of byname does not know: start the version that wrote it, or a later one")]
+    #[error(
+        "it is in format {0}, which this version of byname does not know: start the version that wrote it, or a later one"
+    )]
     Newer(u8),
     /// It is not what it should be.
     #[error("it cannot be read: {0}")]

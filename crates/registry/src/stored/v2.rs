@@ -174,9 +174,7 @@ fn name(text: &str) -> Stored<Name> {
 }
 
 fn endpoints(list: &[ApiEndpoint]) -> Vec<Endpoint> {
-    list.iter()
-        .map(|e| Endpoint { protocol: e.protocol.clone(), address: e.address.clone(), port: e.port })
-        .collect()
+    list.iter().map(|e| Endpoint { protocol: e.protocol.clone(), address: e.address.clone(), port: e.port }).collect()
 }
 
 fn endpoints_back(list: Vec<Endpoint>) -> Vec<ApiEndpoint> {
@@ -244,12 +242,7 @@ impl From<&domain::Entry> for Entry {
                 Command::Computer { name: name.to_string(), addresses: addresses.clone(), facts: facts.clone() }
             }
         };
-        Entry {
-            at: entry.at.0,
-            by: entry.by.clone(),
-            request: entry.request.map(|r| (r.session, r.sequence)),
-            command,
-        }
+        Entry { at: entry.at.0, by: entry.by.clone(), request: entry.request.map(|r| (r.session, r.sequence)), command }
     }
 }
 
@@ -309,14 +302,11 @@ impl TryFrom<Entry> for domain::Entry {
                 weight: ad.weight,
                 pid: ad.pid,
             }),
-            Command::Withdraw { service, instances } => C::Withdraw {
-                service: ObjectId(service),
-                instances: instances.into_iter().map(InstanceId).collect(),
-            },
-            Command::Expire { instance, renewal } => C::Expire { instance: InstanceId(instance), renewal },
-            Command::Computer { name: text, addresses, facts } => {
-                C::Computer { name: name(&text)?, addresses, facts }
+            Command::Withdraw { service, instances } => {
+                C::Withdraw { service: ObjectId(service), instances: instances.into_iter().map(InstanceId).collect() }
             }
+            Command::Expire { instance, renewal } => C::Expire { instance: InstanceId(instance), renewal },
+            Command::Computer { name: text, addresses, facts } => C::Computer { name: name(&text)?, addresses, facts },
         };
         Ok(domain::Entry {
             at: Timestamp(entry.at),
