@@ -106,6 +106,11 @@ fn advice(status: &ServiceStatus) -> String {
         State::Unhealthy => {
             format!("What to do: `byname logs {name}` may tell what is wrong; `byname restart {name}` starts afresh.")
         }
+        State::Stopped if status.failures > 0 => {
+            format!(
+                "What to do: mend what the last lines tell (all of them: `byname logs {name}`); `byname find {name}` tries again."
+            )
+        }
         State::Stopped => {
             format!("What to do: `byname find {name}` starts it, or `byname launch {name}` if it is manual.")
         }
