@@ -202,7 +202,10 @@ impl Change<'_> {
         if !beneath.is_empty() && !recursive {
             return Err(Error::new(
                 Code::Conflict,
-                format!("`{}` has {} names beneath it: `-r` deletes them too", node.name, beneath.len()),
+                match beneath.len() {
+                    1 => format!("`{}` has a name beneath it: `-r` deletes it too", node.name),
+                    count => format!("`{}` has {count} names beneath it: `-r` deletes them too", node.name),
+                },
             ));
         }
         let all = || beneath.iter().chain([&node]);

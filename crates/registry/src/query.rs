@@ -256,7 +256,7 @@ pub fn read(tree: &Tree, name: &Name, dns_suffix: &str) -> Result<ReadReply> {
             created: node.created.clone(),
             modified: node.modified.clone(),
             status: service_status(tree, node),
-            forms: Some(Forms { dns, http: byname_name::http::to_path(&node.name) }),
+            forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name) }),
         },
         fresh: fresh(tree),
     })

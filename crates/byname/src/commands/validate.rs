@@ -9,6 +9,7 @@ use byname_name::Name;
 use crate::failure::{Failure, Mistake, Outcome};
 use crate::reach::ClientConfig;
 use crate::screen::{Format, Screen};
+use crate::serve::{AgentFile, ServerFile};
 use crate::tree_files;
 
 /// What a path holds, told by its place: the configuration of a host is known by its names.
@@ -17,6 +18,7 @@ enum Holds {
     Catalogue,
     ClientConfig,
     ServerConfig,
+    AgentConfig,
 }
 
 /// Checks paths and prints `ok` or fails with every mistake.
@@ -27,9 +29,9 @@ pub(crate) fn run(screen: &mut Screen, paths: &[PathBuf], context: &Name) -> Out
         match holds(&path) {
             Holds::Tree => trees.push(path),
             Holds::Catalogue => mistakes.extend(catalogue(&path)),
-            Holds::ClientConfig => mistakes.extend(client_config(&path)?),
-            // The commands that read these check them by themselves when they start.
-            Holds::ServerConfig => screen.say(&format!("byname: note: {}: not checked here", path.display())),
+            Holds::ClientConfig => mistakes.extend(config::<ClientConfig>(&path)?),
+            Holds::ServerConfig => mistakes.extend(config::<ServerFile>(&path)?),
+            Holds::AgentConfig => mistakes.extend(config::<AgentFile>(&path)?),
         }
     }
     match tree_files::read(&trees, context) {
@@ -70,8 +72,10 @@ fn holds(path: &Path) -> Holds {
         Holds::Catalogue
     } else if is("client.toml") {
         Holds::ClientConfig
-    } else if is("server.toml") || is("agent.toml") {
+    } else if is("server.toml") {
         Holds::ServerConfig
+    } else if is("agent.toml") {
+        Holds::AgentConfig
     } else {
         Holds::Tree
     }
@@ -86,10 +90,11 @@ fn catalogue(path: &Path) -> Vec<Mistake> {
         .collect()
 }
 
-fn client_config(path: &Path) -> Outcome<Option<Mistake>> {
+/// Reads a file as the command that uses it does.
+fn config<T: serde::de::DeserializeOwned>(path: &Path) -> Outcome<Option<Mistake>> {
     let (bytes, _) = tree_files::open(path)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(toml::from_str::<ClientConfig>(&text).err().map(|e| {
+    Ok(toml::from_str::<T>(&text).err().map(|e| {
         let before = e.span().and_then(|s| text.get(..s.start)).unwrap_or_default();
         let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count());
         mistake(path, before.matches('\n').count() + 1, column + 1, e.message().to_owned())

@@ -21,12 +21,13 @@ const DATA: &str = "/var/lib/byname";
 
 /// `/etc/byname/server.toml`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct ServerFile {
     /// The data directory.
     data: Option<PathBuf>,
     /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
-    listen: Option<String>,
+    #[serde(deserialize_with = "listen")]
+    listen: Option<Listen>,
     /// The suffix of the DNS forms of names.
     dns_suffix: Option<String>,
 }
@@ -95,14 +96,9 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
 /// `server`.
 pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     let file: ServerFile = read(args.config.as_deref(), "server.toml")?;
-    let listen = match (args.listen.listen, &file.listen) {
-        (Some(listen), _) => listen,
-        (None, Some(text)) => text.parse().map_err(|e: String| Error::invalid("listen", e))?,
-        (None, None) => Listen::default(),
-    };
     Ok(ServerSettings {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
-        listen,
+        listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         dns_suffix: file.dns_suffix.unwrap_or_else(|| DNS_SUFFIX.into()),
         programs: Vec::new(),
     })
@@ -171,21 +167,14 @@ fn holder() -> Vec<OsString> {
 /// The host's name as a label; what cannot be one is left out.
 fn host_label() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let label: String = text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(63).collect();
+    let label: String =
+        text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(63).collect();
     let good = byname_name::Name::root().child(&label).is_ok();
     if good { label } else { "localhost".into() }
 }
 
-/// Checks a configuration file as the command that uses it would read it, told by its name.
-pub(crate) fn check(path: &Path) -> Option<Result<()>> {
-    match path.file_name()?.to_str()? {
-        "server.toml" => Some(read::<ServerFile>(Some(path), "").and_then(|file| match file.listen {
-            Some(text) => text.parse::<Listen>().map(drop).map_err(|e| Error::invalid("listen", e)),
-            None => Ok(()),
-        })),
-        "agent.toml" => Some(read::<AgentFile>(Some(path), "").map(drop)),
-        _ => None,
-    }
+fn listen<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Listen>, D::Error> {
+    String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn read<T: DeserializeOwned + Default>(given: Option<&Path>, usual: &str) -> Result<T> {
@@ -209,13 +198,13 @@ mod tests {
     fn a_wrong_file_is_told_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("server.toml");
-        fs::write(&path, "data = '/d'\nlisen = 'off'\n").unwrap();
-        let error = check(&path).unwrap().unwrap_err();
-        assert!(error.message().contains("line 2") && error.message().contains("lisen"), "{error}");
-        fs::write(&path, "listen = 'here'\n").unwrap();
-        assert_eq!(check(&path).unwrap().unwrap_err().at_field(), Some("listen"));
+        for (text, part) in [("data = '/d'\nlisen = 'off'\n", "lisen"), ("\nlisten = 'here'\n", "ADDRESS:PORT")] {
+            fs::write(&path, text).unwrap();
+            let error = read::<ServerFile>(Some(&path), "").unwrap_err();
+            assert!(error.message().contains("line 2") && error.message().contains(part), "{error}");
+        }
         fs::write(&path, "listen = '127.0.0.1:0'\n").unwrap();
-        assert!(check(&path).unwrap().is_ok());
+        assert!(read::<ServerFile>(Some(&path), "").is_ok());
     }
 
     #[test]

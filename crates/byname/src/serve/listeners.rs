@@ -29,7 +29,9 @@ impl Listeners {
             if !address.ip().is_loopback() {
                 return Err(Error::invalid(
                     "listen",
-                    format!("{address} is not an address of this host's loopback: others are served once there are certificates"),
+                    format!(
+                        "{address} is not an address of this host's loopback: others are served once there are certificates"
+                    ),
                 ));
             }
             let listener = TcpListener::bind(address).await.map_err(|e| cannot(&address.to_string(), &e))?;
@@ -58,7 +60,9 @@ fn unix(data: &DataDir) -> io::Result<UnixListener> {
 
 fn cannot(what: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => ": another program listens there; choose another with --listen (port 0 picks a free one)",
+        io::ErrorKind::AddrInUse => {
+            ": another program listens there; choose another with --listen (port 0 picks a free one)"
+        }
         io::ErrorKind::PermissionDenied => ": choose a port above 1023 with --listen",
         _ => "",
     };

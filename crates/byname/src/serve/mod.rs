@@ -26,6 +26,7 @@ use crate::environment::Environment;
 use crate::failure::Outcome;
 use crate::reach;
 use config::ServerSettings;
+pub(crate) use config::{AgentFile, ServerFile};
 use files::DataDir;
 use listeners::Listeners;
 
@@ -41,15 +42,10 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
     let server = Server::start(&env, data, &settings, Some(&agent)).await?;
-    server.announce(&env)?;
-    loop {
-        match signals.next().await {
-            Signal::Reload => {
-                if let Err(error) = agent.reload().await {
-                    tracing::error!("the catalogue is as before: {}", error.log_line());
-                }
-            }
-            Signal::Stop => break,
+    server.announce()?;
+    while let Signal::Reload = signals.next().await {
+        if let Err(error) = agent.reload().await {
+            tracing::error!("the catalogue is as before: {}", error.log_line());
         }
     }
     server.stop(&env).await;
@@ -65,7 +61,7 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
     let server = Server::start(&env, data, &settings, None).await?;
-    server.announce(&env)?;
+    server.announce()?;
     while let Signal::Reload = signals.next().await {
         tracing::info!("there is nothing to reload: a server's settings are read when it starts");
     }
@@ -81,7 +77,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let settings = config::agent(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::agent_launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let target = reach::target(&env, &reach::Places::default(), Some(&settings.server), settings.token_file.as_deref())?;
+    let target =
+        reach::target(&env, &reach::Places::default(), Some(&settings.server), settings.token_file.as_deref())?;
     let options = byname_client::Options { token: target.token, ..byname_client::Options::default() };
     let clerk = Clerk::connect(&settings.server, options)?;
     let serving = serve_agent(&clerk, &agent);
@@ -143,7 +140,12 @@ struct Server {
 }
 
 impl Server {
-    async fn start(env: &Environment, data: DataDir, settings: &ServerSettings, agent: Option<&Agent>) -> Outcome<Server> {
+    async fn start(
+        env: &Environment,
+        data: DataDir,
+        settings: &ServerSettings,
+        agent: Option<&Agent>,
+    ) -> Outcome<Server> {
         let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
         let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
         let node = Node::open(byname_node::Config {
@@ -165,7 +167,8 @@ impl Server {
             prometheus.render()
         };
         let asked = node.clone();
-        let ready = move || if asked.is_ready() { Ok(()) } else { Err("the server is not the primary, or is stopping".into()) };
+        let ready =
+            move || if asked.is_ready() { Ok(()) } else { Err("the server is not the primary, or is stopping".into()) };
         let service: Arc<dyn NameService> = Arc::new(node.clone());
         let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
         let app = byname_front_http::router(service.clone(), extras).merge(byname_front_grpc::routes(service));
@@ -183,7 +186,7 @@ impl Server {
     }
 
     /// Says where it listens, then that it is ready.
-    fn announce(&self, _env: &Environment) -> Outcome {
+    fn announce(&self) -> Outcome {
         self.data.write_endpoints(self.api)?;
         match self.api {
             Some(api) => tracing::info!("listening on http://{api} and {}", self.data.socket().display()),
