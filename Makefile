@@ -1,0 +1,73 @@
+# The commands of this repository. What a step needs beyond cargo is installed by .ci/need, on Debian and its like.
+
+SHELL       := /bin/bash
+TARGET      := $(or $(CARGO_TARGET_DIR),target)
+# nextest runs test binaries side by side; without it the tests are the same, only slower.
+RUN_TESTS   := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --all-targets)
+SAY         := @printf '\n== %s\n'
+
+.DEFAULT_GOAL := help
+.PHONY: help build release install test check tidy unit examples demo demo-debug bench clean need
+# The steps of a target come one after another, so that the first that fails is the last that is seen.
+.NOTPARALLEL:
+
+help:
+	@echo 'make build     the debug binary, $(TARGET)/debug/byname'
+	@echo 'make release   the release binary, $(TARGET)/release/byname'
+	@echo 'make install   the release binary to $$PREFIX/bin (default /usr/local)'
+	@echo 'make demo      the video-on-demand system: found, used, killed and found again'
+	@echo 'make test      everything that is checked before a change is taken'
+	@echo 'make check     only formatting, lints and the rules of the repository'
+	@echo 'make unit      only the tests of the crates'
+	@echo 'make bench     the measurements, beside the peers'
+	@echo 'make clean     forget everything that was built'
+
+need:
+	@.ci/need cc git curl python3 redis-server
+
+build:
+	$(SAY) 'building (debug)'
+	cargo build --locked --package byname
+
+release:
+	$(SAY) 'building (release; a few minutes the first time)'
+	cargo build --locked --release --package byname
+
+install: release
+	install -D -m 755 $(TARGET)/release/byname $(or $(PREFIX),/usr/local)/bin/byname
+
+test: need check unit examples demo-debug
+	$(SAY) 'all good'
+
+check:
+	$(SAY) 'formatting'
+	cargo fmt --all --check
+	$(SAY) 'the rules of the repository'
+	cargo xtask tidy
+	$(SAY) 'lints'
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+tidy:
+	cargo xtask tidy
+
+# The binary comes first: tests start it.
+unit: build
+	$(SAY) 'tests of the crates'
+	cargo $(RUN_TESTS) --locked --workspace </dev/null
+
+examples:
+	$(SAY) 'tests of the examples'
+	cd examples/bvods && python3 -B -m unittest -q </dev/null
+
+demo: need release
+	python3 -B examples/bvods/demo.py --byname $(TARGET)/release/byname
+
+demo-debug: build
+	$(SAY) 'the demo, with the debug binary'
+	python3 -B examples/bvods/demo.py --byname $(TARGET)/debug/byname </dev/null
+
+bench: release
+	@bench/run
+
+clean:
+	cargo clean
