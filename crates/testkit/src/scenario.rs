@@ -1,0 +1,1 @@
+//! Readable scripts of commands with their full output.
