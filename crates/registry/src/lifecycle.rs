@@ -258,6 +258,15 @@ pub(crate) fn release(tree: &mut Tree, id: ObjectId, stamp: &Stamp, events: &mut
 }
 
 pub(crate) fn advertise(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: &mut Vec<Event>) -> Result<Reply> {
+    // A refusal leaves nothing behind, not even the service that was made for it.
+    let (mut next, mut fresh) = (tree.clone(), Vec::new());
+    let reply = advertise_in(&mut next, ad, stamp, &mut fresh)?;
+    *tree = next;
+    events.append(&mut fresh);
+    Ok(reply)
+}
+
+fn advertise_in(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: &mut Vec<Event>) -> Result<Reply> {
     let node = match tree.resolve(&ad.name) {
         Ok(resolved) => resolved.node,
         Err(error) if error.code() == Code::NotFound && ad.evidence == Evidence::Right => {
@@ -275,6 +284,14 @@ pub(crate) fn advertise(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: 
             Code::Unsupported,
             format!("`{}` is {}: only a service can be advertised", node.name, node.kind().with_article()),
         ));
+    }
+    if let Some(other) = tree.by_instance(ad.instance).filter(|other| other.id != node.id) {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("the instance {} belongs to another service: leave `instance` out for a new one", ad.instance),
+        )
+        .field("instance")
+        .log(format!("advertise of {} with {}, an instance of {}", node.name, ad.instance, other.name)));
     }
     let reply = tree.change_service(node.id, |_, service| take(service, ad, stamp, events)).ok_or_else(gone)??;
     tree.revision += 1;
@@ -446,15 +463,18 @@ pub(crate) fn computer(
     Ok(Reply::Done)
 }
 
-/// A service that nobody added vanishes with its last instance.
+/// A service that nobody added vanishes with its last instance. One that has got children stays as their directory.
 fn drop_if_empty(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
     let Some(node) = tree.by_id(id) else { return };
     if node.unregistered && node.service.as_ref().is_none_or(|s| s.instances.is_empty()) {
-        let name = node.name.clone();
-        if tree.has_children(&name) {
-            return;
-        }
+        let (name, mut left) = (node.name.clone(), Node::clone(node));
         tree.remove(&name);
+        if tree.has_children(&name) {
+            left.spec = Arc::new(Spec { owner: left.spec.owner.clone(), ..Spec::of(Kind::Directory) });
+            left.service = None;
+            left.unregistered = false;
+            tree.put(left);
+        }
         events.push(Event::Object { id, name });
     }
 }

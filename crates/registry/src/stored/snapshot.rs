@@ -49,8 +49,10 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
             Some(StoredReply { at: at.0, session: id.session, sequence: id.sequence, reply: reply.to_vec() })
         })
         .collect();
-    let floors: Vec<(u128, u64)> =
+    let mut floors: Vec<(u128, u64)> =
         sessions.sessions.iter().filter(|(_, s)| s.floor > 0).map(|(id, s)| (*id, s.floor)).collect();
+    // Equal states give equal bytes.
+    floors.sort_unstable();
     let header = Header {
         revision: tree.revision,
         now: tree.now.0,
