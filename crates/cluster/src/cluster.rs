@@ -318,14 +318,19 @@ impl Cluster {
             let _ = tokio::time::timeout(inner.drain_patience, inner.raft.write_blank()).await;
         }
         inner.proposals.give_up(&ProposeError::Stopped, &ProposeError::Stopped);
-        if let Err(error) = inner.raft.shutdown().await {
-            tracing::error!(%error, "the consensus engine did not stop as it should");
-        }
         for task in &inner.tasks {
             task.abort();
         }
-        let log = Arc::clone(&inner.snapshotter.log);
-        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+        let close = || {
+            let log = Arc::clone(&inner.snapshotter.log);
+            tokio::task::spawn_blocking(move || log.close())
+        };
+        // The engine may be waiting for a disk that takes no writes; closing the log ends that.
+        if tokio::time::timeout(inner.drain_patience, inner.raft.shutdown()).await.is_err() {
+            let _ = close().await;
+            let _ = inner.raft.shutdown().await;
+        }
+        let _ = close().await;
     }
 }
 

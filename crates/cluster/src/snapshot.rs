@@ -70,6 +70,8 @@ impl Snapshots {
     /// Looks at the snapshots in `dir`, which is made when it is not there. Reads the newest one's description.
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: PathBuf, node: u64) -> Result<Snapshots, OpenError> {
         disk.create_dir(&dir).map_err(|e| OpenError::io("create", &dir, e))?;
+        // A process that was killed may have renamed a file and gone before the name was durable.
+        disk.sync_dir(&dir).map_err(|e| OpenError::io("sync", &dir, e))?;
         let mut names = Vec::new();
         for name in disk.list(&dir).map_err(|e| OpenError::io("list", &dir, e))? {
             let path = dir.join(&name);

@@ -93,7 +93,7 @@ impl SegmentHeader {
         let (last, purged) = (read_id(), read_id());
         let present = from.get_u8() != 0;
         let (term, voted_for, committed) = (from.get_u64_le(), from.get_u64_le(), from.get_u8() != 0);
-        let vote = present.then(|| Ballot { leader_id: LeaderId { term, voted_for }, committed });
+        let vote = present.then_some(Ballot { leader_id: LeaderId { term, voted_for }, committed });
         Ok(SegmentHeader { node, sequence, prev_end, last, purged, vote })
     }
 }

@@ -1,7 +1,10 @@
 //! The log on disk. The module documentation of the crate draws the design; here is the order of the files:
 //!
-//! - [`frame`]: the bytes. - [`read`]: walking over them. - [`recover`]: what a start makes of them.
-//! - [`writer`]: the thread that writes them. - here: what the consensus engine sees.
+//! - [`frame`]: the bytes.
+//! - [`read`]: walking over them.
+//! - [`recover`]: what a start makes of them.
+//! - [`writer`]: the thread that writes them.
+//! - here: what the consensus engine sees.
 
 pub(crate) mod frame;
 pub(crate) mod read;

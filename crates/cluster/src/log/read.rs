@@ -13,8 +13,8 @@ const BLOCK_BYTES: usize = 256 << 10;
 
 /// What stands at a place of a segment.
 pub(crate) enum Next {
-    /// A good frame, its offset and its length.
-    Frame { offset: u64, bytes: u64, record: Record },
+    /// A good frame, its offset and its length, and how much of the file was on disk when it was written.
+    Frame { offset: u64, bytes: u64, synced: u64, record: Record },
     /// Zeros, or no room for a frame: the end of what was written.
     End,
     /// Something else.
@@ -60,7 +60,7 @@ impl Frames {
         };
         let offset = self.offset;
         self.offset += header.bytes();
-        Ok(Next::Frame { offset, bytes: header.bytes(), record })
+        Ok(Next::Frame { offset, bytes: header.bytes(), synced: header.synced, record })
     }
 
     /// `bytes` bytes from where the walk stands, fewer at the end of the file.

@@ -69,6 +69,8 @@ pub(crate) fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
 /// Reads the log in `dir`. `snapshot` is the last entry that the newest snapshot covers.
 pub(crate) fn recover(disk: &dyn Disk, dir: &Path, node: u64, snapshot: Option<u64>) -> Result<Recovered, OpenError> {
     let mut found = Recovered { force_mark: true, ..Recovered::default() };
+    // A process that was killed may have renamed a file and gone before the name was durable.
+    disk.sync_dir(dir).map_err(|e| OpenError::io("sync", dir, e))?;
     for sequence in sequences(disk, dir)? {
         let path = segment_path(dir, sequence);
         if let Some(before) = found.segments.back()
@@ -137,13 +139,15 @@ fn replay(found: &mut Recovered, number: usize, end: Option<u64>, snapshot: Opti
     found.force_mark = true;
 
     let mut frames = Frames::new(Arc::clone(&file), sequence, SEGMENT_HEADER as u64, end.unwrap_or(bytes));
+    let mut proven = SEGMENT_HEADER as u64;
     let what = loop {
         let at = frames.offset();
         if end == Some(at) {
             return Ok(());
         }
         match frames.next().map_err(|e| OpenError::io("read", &path, e))? {
-            Next::Frame { offset, bytes, record } => {
+            Next::Frame { offset, bytes, synced, record } => {
+                proven = proven.max(synced);
                 if let Err(what) = found.take(record, Mark { index: 0, sequence, offset }, bytes, snapshot) {
                     return Err(corrupt(&path, offset, what));
                 }
@@ -161,7 +165,9 @@ fn replay(found: &mut Recovered, number: usize, end: Option<u64>, snapshot: Opti
         tracing::warn!(path = %path.display(), offset = at, bytes = to - at, "cut off a write that was never finished");
         zero(&*file, at, to).map_err(|e| OpenError::io("write", &path, e))?;
     }
-    // After a mere kill the last frames may be in the kernel's memory only, and what is written next calls them synced.
+    // After a mere kill the last frames may be in the kernel's memory only, and after a failed sync the kernel may even call
+    // them clean. What is written next calls them synced, so they are written again first.
+    rewrite(&*file, proven, at).map_err(|e| OpenError::io("write", &path, e))?;
     file.sync().map_err(|e| OpenError::io("sync", &path, e))?;
     found.end = at;
     Ok(())
@@ -216,6 +222,22 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
     while at < to {
         let bytes = zeros.len().min((to - at) as usize);
         file.write_at(&zeros[..bytes], at)?;
+        at += bytes as u64;
+    }
+    Ok(())
+}
+
+/// Writes the same bytes again.
+fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    let mut block = vec![0; SCAN_BYTES.min(to.saturating_sub(from) as usize)];
+    let mut at = from;
+    while at < to {
+        let bytes = block.len().min((to - at) as usize);
+        let got = read_full(file, &mut block[..bytes], at)?;
+        if got < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(&block[..bytes], at)?;
         at += bytes as u64;
     }
     Ok(())

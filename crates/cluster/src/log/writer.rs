@@ -112,6 +112,8 @@ impl Writer {
             }
             while !queue.is_empty() {
                 if let Err(Closed) = self.write(&mut queue) {
+                    // Whoever waits learns it by the loss of its channel.
+                    self.shared.inner.lock().queue.clear();
                     return;
                 }
             }
