@@ -32,7 +32,11 @@ impl Inner {
         let patterns = request
             .patterns
             .iter()
-            .map(|p| Pattern::parse(p).map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("patterns")))
+            .enumerate()
+            .map(|(i, p)| {
+                let field = format!("patterns[{i}]");
+                Pattern::parse(p).map_err(|e| Error::new(Code::InvalidName, e.to_string()).field(field))
+            })
             .collect::<Result<Vec<_>>>()?;
         // Before anything is looked up, so that a caller who may not act learns nothing.
         for pattern in &patterns {

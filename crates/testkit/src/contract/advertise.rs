@@ -131,7 +131,7 @@ pub async fn wrong_endpoints_name_the_field(f: &dyn Fixture) {
     for (wrong, field) in [
         (endpoint("tcp", "", 0), "endpoints.port"),
         (endpoint("tcp", "home", 80), "endpoints.address"),
-        (endpoint("", "", 80), "endpoints.protocol"),
+        (endpoint(&"p".repeat(33), "", 80), "endpoints.protocol"),
         (endpoint("unix", "relative", 0), "endpoints.address"),
     ] {
         refused(owner.advertise(with(wrong)).await, Code::InvalidArgument, Some(field));

@@ -59,7 +59,7 @@ pub async fn wrong_patterns_are_refused(f: &dyn Fixture) {
         let request = ListRequest::new(pattern);
         refused(owner.service.list(&owner.cx, request.clone()).await, Code::InvalidName, Some("pattern"));
         refused(owner.service.status(&owner.cx, request).await, Code::InvalidName, Some("pattern"));
-        refused(owner.act(Verb::Stop, pattern).await, Code::InvalidName, Some("patterns"));
+        refused(owner.act(Verb::Stop, pattern).await, Code::InvalidName, Some("patterns[0]"));
     }
 }
 
