@@ -8,8 +8,8 @@ const ENDINGS: [&str; 6] = [".rs", ".py", ".md", ".sh", ".proto", ".c"];
 /// Made by a build or a run, and so in no clone.
 const MADE: [&str; 3] = ["target", "bench/out", "__pycache__"];
 /// Parts that stand for something else.
-const STAND_FOR: [&str; 12] =
-    ["NAME", "DIR", "DATA", "CODE", "CRATE", "NNNN", "ID", "FILE", "COMMAND", "VERSION", "SERVICE", "PROTOCOL"];
+const STAND_FOR: [&str; 13] =
+    ["NAME", "DIR", "DATA", "CODE", "CRATE", "NNNN", "ID", "FILE", "COMMAND", "VERSION", "SERVICE", "PROTOCOL", "vN"];
 
 /// Every path that a document names, as a link, in backticks or in a command, exists.
 pub(super) fn paths(tree: &Tree) -> Vec<Finding> {
@@ -24,6 +24,13 @@ pub(super) fn map(tree: &Tree) -> Vec<Finding> {
     for name in tree.crates() {
         if !file.text.contains(&format!("`crates/{name}`")) {
             findings.push(Finding::new(MAP, 0, format!("has no line for `crates/{name}`")));
+        }
+    }
+    for (folder, _) in tree.files().iter().filter_map(|file| file.path.strip_prefix("patches/")?.split_once('/')) {
+        let what = format!("`patches/{folder}`");
+        let known = findings.iter().any(|finding: &Finding| finding.what.contains(&what));
+        if !known && !file.text.contains(&what) {
+            findings.push(Finding::new(MAP, 0, format!("has no line for {what}")));
         }
     }
     findings
@@ -88,7 +95,9 @@ fn is_file(word: &str) -> bool {
 /// made by a build, and a path with a part that stands for others, is taken as there.
 fn exists(tree: &Tree, folder: &str, word: &str) -> bool {
     let word = word.split(':').next().unwrap_or(word).trim_start_matches("./").trim_end_matches(['/', '.']);
-    let stands_for = |part: &str| part.contains(['*', '{', '<', '$', '…', '~']) || STAND_FOR.contains(&stem(part));
+    let stands_for = |part: &str| {
+        part.contains(['*', '{', '<', '$', '…', '~']) || stem(part).split('-').any(|word| STAND_FOR.contains(&word))
+    };
     if word.split('/').any(stands_for) || MADE.iter().any(|made| word == *made || word.starts_with(&format!("{made}/")))
     {
         return true;
@@ -166,6 +175,8 @@ mod tests {
         let files =
             [("ARCHITECTURE.md", "`crates/name`"), ("crates/name/Cargo.toml", ""), ("crates/api/Cargo.toml", "")];
         assert_eq!(findings(map, &files), ["ARCHITECTURE.md: has no line for `crates/api`"]);
+        let patched = [("ARCHITECTURE.md", ""), ("patches/a/Cargo.toml", ""), ("patches/a/src/lib.rs", "")];
+        assert_eq!(findings(map, &patched).len(), 1);
         assert_eq!(findings(map, &[]).len(), 1);
     }
 }

@@ -6,6 +6,8 @@ use super::tree::Tree;
 const LICENCE: &str = "Apache-2.0";
 /// What each crate takes from the workspace.
 const SHARED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
+/// Crates here stand in for others and have those's versions.
+const STAND_INS: &str = "patches/";
 /// The only place that locked packages may come from.
 const REGISTRY: &str = concat!("registry+https://github.com/rust-lang/", "crates", ".io-index");
 
@@ -37,7 +39,8 @@ pub(super) fn manifests(tree: &Tree) -> Vec<Finding> {
             check(licence == Some(LICENCE), format!("the workspace's licence is not `{LICENCE}`"));
         }
         let Some(package) = table.get("package") else { continue };
-        for key in SHARED {
+        let stands_in = file.path.starts_with(STAND_INS);
+        for key in SHARED.into_iter().filter(|key| !(stands_in && *key == "version")) {
             let shared = package.get(key).and_then(|v| v.get("workspace")).and_then(toml::Value::as_bool);
             check(shared == Some(true), format!("lacks `{key}.workspace = true`"));
         }

@@ -8,7 +8,16 @@ use super::tree::Tree;
 const STORED: [(&str, &[&str]); 4] = [
     ("registry", &["crates/registry/src/stored/"]),
     ("cluster", &["crates/cluster/src/log/frame.rs", "crates/cluster/src/snapshot.rs"]),
-    ("launch", &["crates/launch/src/wire.rs", "crates/launch/src/folder.rs", "crates/launch/src/catalogue.rs"]),
+    (
+        "launch",
+        &[
+            "crates/launch/src/wire.rs",
+            "crates/launch/src/folder.rs",
+            "crates/launch/src/catalogue.rs",
+            // What a holder tells the process that becomes the program: both are of one fork.
+            "crates/launch/src/hold/spawn.rs",
+        ],
+    ),
     // It keeps nothing: whatever it sends is a type of `api`, and what it logs one of `registry`.
     ("node", &[]),
 ];
