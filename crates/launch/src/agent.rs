@@ -316,26 +316,26 @@ impl Inner {
     }
 
     /// Drops an instance that has ended; its folder stays for the log.
-    pub(crate) fn forget(&self, id: InstanceId) {
-        let mut table = self.table.lock();
-        match table.entries.get(&id) {
-            Some(entry) if matches!(entry.report.phase, Phase::Ended { .. }) => {}
+    pub(crate) fn forget(self: &Arc<Self>, id: InstanceId) {
+        let service = match self.table.lock().entries.get(&id) {
+            Some(Entry { report: InstanceReport { phase: Phase::Ended { .. }, service, .. }, .. }) => *service,
             Some(_) => {
                 tracing::warn!(instance = %id, "an instance that has not ended is not forgotten");
                 return;
             }
             None => return,
-        }
-        let Some(entry) = table.entries.remove(&id) else { return };
-        table.forgotten.push_back(id);
-        if table.forgotten.len() > FORGOTTEN {
-            table.forgotten.pop_front();
-        }
-        drop(table);
-        let (dir, service) = (self.config.dir.clone(), entry.report.service);
+        };
+        let inner = self.clone();
         self.runtime.spawn_blocking(move || {
-            // One that was refused has no folder.
-            let _ = folder::Folder::of(&dir, id).retire(&dir, service);
+            // One that was refused has no folder. The entry goes last, so that its log can be found all the time.
+            let _ = folder::Folder::of(&inner.config.dir, id).retire(&inner.config.dir, service);
+            let mut table = inner.table.lock();
+            if table.entries.remove(&id).is_some() {
+                table.forgotten.push_back(id);
+                if table.forgotten.len() > FORGOTTEN {
+                    table.forgotten.pop_front();
+                }
+            }
         });
     }
 

@@ -22,6 +22,7 @@
 //! only by a pattern that matches them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -211,10 +212,11 @@ impl Catalogue {
                 directory: stored.directory.map(Spanned::into_inner),
                 names,
             };
-            if self.entries.contains_key(&name) {
-                problems.push(at(start, format!("`{name}` is in the catalogue twice")));
-            } else {
-                self.entries.insert(name, entry);
+            match self.entries.entry(name) {
+                Slot::Vacant(slot) => {
+                    slot.insert(entry);
+                }
+                Slot::Occupied(slot) => problems.push(at(start, format!("`{}` is in the catalogue twice", slot.key()))),
             }
         }
     }

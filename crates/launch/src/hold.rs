@@ -2,7 +2,7 @@
 //! its log files, its NOTIFY_SOCKET, its exit status, and the program itself as its child.
 //!
 //! It is one thread and one poll loop. It waits on its standard input, a socket, for its work; that is why one can be
-//! kept ready. From then on the instance's folder is its current folder, and it listens there on `control` for agents
+//! kept ready, with the process that will become the program forked already (`spawn`). From then on the instance's folder is its current folder, and it listens there on `control` for agents
 //! that come later. It leaves when the program and all its descendants have ended; the file `exit` then says how. While
 //! it lives it holds the lock (flock) of the folder, so an agent that finds the lock free knows that nobody is there.
 //!
@@ -58,16 +58,21 @@ fn run() -> io::Result<()> {
     spawn::close_inherited();
     let agent = spawn::take_stdin()?;
     rustix::net::sockopt::socket_peercred(&agent)?;
-    let ticket_fd = spawn::reserve_ticket_fd()?;
+    // Until the end, in the process that becomes the program too.
+    let _ticket_fd = spawn::reserve_ticket_fd()?;
     rustix::process::chdir("/")?;
     // Fails when this is a leader already, which is as good.
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"byname-hold");
+    let signals = take_over_signals()?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    warm_up();
+    let waiting = spawn::Waiting::fork()?;
 
     // The agent went away before it had work.
-    let Some((work, folder, rest)) = receive_work(&agent)? else { return Ok(()) };
+    let Some((work, folder, rest)) = receive_work(&agent, &signals)? else { return Ok(()) };
     rustix::process::fchdir(&folder)?;
-    let held = hold(*work, agent, rest, ticket_fd);
+    let held = hold(*work, agent, rest, signals, waiting);
     if let Err(error) = &held {
         // Nobody reads the standard error of a holder.
         Output::new(0).mark(&format!("the holder failed: {error}"));
@@ -77,9 +82,67 @@ fn run() -> io::Result<()> {
     held
 }
 
-fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, ticket_fd: OwnedFd) -> io::Result<()> {
-    let mut holder = Holder::new(&work, agent, read)?;
-    holder.start(work, ticket_fd);
+/// Does once what a start will do, so that its code and memory are at hand by then.
+fn warm_up() {
+    let work = Work::default();
+    let json = serde_json::to_vec(&ToHolder::Work(Box::new(work))).unwrap_or_default();
+    let _ = serde_json::from_slice::<ToHolder>(&json);
+    let _ = wire::seal("running", &HolderState::default());
+}
+
+/// Blocks all signals and reads them from a descriptor instead. Their actions become the default ones, because the
+/// program must not inherit what the agent's own parent chose to ignore.
+fn take_over_signals() -> io::Result<SignalFd> {
+    let all = SigSet::all();
+    all.thread_block()?;
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in NixSignal::iterator().filter(|s| !matches!(s, NixSignal::SIGKILL | NixSignal::SIGSTOP)) {
+        // SAFETY: the default action is no code of ours.
+        let _ = unsafe { nix::sys::signal::sigaction(signal, &default) };
+    }
+    Ok(SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, signals: SignalFd, waiting: spawn::Waiting) -> io::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let user = work.identity.as_ref().map_or(own, |who| who.uid);
+    let log_bytes = work.log_bytes;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::io::ioctl_fionbio(&agent, true)?;
+    let (notify, notify_path) = notify::open(&work.instance, user == own)?;
+    let released = waiting.release(work, notify_path)?;
+
+    // The rest is done while the program loads. Who looks for the socket before it is there finds the lock taken.
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let listening =
+        rustix::net::bind(&listener, &SocketAddrUnix::new("control")?).and_then(|()| rustix::net::listen(&listener, 8));
+    let mut holder = Holder {
+        state: HolderState { format: wire::FORMAT, ..HolderState::default() },
+        link: Some(Link { socket: agent, read, unsent: Vec::new(), behind: false }),
+        listener,
+        signals,
+        notify,
+        output: Output::new(log_bytes),
+        pipe: None,
+        users: vec![0, own, user],
+        main: None,
+        status: None,
+        failed: None,
+        why: None,
+        left: 0,
+        kill_at: None,
+        killing: None,
+        gone: false,
+    };
+    let started = match listening {
+        Ok(()) => released.outcome(),
+        Err(errno) => {
+            // A program that no later agent could find must not run.
+            released.kill();
+            Err(Failure { step: Step::Prepare, errno: errno.raw_os_error(), what: String::new() })
+        }
+    };
+    holder.started(started);
     while !holder.gone {
         holder.turn()?;
     }
@@ -87,11 +150,26 @@ fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, ticket_fd: OwnedFd) -> io::Re
     Ok(())
 }
 
+/// The work, the instance's folder, and what was read beyond the first message.
+type Received = (Box<Work>, OwnedFd, Vec<u8>);
+
 /// Waits for the first message and the folder that comes with it.
-fn receive_work(agent: &OwnedFd) -> io::Result<Option<(Box<Work>, OwnedFd, Vec<u8>)>> {
+fn receive_work(agent: &OwnedFd, signals: &SignalFd) -> io::Result<Option<Received>> {
     let (mut buffer, mut folder) = (Vec::new(), None);
+    let mut bytes = vec![0; 64 << 10];
     loop {
-        let mut bytes = vec![0; 64 << 10];
+        let mut fds = [
+            PollFd::from_borrowed_fd(agent.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        rustix::event::poll(&mut fds, None)?;
+        let [said, signalled] = fds.map(|fd| !fd.revents().is_empty());
+        if signalled && signals.read_signal()?.is_some_and(|s| s.ssi_signo == NixSignal::SIGTERM as u32) {
+            return Ok(None);
+        }
+        if !said {
+            continue;
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [io::IoSliceMut::new(&mut bytes)];
@@ -133,7 +211,6 @@ struct Holder {
     listener: OwnedFd,
     signals: SignalFd,
     notify: OwnedFd,
-    notify_path: OsString,
     output: Output,
     /// The reading end of the program's output; none before the start and after the last writer closed it.
     pipe: Option<OwnedFd>,
@@ -153,49 +230,8 @@ struct Holder {
 }
 
 impl Holder {
-    fn new(work: &Work, agent: OwnedFd, read: Vec<u8>) -> io::Result<Holder> {
-        let all = SigSet::all();
-        all.thread_block()?;
-        // The program must not inherit what the agent's own parent chose to ignore.
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        for signal in NixSignal::iterator().filter(|s| !matches!(s, NixSignal::SIGKILL | NixSignal::SIGSTOP)) {
-            // SAFETY: the default action is no code of ours.
-            let _ = unsafe { nix::sys::signal::sigaction(signal, &default) };
-        }
-        let signals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::bind(&listener, &SocketAddrUnix::new("control")?)?;
-        rustix::net::listen(&listener, 8)?;
-        let own = rustix::process::geteuid().as_raw();
-        let user = work.identity.as_ref().map_or(own, |who| who.uid);
-        let (notify, notify_path) = notify::open(&work.instance, user == own)?;
-        rustix::io::ioctl_fionbio(&agent, true)?;
-        Ok(Holder {
-            state: HolderState { format: wire::FORMAT, ..HolderState::default() },
-            link: Some(Link { socket: agent, read, unsent: Vec::new(), behind: false }),
-            listener,
-            signals,
-            notify,
-            notify_path,
-            output: Output::new(work.log_bytes),
-            pipe: None,
-            users: vec![0, own, user],
-            main: None,
-            status: None,
-            failed: None,
-            why: None,
-            left: 0,
-            kill_at: None,
-            killing: None,
-            gone: false,
-        })
-    }
-
-    fn start(&mut self, work: Work, ticket_fd: OwnedFd) {
-        match spawn::spawn(&work, &self.notify_path, ticket_fd) {
+    fn started(&mut self, outcome: Result<(Pid, OwnedFd), Failure>) {
+        match outcome {
             Ok((pid, pipe)) => {
                 self.main = Some(pid);
                 self.pipe = Some(pipe);

@@ -10,6 +10,7 @@ use byname_api::service::{Endpoint, Exit};
 use byname_api::span::Timestamp;
 use byname_api::{Code, Error};
 use nix::errno::Errno;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -32,12 +33,11 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let id = order.instance;
     let folder = Folder::of(&agent.config.dir, id);
     let deadline = Instant::now() + order.launch.start_timeout().duration();
-    // On a thread for blocking work: the disk may be busy and the look-up of a user may ask the network.
-    let prepared = tokio::task::spawn_blocking({
+    let prepared = blocking({
         let (agent, folder) = (agent.clone(), folder.clone());
         move || prepare(&agent, &folder, &order)
-    });
-    let prepared = prepared.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
+    })
+    .await;
     let (plan, intent, lock) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -92,6 +92,17 @@ pub(crate) async fn adopt(
     let mut settled = Some(settled);
     let end = watch.run(None, commands, &mut settled).await;
     watch.finish(end);
+}
+
+/// Does what may have to wait for the disk, or for the network when a user is looked up, without holding up other
+/// tasks. Where the runtime allows it that is done on the spot, because a change of thread takes as long as the rest of
+/// an order.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        tokio::task::block_in_place(work)
+    } else {
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+    }
 }
 
 fn prepare(agent: &Inner, folder: &Folder, order: &StartOrder) -> Result<(Plan, Intent, std::os::fd::OwnedFd), Error> {
@@ -326,10 +337,10 @@ impl Watch {
         let running = self.folder.running().or_else(|| self.state.running.clone());
         if let Some(running) = &running {
             for pid in proc::with_environment("BYNAME_INSTANCE", &self.id.to_string()) {
-                if proc::session(pid) == Some(running.pid) {
-                    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    }
+                if proc::session(pid) == Some(running.pid)
+                    && let Some(pid) = rustix::process::Pid::from_raw(pid as i32)
+                {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
             }
         }

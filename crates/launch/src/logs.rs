@@ -170,10 +170,10 @@ impl Source {
 
 /// The service's instance folders, the oldest first.
 fn folders(agent: &Inner, service: u64) -> Vec<Folder> {
+    // In this order, because a folder moves from the first to the second.
+    let live: Vec<Folder> = agent.of_service(service).into_iter().map(|id| Folder::of(&agent.config.dir, id)).collect();
     let mut folders = folder::ended(&agent.config.dir, service);
-    folders.extend(
-        agent.of_service(service).into_iter().map(|id| Folder::of(&agent.config.dir, id)).filter(|f| f.path.exists()),
-    );
+    folders.extend(live.into_iter().filter(|folder| folder.path.exists()));
     folders
 }
 
@@ -188,13 +188,10 @@ fn skip(files: &mut VecDeque<Source>, lines: usize) {
     let mut left = lines;
     for index in (0..files.len()).rev() {
         let Some(source) = files.get_mut(index) else { return };
-        match last_lines(&source.file, &mut left) {
-            Ok(Some(at)) => {
-                source.at = at;
-                files.drain(..index);
-                return;
-            }
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(at)) = last_lines(&source.file, &mut left) {
+            source.at = at;
+            files.drain(..index);
+            return;
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) enum Why {
 }
 
 /// All that a holder needs to start one program. Everything is decided and expanded already.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Work {
     pub(crate) format: u32,
     pub(crate) instance: String,

@@ -1,143 +1,211 @@
-//! Starting the program: a session, limits, a user and a folder of its own, and the ticket on an inherited descriptor.
+//! Starting the program.
+//!
+//! The process that becomes the program is forked before there is work, because a fork takes as long as everything
+//! else that a holder does for a start. It waits for its orders on a socket, takes on the session, limits, user and
+//! folder, puts the tickets on their descriptor, and replaces its image.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::SigSet;
-use rustix::io::{Errno, FdFlags};
+use nix::unistd::ForkResult;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
+use serde::{Deserialize, Serialize};
 
-use crate::wire::{Failure, Step, Work};
+use crate::wire::{self, Failure, Step, Work};
 
 /// The number of the descriptor on which the program finds its tickets. Descriptors from 3 on are for passed sockets
 /// (LISTEN_FDS), and a plain `sh` redirects from single digits only.
-pub(super) const TICKET_FD: i32 = 9;
+const TICKET_FD: i32 = 9;
 
-/// Opens descriptor 9 on nothing, so that no other file of the holder gets its number before the tickets take it.
-pub(super) fn reserve_ticket_fd() -> io::Result<OwnedFd> {
-    let null = File::open("/dev/null")?;
-    let fd = rustix::io::fcntl_dupfd_cloexec(&null, TICKET_FD)?;
-    if fd.as_raw_fd() == TICKET_FD { Ok(fd) } else { Err(io::Error::other("descriptor 9 is taken")) }
+/// A process that is ready to become the program.
+pub(super) struct Waiting {
+    pid: Pid,
+    /// Its orders go here, and its failure comes back. Closed at its end when the program begins.
+    orders: OwnedFd,
+    /// What it will write.
+    output: OwnedFd,
 }
 
-/// Starts the program. Gives its pid and the reading end of what it writes.
-pub(super) fn spawn(work: &Work, notify: &OsStr, mut ticket_fd: OwnedFd) -> Result<(Pid, OwnedFd), Failure> {
-    let prepare = |errno: Errno| Failure { step: Step::Prepare, errno: errno.raw_os_error(), what: String::new() };
-    let io_error = |error: io::Error| Failure {
-        step: Step::Prepare,
-        errno: error.raw_os_error().unwrap_or(0),
-        what: String::new(),
-    };
+/// What the waiting process is told.
+#[derive(Serialize, Deserialize)]
+struct Orders {
+    work: Work,
+    notify: wire::Text,
+}
 
-    // A pipe can be read once, by whoever holds the descriptor, and never appears in a file system.
-    let (ticket, ticket_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(prepare)?;
-    rustix::io::write(&ticket_in, work.ticket.as_bytes()).map_err(prepare)?;
-    drop(ticket_in);
-    rustix::io::dup2(&ticket, &mut ticket_fd).map_err(prepare)?;
-    drop(ticket);
-    // Kept from the program's relatives until the very start of the program itself.
-    rustix::io::fcntl_setfd(&ticket_fd, FdFlags::CLOEXEC).map_err(prepare)?;
-
-    let (output, output_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(prepare)?;
-    rustix::io::ioctl_fionbio(&output, true).map_err(prepare)?;
-    let errors_in = output_in.try_clone().map_err(io_error)?;
-    let (failed, failed_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(prepare)?;
-    rustix::io::ioctl_fionbio(&failed, true).map_err(prepare)?;
-    let cgroup = match &work.cgroup {
-        Some(folder) => {
-            let path = PathBuf::from(folder.as_os_str()).join("cgroup.procs");
-            Some(
-                File::options()
-                    .write(true)
-                    .open(path)
-                    .map_err(|error| Failure { step: Step::Cgroup, ..io_error(error) })?,
-            )
-        }
-        None => None,
-    };
-
-    let program = work.argv.first().ok_or(io_error(io::Error::other("nothing to start")))?;
-    let mut command = Command::new(program.as_os_str());
-    command.args(work.argv.iter().skip(1).map(|arg| arg.as_os_str()));
-    command.env_clear();
-    for (key, value) in &work.env {
-        command.env(key.as_os_str(), value.as_os_str());
-    }
-    command.env("NOTIFY_SOCKET", notify);
-    command.env("BYNAME_TICKET_FD", TICKET_FD.to_string());
-    command.stdin(Stdio::null()).stdout(output_in).stderr(errors_in);
-
-    let directory = work.directory.as_ref().map_or(OsStr::new("work"), |d| d.as_os_str());
-    let shown_directory = directory.to_string_lossy().into_owned();
-    let directory = std::ffi::CString::new(directory.as_encoded_bytes()).map_err(|e| io_error(e.into()))?;
-    let identity = work.identity.as_ref().map(|who| {
-        let groups: Vec<Gid> = who.groups.iter().map(|g| Gid::from_raw(*g)).collect();
-        (Uid::from_raw(who.uid), Gid::from_raw(who.gid), groups)
-    });
-    let (files, data) = (work.files, work.data);
-    let holder = rustix::process::getpid();
-    let became = move || -> Result<(), (Step, Errno)> {
-        SigSet::empty().thread_set_mask().map_err(|e| (Step::Session, Errno::from_raw_os_error(e as i32)))?;
-        // A session of its own: signals to its group reach all that it starts and nothing else.
-        rustix::process::setsid().map_err(|e| (Step::Session, e))?;
-        if let Some(procs) = &cgroup {
-            rustix::io::write(procs, b"0").map_err(|e| (Step::Cgroup, e))?;
-        }
-        for (resource, most) in [(Resource::Nofile, files), (Resource::Data, data)] {
-            if let Some(most) = most {
-                limit(resource, most).map_err(|e| (Step::Limits, e))?;
+impl Waiting {
+    /// Forks it. The process must have one thread only, and all signals blocked.
+    pub(super) fn fork() -> io::Result<Waiting> {
+        let (output, output_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let (orders, taken) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let holder = rustix::process::getpid();
+        // SAFETY: this process has one thread, so its copy is as good as itself: no lock is held by anybody else.
+        match unsafe { nix::unistd::fork() }? {
+            ForkResult::Child => {
+                drop((orders, output));
+                become_program(holder, &taken, &output_in)
+            }
+            ForkResult::Parent { child } => {
+                let pid = Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH)?;
+                Ok(Waiting { pid, orders, output })
             }
         }
-        if let Some((uid, gid, groups)) = &identity {
-            // These act on the calling thread alone, and after a fork there is no other.
-            rustix::thread::set_thread_groups(groups).map_err(|e| (Step::User, e))?;
-            rustix::thread::set_thread_res_gid(*gid, *gid, *gid).map_err(|e| (Step::User, e))?;
-            rustix::thread::set_thread_res_uid(*uid, *uid, *uid).map_err(|e| (Step::User, e))?;
+    }
+
+    /// Lets it go. `ended` tells how that went.
+    pub(super) fn release(self, work: Work, notify: OsString) -> io::Result<Released> {
+        let orders = wire::frame(&Orders { work, notify: notify.into() })?;
+        send_all(&self.orders, &orders)?;
+        Ok(Released(self))
+    }
+}
+
+/// A process that is about to become the program.
+pub(super) struct Released(Waiting);
+
+impl Released {
+    /// Waits until it is the program, or has failed. Gives its pid and the reading end of what it writes.
+    pub(super) fn outcome(self) -> Result<(Pid, OwnedFd), Failure> {
+        let Released(Waiting { pid, orders, output }) = self;
+        let mut buffer = Vec::new();
+        // The end without a word is the good one: the socket was closed by the exec.
+        while let Ok(1..) = read_more(&orders, &mut buffer) {}
+        match wire::take_frame(&mut buffer) {
+            Ok(None) => Ok((pid, output)),
+            Ok(Some(json)) => Err(serde_json::from_slice(&json).unwrap_or(Failure::of(Step::Prepare, 0))),
+            Err(error) => Err(Failure::of(Step::Prepare, error.raw_os_error().unwrap_or(0))),
         }
-        rustix::process::chdir(directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
-        // After the change of user, which would clear it. A program that nobody watches must not go on: its holder is
-        // the only one that knows its output and its end.
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| (Step::Session, e))?;
-        if rustix::process::getppid() != Some(holder) {
-            return Err((Step::Session, Errno::SRCH));
+    }
+
+    /// Kills it, because something else of the start failed.
+    pub(super) fn kill(self) {
+        let _ = rustix::process::kill_process(self.0.pid, Signal::KILL);
+    }
+}
+
+impl Failure {
+    fn of(step: Step, errno: i32) -> Failure {
+        Failure { step, errno, what: String::new() }
+    }
+}
+
+fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        // SAFETY: descriptor 9 is `ticket_fd`, which is open for as long as `spawn` runs, in this copy of the process too.
-        let ticket = unsafe { BorrowedFd::borrow_raw(TICKET_FD) };
-        rustix::io::fcntl_setfd(ticket, FdFlags::empty()).map_err(|e| (Step::Session, e))
+    }
+    Ok(())
+}
+
+fn read_more(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut bytes = [0; 16 << 10];
+    loop {
+        match rustix::io::read(socket, &mut bytes) {
+            Ok(n) => {
+                buffer.extend_from_slice(bytes.get(..n).unwrap_or_default());
+                return Ok(n);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The whole life of the waiting process, up to the program.
+fn become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> ! {
+    if let Err(failure) = try_become_program(holder, socket, output)
+        && let Ok(frame) = wire::frame(&failure)
+    {
+        let _ = send_all(socket, &frame);
+    }
+    std::process::exit(127)
+}
+
+fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result<(), Failure> {
+    let at = |step: Step| move |errno: Errno| Failure::of(step, errno.raw_os_error());
+    let io_at = |step: Step| move |error: io::Error| Failure::of(step, error.raw_os_error().unwrap_or(0));
+    // A program that nobody watches must not go on: its holder is the only one that knows its output and its end.
+    let bind_to_holder = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() == Some(holder) { Ok(()) } else { Err(Errno::SRCH) }
     };
-    // SAFETY: the closure runs between fork and exec of a single-threaded process. It makes system calls on values that
-    // were prepared before, allocates nothing and takes no locks.
-    unsafe {
-        command.pre_exec(move || {
-            became().map_err(|(step, errno)| {
-                let _ = rustix::io::write(&failed_in, &[step as u8]);
-                errno.into()
-            })
-        });
+    bind_to_holder().map_err(at(Step::Session))?;
+    // A session of its own: signals to its group reach all that it starts and nothing else.
+    rustix::process::setsid().map_err(at(Step::Session))?;
+    rustix::stdio::dup2_stdout(output).map_err(at(Step::Prepare))?;
+    rustix::stdio::dup2_stderr(output).map_err(at(Step::Prepare))?;
+    // Descriptor 9 was kept free for this (`reserve_ticket_fd`). A pipe can be read once, by whoever holds the
+    // descriptor, and never appears in a file system.
+    let (ticket, ticket_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(at(Step::Prepare))?;
+
+    let mut buffer = Vec::new();
+    let Orders { work, notify } = loop {
+        if let Some(json) = wire::take_frame(&mut buffer).map_err(io_at(Step::Prepare))? {
+            break serde_json::from_slice(&json).map_err(|_| Failure::of(Step::Prepare, 0))?;
+        }
+        // The holder has left without work.
+        if read_more(socket, &mut buffer).map_err(io_at(Step::Prepare))? == 0 {
+            std::process::exit(0);
+        }
+    };
+    File::from(ticket_in).write_all(work.ticket.as_bytes()).map_err(io_at(Step::Prepare))?;
+    if let Some(folder) = &work.cgroup {
+        let procs = PathBuf::from(folder.as_os_str()).join("cgroup.procs");
+        File::options().write(true).open(procs).and_then(|mut f| f.write_all(b"0")).map_err(io_at(Step::Cgroup))?;
     }
-    let started = command.spawn();
-    match started {
-        Ok(child) => match Pid::from_raw(child.id() as i32) {
-            Some(pid) => Ok((pid, output)),
-            None => Err(io_error(io::Error::other("nothing to start"))),
-        },
-        Err(error) => {
-            let mut step = [0];
-            let step = match rustix::io::read(&failed, &mut step) {
-                Ok(1..) => step_of(step[0]),
-                _ => Step::Exec,
-            };
-            let what =
-                if step == Step::Directory { shown_directory } else { program.as_os_str().to_string_lossy().into() };
-            Err(Failure { step, errno: error.raw_os_error().unwrap_or(0), what })
+    for (resource, most) in [(Resource::Nofile, work.files), (Resource::Data, work.data)] {
+        if let Some(most) = most {
+            limit(resource, most).map_err(at(Step::Limits))?;
         }
     }
+    // To where the holder is by now. Then the way to the instance's own folder is short, and open to the program's user
+    // whoever may enter the folders above.
+    let here = format!("/proc/{}/cwd", holder.as_raw_pid());
+    rustix::process::chdir(here).map_err(at(Step::Directory))?;
+    // From here on no more descriptors are opened: their number may be limited now.
+    let directory = work.directory.as_ref().map_or(OsStr::new("work"), |d| d.as_os_str());
+    if let Some(who) = &work.identity {
+        let groups: Vec<Gid> = who.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+        let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
+        // These act on the calling thread alone, and there is no other.
+        rustix::thread::set_thread_groups(&groups).map_err(at(Step::User))?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at(Step::User))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at(Step::User))?;
+        // The change of user has ended it.
+        bind_to_holder().map_err(at(Step::Session))?;
+    }
+    rustix::process::chdir(directory)
+        .map_err(|e| Failure { what: directory.to_string_lossy().into(), ..at(Step::Directory)(e) })?;
+
+    let Some((program, args)) = work.argv.split_first() else { return Err(Failure::of(Step::Prepare, 0)) };
+    let mut command = Command::new(program.as_os_str());
+    command.args(args.iter().map(|arg| arg.as_os_str()));
+    command.env_clear();
+    command.envs(work.env.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str())));
+    command.env("NOTIFY_SOCKET", notify.as_os_str());
+    command.env("BYNAME_TICKET_FD", TICKET_FD.to_string());
+
+    // SAFETY: descriptor 9 is the reserved one, open since before the fork and owned by nobody in this copy that could
+    // close it.
+    let mut ticket_fd = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(TICKET_FD) });
+    rustix::io::dup2(&ticket, &mut ticket_fd).map_err(at(Step::Prepare))?;
+    SigSet::empty().thread_set_mask().map_err(|e| Failure::of(Step::Session, e as i32))?;
+    let error = command.exec();
+    Err(Failure { what: program.as_os_str().to_string_lossy().into(), ..io_at(Step::Exec)(error) })
 }
 
 /// Sets a limit, or the nearest that the process may set.
@@ -150,11 +218,11 @@ fn limit(resource: Resource, most: u64) -> rustix::io::Result<()> {
     }
 }
 
-fn step_of(byte: u8) -> Step {
-    [Step::Prepare, Step::Session, Step::Cgroup, Step::Limits, Step::User, Step::Directory]
-        .into_iter()
-        .find(|step| *step as u8 == byte)
-        .unwrap_or(Step::Exec)
+/// Opens descriptor 9 on nothing, so that no other file gets its number before the tickets take it.
+pub(super) fn reserve_ticket_fd() -> io::Result<OwnedFd> {
+    let null = File::open("/dev/null")?;
+    let fd = rustix::io::fcntl_dupfd_cloexec(&null, TICKET_FD)?;
+    if fd.as_raw_fd() == TICKET_FD { Ok(fd) } else { Err(io::Error::other("descriptor 9 is taken")) }
 }
 
 /// Takes the socket that the agent gave as standard input away from there.

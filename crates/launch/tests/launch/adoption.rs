@@ -61,7 +61,7 @@ fn an_agent_that_is_shut_down() {
         agent.agent.shutdown().await;
         drop(agent);
         let mut agent = host.agent_again().await;
-        assert_eq!(agent.sync().await, [before.clone()]);
+        assert_eq!(agent.sync().await, std::slice::from_ref(&before));
         // Its port is not given to anybody else, and it is stopped like any other.
         agent.stop(1, false).await;
         assert!(host::ended(&agent.until_ended(1).await).ordered);
