@@ -101,22 +101,23 @@ fn perform(command: &str, server: &Server) -> String {
 /// | what | by |
 /// |---|---|
 /// | `2026-01-01T00:00:00.000Z` | `[time]` |
-/// | `12ms`, `3s`, `after 12 ms`, within a line | `[ms]` |
+/// | an age in a column, `12ms ago`, `after 12 ms` | `[ms]` |
 /// | an instance's id | `[instance]` |
 /// | a process id behind `process`, `pid` or in a PID column | `[pid]` |
 /// | the port behind `127.0.0.1:` or `"port":` | `[port]` |
-/// | `v12` as a version | `[version]` |
-/// | the server's folder, the host's name, the version of byname | `[dir]`, `[host]`, `[release]` |
+/// | a version, the id of an object, the revision of the tree | `[version]`, `[id]`, `[revision]` |
+/// | the server's folder, the host's name, the user's id | `[dir]`, `[host]`, `[uid]` |
 ///
 /// Blanks that align columns are squeezed to two, because the masked words are of different length.
 pub fn mask(text: &str, server: &Server) -> String {
     let folder = server.scratch().display().to_string();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let computer = format!("/computers/{}", host.trim());
+    let host = host.trim();
     let uid = rustix::process::getuid().as_raw();
     let text = text
         .replace(&folder, "[dir]")
-        .replace(&computer, "/computers/[host]")
+        .replace(&format!("/computers/{host}"), "/computers/[host]")
+        .replace(&format!("`{host}`"), "`[host]`")
         .replace(&format!("uid:{uid}"), "uid:[uid]");
     text.lines().map(|line| mask_line(line) + "\n").collect()
 }
@@ -151,15 +152,27 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
     if rest.len() >= 24 && rest.is_char_boundary(24) && is_time(&rest[..24]) {
         return Some((24, "[time]"));
     }
-    if word.len() >= 11 && word.starts_with('i') && word[1..].bytes().all(|b| b"0123456789abcdefghjkmnpqrstvwxyz".contains(&b)) && word.bytes().any(|b| b.is_ascii_digit()) {
+    // Rarely short, and rarely without a digit; never both.
+    if is_id(word, 'i') && (word.len() >= 12 || word.len() >= 8 && word.bytes().any(|b| b.is_ascii_digit())) {
         return Some((word.len(), "[instance]"));
     }
-    if word.strip_prefix('v').is_some_and(digits) && !before.ends_with(['.', '/', '-']) {
-        return Some((word.len(), "[version]"));
+    if is_id(word, 'v') {
+        let after = &rest[word.len()..];
+        let shown = before.ends_with('(') && after.starts_with(')')
+            || before.ends_with("\"version\":\"")
+            || before.ends_with("version is ")
+            || before.ends_with("and not ")
+            || before.ends_with("  ") && after.is_empty();
+        if shown {
+            return Some((word.len(), "[version]"));
+        }
+    }
+    if is_id(word, 'o') && before == "  id  " {
+        return Some((word.len(), "[id]"));
     }
     if digits(word) {
         let behind = |words: &[&str]| words.iter().any(|w| before.ends_with(w));
-        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":"]) {
+        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":", "on port "]) {
             return Some((word.len(), "[port]"));
         }
         if behind(&["process ", "pid ", "\"pid\":"]) {
@@ -184,12 +197,19 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
     let span = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     if digits(span) && word.ends_with("ms") || digits(span) && word.ends_with('s') && word.len() == span.len() + 1 {
         let after = &rest[word.len()..];
-        let age = before.ends_with("  ") && (after.is_empty() || after.starts_with("  ")) || after.starts_with(" ago");
+        let age = !before.starts_with(' ') && before.ends_with("  ") && (after.is_empty() || after.starts_with("  "))
+            || after.starts_with(" ago");
         if age {
             return Some((word.len(), "[ms]"));
         }
     }
     None
+}
+
+/// An id with this letter in front.
+fn is_id(word: &str, letter: char) -> bool {
+    let digits = |rest: &str| rest.bytes().all(|b| b"0123456789abcdefghjkmnpqrstvwxyz".contains(&b));
+    word.len() > 1 && word.strip_prefix(letter).is_some_and(digits)
 }
 
 /// Two or more blanks within a line become two.
@@ -222,7 +242,10 @@ mod tests {
             ("127.0.0.1:22259  tcp       22039  running  ijvdkptkdgz8m", "127.0.0.1:[port]  tcp  [pid]  running  [instance]"),
             ("/t/web  running  22039  127.0.0.1:22259  1       363ms", "/t/web  running  [pid]  127.0.0.1:[port]  1  [ms]"),
             ("  2026-11-22T19:51:50.110Z  ifapdpawaz1f9: ready after 286 ms, process 22039", "  [time]  [instance]: ready after [ms] ms, process [pid]"),
-            ("created /t/web (v2)", "created /t/web ([version])"),
+            ("created /t/web (vkz)", "created /t/web ([version])"),
+            ("/t/web  record  -  v1b", "/t/web  record  -  [version]"),
+            ("a very old view", "a very old view"),
+            ("  ttl  5s", "  ttl  5s"),
             ("/t/bad  stopped  -  -  5", "/t/bad  stopped  -  -  5"),
             ("exited with status 3 (18ms ago).", "exited with status 3 ([ms] ago)."),
             ("start_timeout = 300ms", "start_timeout = 300ms"),
