@@ -1,0 +1,357 @@
+//! The load generator: clients that ask one thing after the other, of each system in turn, round after round.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Barrier;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+
+use crate::machine::Machine;
+use crate::process::cpu_us;
+use crate::stats::{Quantiles, Spread};
+use crate::systems::{Advertised, Byname, Empty, Etcd, Programs, with_token};
+use crate::wire::byname::names_client::NamesClient;
+use crate::wire::empty::empty_client::EmptyClient;
+use crate::wire::etcd::kv_client::KvClient;
+use crate::wire::{byname, connect, empty, etcd};
+
+/// The part of each turn that is not counted.
+const WARM_UP: f64 = 0.15;
+/// What a record holds.
+const VALUE_BYTES: usize = 100;
+/// The service that is looked for, and the key of the same length.
+const SERVICE: &str = "/bench/services/query-server";
+
+/// How long and how often.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Times {
+    /// Rounds; in each every system has its turn
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds of a turn
+    #[arg(long, default_value_t = 1.5)]
+    pub(crate) seconds: f64,
+    /// Only workloads whose name contains this
+    #[arg(long, default_value = "")]
+    pub(crate) only: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// Each kind of load.
+    pub(crate) workloads: Vec<Workload>,
+}
+
+/// One kind of load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Workload {
+    /// `find` or `add`.
+    pub(crate) name: String,
+    /// Clients at once.
+    pub(crate) clients: usize,
+    /// HTTP/2 connections that they share, the same number to every system.
+    pub(crate) connections: usize,
+    /// The systems, in the order of their turns.
+    pub(crate) systems: Vec<Measured>,
+    /// The first system against each of the others.
+    pub(crate) ratios: Vec<Ratio>,
+}
+
+/// One system under one kind of load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// Its name.
+    pub(crate) system: String,
+    /// Operations a second.
+    pub(crate) rate: Spread,
+    /// Microseconds.
+    pub(crate) p50_us: Spread,
+    /// Microseconds.
+    pub(crate) p99_us: Spread,
+    /// Processor time of the server for each operation, in microseconds.
+    pub(crate) server_cpu_us: Spread,
+    /// Every round.
+    pub(crate) rounds: Vec<Turn>,
+}
+
+/// One system's turn.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Turn {
+    /// Operations a second.
+    pub(crate) rate: f64,
+    /// Latency.
+    pub(crate) latency: Quantiles,
+    /// Processor time of the server for each operation, in microseconds.
+    pub(crate) server_cpu_us: f64,
+}
+
+/// Operations a second of the first system divided by those of another, in the same round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ratio {
+    /// The other.
+    pub(crate) to: String,
+    /// Over the rounds.
+    pub(crate) ratio: Spread,
+    /// What the design asks for.
+    pub(crate) goal: Option<f64>,
+}
+
+/// Runs every kind of load.
+pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Path) -> Result<Report> {
+    let machine = Machine::describe(work)?;
+    let value = "v".repeat(VALUE_BYTES);
+    let byname = Byname::start(&programs.byname, &work.join("byname"))?;
+    let etcd = Etcd::start(&programs.etcd, &work.join("etcd"))?;
+    let empty = Empty::start()?;
+    let advertised = Advertised::new(&byname, SERVICE).await?;
+    let put = etcd::PutRequest { key: SERVICE.into(), value: value.clone().into() };
+    KvClient::new(connect(&etcd.address).await?).put(put).await?;
+
+    let range = |serializable| Ask::Range { serializable };
+    let find = [
+        System {
+            name: "byname find",
+            pid: byname.pid(),
+            address: &byname.address,
+            ask: Ask::Find(byname.token()),
+            goal: None,
+        },
+        System { name: "empty call", pid: empty.pid(), address: &empty.address, ask: Ask::Empty, goal: Some(0.85) },
+        System {
+            name: "etcd Range, serializable",
+            pid: etcd.pid(),
+            address: &etcd.address,
+            ask: range(true),
+            goal: Some(1.2),
+        },
+        System {
+            name: "etcd Range, linearizable",
+            pid: etcd.pid(),
+            address: &etcd.address,
+            ask: range(false),
+            goal: None,
+        },
+    ];
+    let numbers = Arc::new(AtomicU64::new(0));
+    let add = [
+        System {
+            name: "byname add",
+            pid: byname.pid(),
+            address: &byname.address,
+            ask: Ask::Add { token: byname.token(), value: value.clone(), numbers: numbers.clone() },
+            goal: None,
+        },
+        System {
+            name: "etcd Put",
+            pid: etcd.pid(),
+            address: &etcd.address,
+            ask: Ask::Put { value, numbers },
+            goal: Some(1.5),
+        },
+    ];
+    let mut workloads = Vec::new();
+    for (name, systems, clients, connections) in [
+        ("find", &find[..], 1, 1),
+        ("find", &find[..], 64, 64),
+        ("find", &find[..], 64, 8),
+        ("add", &add[..], 1, 1),
+        ("add", &add[..], 64, 64),
+        ("add", &add[..], 256, 64),
+    ] {
+        if format!("{name} {clients} {connections}").contains(&times.only) {
+            eprintln!("{name}: {clients} clients on {connections} connections");
+            workloads.push(measure(name, systems, clients, connections, times).await?);
+        }
+    }
+    drop(advertised);
+    byname.stop()?;
+    etcd.stop()?;
+    Ok(Report { machine, workloads })
+}
+
+/// A system under load.
+struct System<'a> {
+    name: &'a str,
+    pid: u32,
+    address: &'a str,
+    ask: Ask,
+    /// Of the first system's rate divided by this one's, with many clients.
+    goal: Option<f64>,
+}
+
+async fn measure(
+    name: &str,
+    systems: &[System<'_>],
+    clients: usize,
+    connections: usize,
+    times: &Times,
+) -> Result<Workload> {
+    let mut sets: Vec<Vec<Client>> = Vec::new();
+    for system in systems {
+        let mut channels = Vec::new();
+        for _ in 0..connections {
+            channels.push(connect(system.address).await.with_context(|| format!("{}: connecting", system.name))?);
+        }
+        sets.push((0..clients).map(|n| Client::new(&system.ask, &channels[n % connections])).collect());
+    }
+    let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); systems.len()];
+    for _ in 0..times.rounds {
+        for ((system, set), turns) in systems.iter().zip(&mut sets).zip(&mut turns) {
+            let turn = take_turn(set, system.pid, Duration::from_secs_f64(times.seconds)).await;
+            turns.push(turn.with_context(|| system.name.to_owned())?);
+        }
+    }
+    let measured: Vec<Measured> = systems
+        .iter()
+        .zip(turns)
+        .map(|(system, rounds)| Measured {
+            system: system.name.to_owned(),
+            rate: Spread::of(rounds.iter().map(|t| t.rate)),
+            p50_us: Spread::of(rounds.iter().map(|t| t.latency.p50_us)),
+            p99_us: Spread::of(rounds.iter().map(|t| t.latency.p99_us)),
+            server_cpu_us: Spread::of(rounds.iter().map(|t| t.server_cpu_us)),
+            rounds,
+        })
+        .collect();
+    let Some((own, others)) = measured.split_first() else { return Err(anyhow::anyhow!("nothing to measure")) };
+    let ratios = others
+        .iter()
+        .zip(systems.iter().skip(1))
+        .map(|(other, system)| Ratio {
+            to: other.system.clone(),
+            ratio: Spread::of(own.rounds.iter().zip(&other.rounds).map(|(a, b)| a.rate / b.rate)),
+            goal: system.goal.filter(|_| name == "add" || clients > 1),
+        })
+        .collect();
+    for system in &measured {
+        eprintln!(
+            "  {:26} {:9.0} /s   p50 {:7.0} µs   p99 {:7.0} µs   server {:6.1} µs/op",
+            system.system, system.rate.median, system.p50_us.median, system.p99_us.median, system.server_cpu_us.median
+        );
+    }
+    Ok(Workload { name: name.to_owned(), clients, connections, systems: measured, ratios })
+}
+
+/// Lets all clients ask for as long as a turn lasts.
+async fn take_turn(clients: &mut Vec<Client>, pid: u32, length: Duration) -> Result<Turn> {
+    let start = Arc::new(Barrier::new(clients.len() + 1));
+    let warm_up = length.mul_f64(WARM_UP);
+    let tasks: Vec<_> = clients
+        .drain(..)
+        .map(|mut client| {
+            let start = start.clone();
+            tokio::spawn(async move {
+                start.wait().await;
+                let begun = Instant::now();
+                let mut samples: Vec<u32> = Vec::with_capacity(1 << 14);
+                let mut before = begun;
+                loop {
+                    client.ask().await?;
+                    let after = Instant::now();
+                    if before >= begun + warm_up {
+                        samples.push(u32::try_from((after - before).as_nanos()).unwrap_or(u32::MAX));
+                    }
+                    before = after;
+                    if after >= begun + length {
+                        return Ok::<_, anyhow::Error>((client, samples));
+                    }
+                }
+            })
+        })
+        .collect();
+    start.wait().await;
+    tokio::time::sleep(warm_up).await;
+    let (cpu, at) = (cpu_us(pid)?, Instant::now());
+    tokio::time::sleep(length - warm_up).await;
+    let (cpu, cpu_seconds) = (cpu_us(pid)? - cpu, at.elapsed().as_secs_f64());
+    let mut samples = Vec::new();
+    for task in tasks {
+        let (client, own) = task.await??;
+        clients.push(client);
+        samples.extend(own);
+    }
+    ensure!(!samples.is_empty(), "nothing was answered within a turn");
+    let rate = samples.len() as f64 / (length - warm_up).as_secs_f64();
+    let samples: &mut [u32] = &mut samples;
+    Ok(Turn { rate, latency: Quantiles::of_ns(samples), server_cpu_us: cpu as f64 / (rate * cpu_seconds) })
+}
+
+/// What is asked.
+#[derive(Clone)]
+enum Ask {
+    Find(MetadataValue<Ascii>),
+    Range { serializable: bool },
+    Empty,
+    Add { token: MetadataValue<Ascii>, value: String, numbers: Arc<AtomicU64> },
+    Put { value: String, numbers: Arc<AtomicU64> },
+}
+
+/// One who asks, and makes sure that the answer is one.
+enum Client {
+    Find(NamesClient<Channel>, MetadataValue<Ascii>),
+    Range(KvClient<Channel>, etcd::RangeRequest),
+    Empty(EmptyClient<Channel>),
+    Add(NamesClient<Channel>, MetadataValue<Ascii>, byname::Spec, Arc<AtomicU64>),
+    Put(KvClient<Channel>, String, Arc<AtomicU64>),
+}
+
+impl Client {
+    fn new(ask: &Ask, channel: &Channel) -> Client {
+        let channel = channel.clone();
+        match ask {
+            Ask::Find(token) => Client::Find(NamesClient::new(channel), token.clone()),
+            Ask::Range { serializable } => {
+                let request =
+                    etcd::RangeRequest { key: SERVICE.into(), serializable: *serializable, ..Default::default() };
+                Client::Range(KvClient::new(channel), request)
+            }
+            Ask::Empty => Client::Empty(EmptyClient::new(channel)),
+            Ask::Add { token, value, numbers } => {
+                let kind = byname::Kind::Record as i32;
+                let spec = byname::Spec { kind, value: Some(value.clone()), ..Default::default() };
+                Client::Add(NamesClient::new(channel), token.clone(), spec, numbers.clone())
+            }
+            Ask::Put { value, numbers } => Client::Put(KvClient::new(channel), value.clone(), numbers.clone()),
+        }
+    }
+
+    async fn ask(&mut self) -> Result<()> {
+        match self {
+            Client::Find(names, token) => {
+                let request = byname::FindRequest { name: SERVICE.into(), ..Default::default() };
+                let reply = names.find(with_token(request, token)).await?.into_inner();
+                ensure!(reply.instances.len() == 1, "not found");
+            }
+            Client::Range(kv, request) => {
+                let reply = kv.range(request.clone()).await?.into_inner();
+                ensure!(reply.kvs.len() == 1, "not found");
+            }
+            Client::Empty(client) => {
+                client.call(empty::Nothing {}).await?;
+            }
+            Client::Add(names, token, spec, numbers) => {
+                let request = byname::AddRequest { name: record(numbers), spec: Some(spec.clone()) };
+                let reply = names.add(with_token(request, token)).await?.into_inner();
+                ensure!(reply.outcome() == byname::Outcome::Created, "not added");
+            }
+            Client::Put(kv, value, numbers) => {
+                let request = etcd::PutRequest { key: record(numbers).into(), value: value.clone().into() };
+                let reply = kv.put(request).await?.into_inner();
+                ensure!(reply.header.is_some(), "not put");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name that was never used before.
+fn record(numbers: &AtomicU64) -> String {
+    format!("/bench/records/r{:09}", numbers.fetch_add(1, Ordering::Relaxed))
+}

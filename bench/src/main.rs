@@ -1,0 +1,141 @@
+//! Measures Byname beside its peers, on one machine, in one run. `bench/run` builds and calls it; README.md says what is
+//! measured and how.
+
+mod idle;
+mod load;
+mod machine;
+mod process;
+mod start;
+mod stats;
+mod systems;
+mod table;
+mod wire;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use load::Times;
+use systems::Programs;
+
+/// Measures Byname beside its peers.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// find and add under load, beside etcd and an empty call
+    Load {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        times: Times,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Starts on demand, beside a bare spawn and socket activation
+    Start {
+        #[command(flatten)]
+        programs: Programs,
+        /// Cold starts of each kind
+        #[arg(long, default_value_t = 300)]
+        turns: usize,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Memory of servers that have nothing to do
+    Idle {
+        #[command(flatten)]
+        programs: Programs,
+        /// Fresh processes of each kind
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The table of the last run
+    Table {
+        /// The folder of its files
+        #[arg(long)]
+        out: PathBuf,
+        /// The document to write it into; without it it is printed
+        #[arg(long)]
+        readme: Option<PathBuf>,
+    },
+    /// Serves the empty call
+    #[command(hide = true)]
+    EmptyServer,
+}
+
+#[derive(clap::Args)]
+struct Place {
+    /// Where the results go. The systems keep their data beneath it, too, so it says which disk is measured
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Place {
+    /// A folder for the data of this run, which is removed with it.
+    fn work(&self) -> Result<tempfile::TempDir> {
+        std::fs::create_dir_all(&self.out)?;
+        Ok(tempfile::Builder::new().prefix("work-").tempdir_in(&self.out)?)
+    }
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        What::Load { programs, times, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), load::run(&programs, &times, work.path()))?;
+            save(&place.out, "load", &report)
+        }
+        What::Start { programs, turns, place } => {
+            let work = place.work()?;
+            // One thread: a client that waits for one answer pays nothing for the others.
+            let report =
+                run(&mut tokio::runtime::Builder::new_current_thread(), start::run(&programs, turns, work.path()))?;
+            save(&place.out, "start", &report)
+        }
+        What::Idle { programs, rounds, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_current_thread(), idle::run(&programs, rounds, work.path()))?;
+            save(&place.out, "idle", &report)
+        }
+        What::Table { out, readme } => {
+            let text = table::render(&out)?;
+            match readme {
+                Some(readme) => table::rewrite(&readme, &text),
+                None => {
+                    print!("{text}");
+                    Ok(())
+                }
+            }
+        }
+        What::EmptyServer => tokio::runtime::Runtime::new()?.block_on(wire::serve_empty()),
+    }
+}
+
+/// Runs a measurement, unless somebody interrupts it; either way its processes end with it.
+fn run<T>(builder: &mut tokio::runtime::Builder, measurement: impl Future<Output = Result<T>>) -> Result<T> {
+    builder.enable_all().build()?.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            done = measurement => done,
+            _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+            _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+        }
+    })
+}
+
+fn save(out: &Path, name: &str, report: &impl Serialize) -> Result<()> {
+    let path = out.join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
+}
