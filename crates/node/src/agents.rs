@@ -15,8 +15,8 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::object::InstanceId;
 use byname_api::service::Exit;
 use byname_name::Name;
+use byname_registry::Command;
 use byname_registry::command::Change;
-use byname_registry::{Command, Node as Object};
 
 use crate::Inner;
 
@@ -40,6 +40,9 @@ pub(crate) struct Agents {
 struct Agent {
     stream: u64,
     orders: mpsc::Sender<Order>,
+    /// Until the agent has told what it has: instances whose start was sent on this stream, which it may not have
+    /// known yet when it told.
+    sent: Arc<Mutex<Option<HashSet<InstanceId>>>>,
 }
 
 impl Agents {
@@ -50,8 +53,13 @@ impl Agents {
 
     /// Sends an order; false when the agent is not there or does not keep up.
     pub(crate) fn send(&self, computer: &Name, order: Order) -> bool {
-        let agent = self.connected.lock().get(computer).cloned();
-        agent.is_some_and(|a| a.orders.try_send(order).is_ok())
+        let Some(agent) = self.connected.lock().get(computer).cloned() else { return false };
+        if let Order::Start(start) = &order
+            && let Some(sent) = agent.sent.lock().as_mut()
+        {
+            sent.insert(start.instance);
+        }
+        agent.orders.try_send(order).is_ok()
     }
 
     /// Asks an agent whether an instance is alive and answers.
@@ -117,69 +125,78 @@ pub(crate) async fn attach(
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
     let stream = inner.agents.next.fetch_add(1, Ordering::Relaxed);
-    let agent = Agent { stream, orders: orders.clone() };
-    inner.agents.connected.lock().insert(name.clone(), agent);
+    let sent = Arc::new(Mutex::new(Some(HashSet::new())));
+    // Before anybody can send it a start, so that what is not known here was sent later.
     let known = instances_on(&inner, &name);
+    let agent = Agent { stream, orders: orders.clone(), sent: sent.clone() };
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
-    let welcome = Order::Welcome { term: inner.cluster.term(), known: known.iter().map(|(id, _)| *id).collect() };
-    let _ = orders.send(welcome).await;
+    let _ = orders.send(Order::Welcome { term: inner.cluster.term(), known: known.clone() }).await;
+    inner.agents.connected.lock().insert(name.clone(), agent);
     inner.agents.arrived.notify_waiters();
-    tokio::spawn(listen(inner, name, stream, orders, reports));
+    let stream = Stream { computer: name, stream, orders, known, sent };
+    tokio::spawn(stream.listen(inner, reports));
     Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
 }
 
-async fn listen(
-    inner: Arc<Inner>,
+/// One agent's stream.
+struct Stream {
     computer: Name,
     stream: u64,
     orders: mpsc::Sender<Order>,
-    mut reports: BoxStream<'static, Report>,
-) {
-    let mut seen = HashSet::new();
-    let mut synced = false;
-    while let Some(report) = reports.next().await {
-        match report {
-            Report::Hello { .. } => {}
-            Report::Instance(report) => {
-                if !synced {
-                    seen.insert(report.instance);
+    known: Vec<InstanceId>,
+    sent: Arc<Mutex<Option<HashSet<InstanceId>>>>,
+}
+
+impl Stream {
+    async fn listen(self, inner: Arc<Inner>, mut reports: BoxStream<'static, Report>) {
+        let mut seen = HashSet::new();
+        while let Some(report) = reports.next().await {
+            match report {
+                Report::Hello { .. } => {}
+                Report::Instance(report) => {
+                    if self.sent.lock().is_some() {
+                        seen.insert(report.instance);
+                    }
+                    take_report(&inner, &self.orders, report).await;
                 }
-                take_report(&inner, &orders, report).await;
-            }
-            Report::Synced => {
-                synced = true;
-                for (id, _) in instances_on(&inner, &computer) {
-                    if !seen.contains(&id) && !inner.is_on_its_way(id) {
-                        lost(&inner, id).await;
+                Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
+                Report::Probed { request, alive } => {
+                    if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
+                        let _ = waiting.send(alive);
                     }
                 }
-                seen.clear();
-            }
-            Report::Probed { request, alive } => {
-                if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
-                    let _ = waiting.send(alive);
+                Report::Log { request, bytes, done, error } => {
+                    inner.agents.log_piece(&self.computer, request, bytes, done, error).await;
                 }
             }
-            Report::Log { request, bytes, done, error } => {
-                inner.agents.log_piece(&computer, request, bytes, done, error).await;
-            }
+        }
+        let mut connected = inner.agents.connected.lock();
+        if connected.get(&self.computer).is_some_and(|a| a.stream == self.stream) {
+            connected.remove(&self.computer);
+            tracing::warn!(computer = %self.computer, "agent disconnected; its programs go on");
         }
     }
-    let mut connected = inner.agents.connected.lock();
-    if connected.get(&computer).is_some_and(|a| a.stream == stream) {
-        connected.remove(&computer);
-        tracing::warn!(%computer, "agent disconnected; its programs go on");
+
+    /// The agent has told all it has. What was known before it came, was not told and is not on its way to it has ended
+    /// while nobody looked.
+    async fn bury_the_lost(&self, inner: &Arc<Inner>, seen: HashSet<InstanceId>) {
+        let Some(sent) = self.sent.lock().take() else { return };
+        for id in &self.known {
+            if !seen.contains(id) && !sent.contains(id) && !inner.is_on_its_way(*id) {
+                lost(inner, *id).await;
+            }
+        }
     }
 }
 
 /// What the primary believes to run on a computer.
-fn instances_on(inner: &Inner, computer: &Name) -> Vec<(InstanceId, Arc<Object>)> {
+fn instances_on(inner: &Inner, computer: &Name) -> Vec<InstanceId> {
     let tree = inner.view.load();
     let mut found = Vec::new();
     for node in tree.services() {
         for instance in node.service.iter().flat_map(|s| &s.instances) {
             if instance.computer.as_ref() == Some(computer) {
-                found.push((instance.id, node.clone()));
+                found.push(instance.id);
             }
         }
     }

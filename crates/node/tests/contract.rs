@@ -20,12 +20,8 @@ struct InProcess {
 impl InProcess {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            dir: dir.path().join("log"),
-            id: 1,
-            dns_suffix: "byname.internal".into(),
-            version: "test".into(),
-        };
+        let config =
+            Config { dir: dir.path().join("log"), id: 1, dns_suffix: "byname.internal".into(), version: "test".into() };
         let node: Arc<dyn NameService> = Arc::new(Node::open(config).await.unwrap());
         let agent = PlayedAgent::attach(&*node, "bugs").await;
         InProcess { node, agent, _dir: dir }
