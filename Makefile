@@ -66,7 +66,7 @@ demo-debug: build
 	$(SAY) 'the demo, with the debug binary'
 	python3 -B examples/bvods/demo.py --byname $(TARGET)/debug/byname </dev/null
 
-bench: release
+bench:
 	@bench/run
 
 clean:
