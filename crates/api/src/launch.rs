@@ -26,7 +26,7 @@ pub struct Launch {
     /// Environment, on top of the agent's small standard one. The same variables expand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, EnvValue>>,
-    /// The folder to start in; the instance's own folder when unsaid.
+    /// The folder to start in. When unsaid: a folder of the instance's own, or `/` when it runs as another user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
     /// Hosts that may run it: names or patterns of computers, or groups. Any host when unsaid.

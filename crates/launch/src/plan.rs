@@ -81,7 +81,9 @@ pub(crate) fn plan(
     let env = environment(order, entry, config, &variables, user.as_ref(), &endpoints)?;
     let limits = limits(launch.limits.as_ref(), entry.map(|(_, e)| &e.limits));
     let cgroup = cgroups.prepare(order.instance, &limits);
-    let directory = entry.and_then(|(_, e)| e.directory.clone()).or_else(|| launch.directory.clone());
+    // Another user cannot get back into the instance's folder by its full path: the agent's folders are private.
+    let elsewhere = user.as_ref().map(|_| "/".to_owned());
+    let directory = entry.and_then(|(_, e)| e.directory.clone()).or_else(|| launch.directory.clone()).or(elsewhere);
     if let Some(folder) = directory.as_ref().filter(|d| !d.starts_with('/') || d.contains('\0')) {
         let message = format!("`{}` is no absolute path", folder.escape_debug());
         return Err(Error::invalid("launch.directory", message));
