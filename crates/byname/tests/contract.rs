@@ -45,11 +45,9 @@ impl Fixture for OverTheWire {
     fn launch(&self, program: Program) -> Launch {
         let [first, second] = program.lines();
         let what = match program {
-            Program::Serves => {
-                "exec python3 -ISc 'import os, socket, time; s = socket.create_server((\"127.0.0.1\", \
+            Program::Serves => "exec python3 -ISc 'import os, socket, time; s = socket.create_server((\"127.0.0.1\", \
                  int(os.environ[\"PORT\"]))); time.sleep(1e6)'"
-                    .to_owned()
-            }
+                .to_owned(),
             Program::Fails => "exit 3".to_owned(),
             Program::Mute => "exec sleep 1000".to_owned(),
             Program::Advertises => {

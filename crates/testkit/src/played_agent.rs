@@ -63,8 +63,10 @@ impl PlayedAgent {
         let agent = PlayedAgent { inner: Arc::new(inner) };
         agent.report(hello);
         let cx = Context::of(Caller::internal());
-        let mut orders =
-            server.attach_agent(&cx, UnboundedReceiverStream::new(out).boxed()).await.expect("the server takes the agent");
+        let mut orders = server
+            .attach_agent(&cx, UnboundedReceiverStream::new(out).boxed())
+            .await
+            .expect("the server takes the agent");
         let playing = agent.clone();
         tokio::spawn(async move {
             while let Some(order) = orders.next().await {

@@ -10,11 +10,13 @@
 //! [`mask`]. [`check`] compares, or writes the file anew when it is told to.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::pipe::PipeFlags;
 
 use crate::diff::diff;
 use crate::server::Server;
@@ -67,7 +69,9 @@ fn replay(text: &str, server: &Server) -> String {
 fn perform(command: &str, server: &Server) -> String {
     let mut shell = Command::new("sh");
     server.environment(&mut shell);
-    let (mut output, both) = rustix::pipe::pipe().map(|(r, w)| (fs::File::from(r), w)).expect("a pipe");
+    // Closed in the shell but for its outputs, or what it leaves behind would hold them open.
+    let (output, both) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+    let mut output = fs::File::from(output);
     let again: OwnedFd = both.try_clone().expect("a pipe");
     // Output that nobody closes would be waited for: what a command leaves behind must have its own.
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(both).stderr(again);
@@ -239,9 +243,18 @@ mod tests {
     #[test]
     fn what_differs_is_masked_and_nothing_else() {
         for (line, masked) in [
-            ("127.0.0.1:22259  tcp       22039  running  ijvdkptkdgz8m", "127.0.0.1:[port]  tcp  [pid]  running  [instance]"),
-            ("/t/web  running  22039  127.0.0.1:22259  1       363ms", "/t/web  running  [pid]  127.0.0.1:[port]  1  [ms]"),
-            ("  2026-11-22T19:51:50.110Z  ifapdpawaz1f9: ready after 286 ms, process 22039", "  [time]  [instance]: ready after [ms] ms, process [pid]"),
+            (
+                "127.0.0.1:22259  tcp       22039  running  ijvdkptkdgz8m",
+                "127.0.0.1:[port]  tcp  [pid]  running  [instance]",
+            ),
+            (
+                "/t/web  running  22039  127.0.0.1:22259  1       363ms",
+                "/t/web  running  [pid]  127.0.0.1:[port]  1  [ms]",
+            ),
+            (
+                "  2026-11-22T19:51:50.110Z  ifapdpawaz1f9: ready after 286 ms, process 22039",
+                "  [time]  [instance]: ready after [ms] ms, process [pid]",
+            ),
             ("created /t/web (vkz)", "created /t/web ([version])"),
             ("/t/web  record  -  v1b", "/t/web  record  -  [version]"),
             ("a very old view", "a very old view"),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::wait::{PATIENCE, eventually};
 use crate::process;
+use crate::wait::{PATIENCE, eventually};
 
 /// How a server is started.
 #[derive(Clone, Debug, Default)]
@@ -268,7 +268,12 @@ impl Server {
         let mut path = self.binary.parent().unwrap_or(Path::new("/")).as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
-        command.env_clear().env("PATH", path).env("HOME", scratch.join("home")).env("LANG", "C.UTF-8").current_dir(scratch);
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", scratch.join("home"))
+            .env("LANG", "C.UTF-8")
+            .current_dir(scratch);
         if let Some(socket) = self.endpoints["socket"].as_str() {
             command.env("BYNAME_SERVER", format!("unix://{socket}"));
         }

@@ -104,7 +104,11 @@ pub async fn a_ticket_is_good_once(f: &dyn Fixture) {
     let starting = || async { owner.status("/BVODS/QS").await.instances.into_iter().next() };
     let instance = eventually_async("the start", starting).await.id;
     let (program, server) = f.ticket(instance).await;
-    let with = |ticket: &str, instance| AdvertiseRequest { ticket: Some(ticket.into()), instance, ..advertise("/BVODS/QS", 80) };
+    let with = |ticket: &str, instance| AdvertiseRequest {
+        ticket: Some(ticket.into()),
+        instance,
+        ..advertise("/BVODS/QS", 80)
+    };
     refused(stranger.advertise(with(&"0".repeat(64), Some(instance))).await, Code::Denied, Some("ticket"));
     refused(stranger.advertise(with(&"0".repeat(64), None)).await, Code::Denied, Some("ticket"));
     refused(stranger.advertise(with(&server, Some(instance))).await, Code::Denied, Some("ticket"));
@@ -118,7 +122,8 @@ pub async fn a_ticket_is_good_once(f: &dyn Fixture) {
     assert_eq!((only(&found).id, &only(&found).endpoints), (instance, &tcp(80)));
     refused(stranger.advertise(with(&program, Some(instance))).await, Code::Denied, Some("ticket"));
     // The credential speaks for it from now on.
-    let moved = AdvertiseRequest { instance: Some(instance), credential: reply.credential, ..advertise("/BVODS/QS", 81) };
+    let moved =
+        AdvertiseRequest { instance: Some(instance), credential: reply.credential, ..advertise("/BVODS/QS", 81) };
     stranger.advertise(moved).await.unwrap();
     assert_eq!(only(&owner.find("/BVODS/QS").await.unwrap()).endpoints, tcp(81));
 }
@@ -127,7 +132,8 @@ pub async fn a_ticket_is_good_once(f: &dyn Fixture) {
 pub async fn wrong_endpoints_name_the_field(f: &dyn Fixture) {
     let owner = f.owner();
     let with = |endpoint: Endpoint| AdvertiseRequest { endpoints: vec![endpoint], ..advertise("/web", 1) };
-    let endpoint = |protocol: &str, address: &str, port| Endpoint { protocol: protocol.into(), address: address.into(), port };
+    let endpoint =
+        |protocol: &str, address: &str, port| Endpoint { protocol: protocol.into(), address: address.into(), port };
     for (wrong, field) in [
         (endpoint("tcp", "", 0), "endpoints.port"),
         (endpoint("tcp", "home", 80), "endpoints.address"),

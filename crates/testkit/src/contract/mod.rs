@@ -138,7 +138,8 @@ impl Asker {
     ///
     /// When it is not there.
     pub async fn status(&self, name: &str) -> byname_api::object::ServiceStatus {
-        let reply = self.service.status(&self.cx, ListRequest::new(name)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let reply =
+            self.service.status(&self.cx, ListRequest::new(name)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         reply.services.into_iter().next().unwrap_or_else(|| panic!("{name} has no status"))
     }
 

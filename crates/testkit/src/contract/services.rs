@@ -125,8 +125,7 @@ pub async fn a_living_instance_is_believed(f: &dyn Fixture) {
 pub async fn held_stays_stopped_until_launch(f: &dyn Fixture) {
     let owner = with(f, Program::Serves, |_| {}).await;
     owner.find(QS).await.unwrap();
-    let request =
-        ActRequest { verb: Verb::Stop, patterns: vec![QS.into()], hold: true, now: false, timeout: None };
+    let request = ActRequest { verb: Verb::Stop, patterns: vec![QS.into()], hold: true, now: false, timeout: None };
     let reply = owner.service.act(&owner.cx, request).await.unwrap();
     assert_eq!((reply.services[0].state, &reply.services[0].error), (State::Stopped, &None));
     let held = owner.status(QS).await.held.unwrap();

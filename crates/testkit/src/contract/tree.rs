@@ -19,10 +19,9 @@ pub async fn an_added_object_reads_back(f: &dyn Fixture) {
         ..Launch::default()
     };
     let mut spec = Spec { ttl: Some(Span::from_secs(5)), public: Some(vec!["port".into()]), ..service(launch) };
-    spec.attributes.get_or_insert_default().insert(
-        "tags".into(),
-        vec![Value::Text("video".into()), Value::Int(-7), Value::Bool(true), Value::Float(0.5)],
-    );
+    spec.attributes
+        .get_or_insert_default()
+        .insert("tags".into(), vec![Value::Text("video".into()), Value::Int(-7), Value::Bool(true), Value::Float(0.5)]);
     let version = owner.add("/BVODS/QS", spec.clone()).await.unwrap();
     let object = owner.read("/BVODS/QS").await.unwrap();
     assert_eq!((object.name, object.version), (at("/BVODS/QS"), version));
@@ -85,10 +84,8 @@ pub async fn a_batch_is_all_or_nothing(f: &dyn Fixture) {
 pub async fn a_dry_run_changes_nothing(f: &dyn Fixture) {
     let owner = f.owner();
     owner.add("/x", record("1")).await.unwrap();
-    let ops = vec![
-        Op::Declare { name: at("/x"), spec: record("2") },
-        Op::Declare { name: at("/y"), spec: record("3") },
-    ];
+    let ops =
+        vec![Op::Declare { name: at("/x"), spec: record("2") }, Op::Declare { name: at("/y"), spec: record("3") }];
     let request = BatchRequest { ops, dry_run: true, set: None };
     let reply = owner.service.batch(&owner.cx, request).await.unwrap();
     assert_eq!(reply.results[0].outcome, Outcome::Changed);
