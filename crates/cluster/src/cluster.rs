@@ -400,6 +400,10 @@ fn engine_config(options: &Options) -> Result<Config, OpenError> {
         snapshot_policy: SnapshotPolicy::Never,
         // What the older snapshot needs is kept by the log itself.
         max_in_snapshot_log_to_keep: 0,
+        // The engine allots these when it starts, by default for megabytes. Few messages are ever under way.
+        api_channel_size: Some(256),
+        notification_channel_size: Some(1024),
+        state_machine_channel_size: Some(256),
         enable_pre_vote: Some(true),
         // Every start is a new term, so that whoever holds an order of the last one can tell.
         enable_leader_restore: Some(false),

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
 
 /// A disk with folders and files.
 pub trait Disk: Send + Sync + 'static {
@@ -49,6 +50,12 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 
+    /// The next place from `at` on that may hold something else than zeros; `None` when there is none. A disk that does not
+    /// know says `at`.
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        Ok(Some(at))
+    }
+
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;
 }
@@ -76,7 +83,7 @@ impl Disk for LocalDisk {
             match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
                 Ok(()) => {}
                 // A file system without reservation: the space may run out later, which the writer can take too.
-                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes)?,
+                Err(Errno::OPNOTSUPP) => file.set_len(bytes)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -113,6 +120,15 @@ impl DiskFile for File {
         FileExt::write_all_at(self, bytes, at)
     }
 
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match seek(self, SeekFrom::Data(at)) {
+            Ok(next) => Ok(Some(next)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(at)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
@@ -130,4 +146,26 @@ pub(crate) fn read_full(file: &dyn DiskFile, into: &mut [u8], at: u64) -> io::Re
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_room_is_passed_over_and_what_was_written_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = LocalDisk.create(&dir.path().join("file"), 4 << 20).unwrap();
+        assert_eq!(file.size().unwrap(), 4 << 20);
+        file.write_at(b"here", 3 << 20).unwrap();
+        let mut at = 0;
+        let mut found = false;
+        while let Some(next) = file.next_data(at).unwrap().filter(|&next| next < 4 << 20) {
+            assert!(next >= at);
+            found |= next <= 3 << 20 && 3 << 20 < next + 4096;
+            at = next + 4096;
+        }
+        assert!(found);
+        assert_eq!(file.next_data(5 << 20).unwrap_or(None), None);
+    }
 }

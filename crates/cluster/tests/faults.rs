@@ -64,8 +64,7 @@ async fn propose_until_death(
     for task in tasks {
         let _ = task.await;
     }
-    let acknowledged = acknowledged.lock().unwrap().clone();
-    acknowledged
+    std::mem::take(&mut *acknowledged.lock().unwrap())
 }
 
 /// Several lives of one server, each ended by a power cut or a kill at a random moment.
