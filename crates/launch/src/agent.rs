@@ -69,7 +69,7 @@ impl Agent {
             let path = path.to_owned();
             move |source| StartError::Folder { path, source }
         };
-        for folder in [dir.clone(), dir.join("instances"), dir.join("ended")] {
+        for folder in [dir.clone(), dir.join("instances"), dir.join("ended"), dir.join("spare")] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
         }
         let lock_path = dir.join("lock");
@@ -93,7 +93,7 @@ impl Agent {
             catalogue: RwLock::new(Arc::new(catalogue)),
             ports: Ports::new(config.port_range.clone()),
             cgroups: Cgroups::find(),
-            spare: Arc::new(Spare::new(config.holder.clone())),
+            spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
             config,
             runtime: Handle::current(),
             table: Mutex::default(),
@@ -102,6 +102,7 @@ impl Agent {
             _lock: lock,
         });
         let agent = Agent { inner };
+        folder::remove_spare(&dir);
         agent.inner.spare.refill();
         let found = folder::instances(&dir).map_err(failed(&dir))?;
         agent.adopt(found).await;
@@ -395,7 +396,10 @@ impl Inner {
             entry.task.abort();
         }
         drop(table);
-        drop(self.spare.take());
+        if let Some(waiting) = self.spare.take() {
+            drop(waiting.conn);
+            let _ = std::fs::remove_dir_all(waiting.folder.path);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! An instance's folder, from the agent's side.
 //!
-//! `DIR/instances/ID/` holds `intent` (what was ordered, written before the spawn), `running` and `exit` (written by
+//! Folders are made in `DIR/spare/` together with the holders that wait there (`spare`), and move to their place when
+//! they are used. `DIR/instances/ID/` holds `intent` (what was ordered, written before the spawn), `running` and `exit` (written by
 //! the holder), the sockets `control` and `notify`, the log files and `work`, the folder that the program starts in.
 //! Whoever has the folder's lock (flock) is in charge: first the agent, then, by way of the passed descriptor, the
 //! holder until it leaves. When the primary has logged an instance's end, its folder moves to `DIR/ended/SERVICE/ID`,
@@ -89,29 +90,40 @@ impl Folder {
         Folder { path: dir.join("instances").join(instance.to_string()) }
     }
 
-    /// Makes the folder, locks it and writes the intent. The lock is held by the descriptor that is returned.
+    /// Makes a folder for whatever instance will come, and locks it. The lock is held by the descriptor that is returned.
+    pub(crate) fn create_spare(dir: &Path) -> io::Result<(Folder, OwnedFd)> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o700);
+        let folder = (0u64..)
+            .find_map(|n| {
+                let path = dir.join("spare").join(format!("{}-{n}", std::process::id()));
+                match builder.create(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                    made => Some(made.map(|()| Folder { path })),
+                }
+            })
+            .unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))?;
+        let fd = folder.open(OFlags::RDONLY)?;
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+        builder.create(folder.path.join("work"))?;
+        Ok((folder, fd))
+    }
+
+    /// Makes a spare folder that of an instance. From then on an agent that comes later takes the instance for ordered.
     ///
     /// Nothing is synced: only a crash of the whole host could lose the intent, and then the program is gone too. The
     /// order is what counts: there is no program without an intent, for whoever comes after a crash of the agent.
-    pub(crate) fn create(&self, intent: &Intent, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700).create(&self.path)?;
-        let fd = self.open(OFlags::RDONLY)?;
-        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
-        let work = self.path.join("work");
-        builder.create(&work)?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::chown(&work, Some(uid), Some(gid))?;
-            // The way to `work` is open for its owner; names can be passed through, not listed.
-            rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o711))?;
-        }
+    pub(crate) fn claim(self, dir: &Path, id: InstanceId, intent: &Intent) -> io::Result<Folder> {
         File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(self.path.join("intent"))?
             .write_all(&wire::seal("intent", intent)?)?;
-        Ok(fd)
+        let claimed = Folder::of(dir, id);
+        // Fails when the instance has a folder already.
+        std::fs::rename(&self.path, &claimed.path)?;
+        Ok(claimed)
     }
 
     fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -188,6 +200,17 @@ pub(crate) fn ended(dir: &Path, service: u64) -> Vec<Folder> {
         .collect();
     folders.sort_by(|a, b| (a.0, &a.1.path).cmp(&(b.0, &b.1.path)));
     folders.into_iter().map(|(_, folder)| folder).collect()
+}
+
+/// Removes folders that were made for instances and never used.
+pub(crate) fn remove_spare(dir: &Path) {
+    for entry in std::fs::read_dir(dir.join("spare")).into_iter().flatten().flatten() {
+        let folder = Folder { path: entry.path() };
+        // Locked: its holder has not noticed yet that the agent it waited for is gone.
+        if matches!(folder.try_lock(), Ok(Some(_))) {
+            let _ = std::fs::remove_dir_all(folder.path);
+        }
+    }
 }
 
 /// The instances whose end the primary may not know yet.

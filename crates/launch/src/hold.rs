@@ -66,24 +66,46 @@ fn run() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"byname-hold");
     let signals = take_over_signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    warm_up();
-    let waiting = spawn::Waiting::fork()?;
 
-    // The agent went away before it had work.
-    let Some((work, folder, rest)) = receive_work(&agent, &signals)? else { return Ok(()) };
+    let mut inbox = Inbox { agent: &agent, signals: &signals, read: Vec::new(), folder: None };
+    // The agent may go away before it has work.
+    let Some(ToHolder::Prepare) = inbox.next()? else { return Ok(()) };
+    let folder = inbox.folder.take().ok_or_else(|| io::Error::other("no folder comes with the first message"))?;
     rustix::process::fchdir(&folder)?;
-    let held = hold(*work, agent, rest, signals, waiting);
+    let place = Place::prepare()?;
+    let waiting = spawn::Waiting::fork()?;
+    warm_up();
+    let Some(ToHolder::Work(work)) = inbox.next()? else { return Ok(()) };
+    let read = inbox.read;
+    let held = hold(*work, place, waiting, agent, read, signals);
     if let Err(error) = &held {
         // Nobody reads the standard error of a holder.
-        Output::new(0).mark(&format!("the holder failed: {error}"));
+        Output::new().mark(&format!("the holder failed: {error}"));
     }
     // Until here, so that the folder stays locked to the end.
     drop(folder);
     held
 }
 
+/// What is made in the folder before there is work.
+struct Place {
+    listener: OwnedFd,
+    notify: OwnedFd,
+    output: Output,
+}
+
+impl Place {
+    fn prepare() -> io::Result<Place> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new("control")?)?;
+        rustix::net::listen(&listener, 8)?;
+        Ok(Place { listener, notify: notify::open()?, output: Output::new() })
+    }
+}
+
 /// Does once what a start will do, so that its code and memory are at hand by then.
-fn warm_up() {
+pub(crate) fn warm_up() {
     let work = Work::default();
     let json = serde_json::to_vec(&ToHolder::Work(Box::new(work))).unwrap_or_default();
     let _ = serde_json::from_slice::<ToHolder>(&json);
@@ -103,26 +125,35 @@ fn take_over_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, signals: SignalFd, waiting: spawn::Waiting) -> io::Result<()> {
+fn hold(
+    work: Work,
+    place: Place,
+    waiting: spawn::Waiting,
+    agent: OwnedFd,
+    read: Vec<u8>,
+    signals: SignalFd,
+) -> io::Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let user = work.identity.as_ref().map_or(own, |who| who.uid);
-    let log_bytes = work.log_bytes;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Place { listener, mut notify, mut output } = place;
+    output.limit(work.log_bytes);
+    let notify_path = match notify::path().filter(|_| user == own) {
+        Some(path) => path,
+        None => {
+            let (socket, name) = notify::open_abstract(&work.instance)?;
+            notify = socket;
+            name
+        }
+    };
+    let released = waiting.release(work, notify_path);
     rustix::io::ioctl_fionbio(&agent, true)?;
-    let (notify, notify_path) = notify::open(&work.instance, user == own)?;
-    let released = waiting.release(work, notify_path)?;
-
-    // The rest is done while the program loads. Who looks for the socket before it is there finds the lock taken.
-    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let listening =
-        rustix::net::bind(&listener, &SocketAddrUnix::new("control")?).and_then(|()| rustix::net::listen(&listener, 8));
     let mut holder = Holder {
         state: HolderState { format: wire::FORMAT, ..HolderState::default() },
         link: Some(Link { socket: agent, read, unsent: Vec::new(), behind: false }),
         listener,
         signals,
         notify,
-        output: Output::new(log_bytes),
+        output,
         pipe: None,
         users: vec![0, own, user],
         main: None,
@@ -134,15 +165,9 @@ fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, signals: SignalFd, waiting: s
         killing: None,
         gone: false,
     };
-    let started = match listening {
-        Ok(()) => released.outcome(),
-        Err(errno) => {
-            // A program that no later agent could find must not run.
-            released.kill();
-            Err(Failure { step: Step::Prepare, errno: errno.raw_os_error(), what: String::new() })
-        }
-    };
-    holder.started(started);
+    holder.started(released.and_then(spawn::Released::outcome));
+    // What came with the work.
+    holder.obey();
     while !holder.gone {
         holder.turn()?;
     }
@@ -150,48 +175,51 @@ fn hold(work: Work, agent: OwnedFd, read: Vec<u8>, signals: SignalFd, waiting: s
     Ok(())
 }
 
-/// The work, the instance's folder, and what was read beyond the first message.
-type Received = (Box<Work>, OwnedFd, Vec<u8>);
+/// The agent's messages while there is no work.
+struct Inbox<'a> {
+    agent: &'a OwnedFd,
+    signals: &'a SignalFd,
+    read: Vec<u8>,
+    folder: Option<OwnedFd>,
+}
 
-/// Waits for the first message and the folder that comes with it.
-fn receive_work(agent: &OwnedFd, signals: &SignalFd) -> io::Result<Option<Received>> {
-    let (mut buffer, mut folder) = (Vec::new(), None);
-    let mut bytes = vec![0; 64 << 10];
-    loop {
-        let mut fds = [
-            PollFd::from_borrowed_fd(agent.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-        ];
-        rustix::event::poll(&mut fds, None)?;
-        let [said, signalled] = fds.map(|fd| !fd.revents().is_empty());
-        if signalled && signals.read_signal()?.is_some_and(|s| s.ssi_signo == NixSignal::SIGTERM as u32) {
-            return Ok(None);
-        }
-        if !said {
-            continue;
-        }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [io::IoSliceMut::new(&mut bytes)];
-        let got = match rustix::net::recvmsg(agent, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            other => other?,
-        };
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(files) = message {
-                folder = files.last().or(folder);
+impl Inbox<'_> {
+    /// The next message; none when the agent is gone or the holder is told to go.
+    fn next(&mut self) -> io::Result<Option<ToHolder>> {
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            if let Some(json) = wire::take_frame(&mut self.read)? {
+                return Ok(Some(serde_json::from_slice(&json)?));
             }
-        }
-        if got.bytes == 0 {
-            return Ok(None);
-        }
-        buffer.extend_from_slice(bytes.get(..got.bytes).unwrap_or_default());
-        if let Some(json) = wire::take_frame(&mut buffer)? {
-            return match (serde_json::from_slice(&json)?, folder) {
-                (ToHolder::Work(work), Some(folder)) => Ok(Some((work, folder, buffer))),
-                _ => Err(io::Error::other("the first message brings no work")),
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.agent.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            ];
+            rustix::event::poll(&mut fds, None)?;
+            let [said, signalled] = fds.map(|fd| !fd.revents().is_empty());
+            if signalled && self.signals.read_signal()?.is_some_and(|s| s.ssi_signo == NixSignal::SIGTERM as u32) {
+                return Ok(None);
+            }
+            if !said {
+                continue;
+            }
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [io::IoSliceMut::new(&mut bytes)];
+            let got = match rustix::net::recvmsg(self.agent, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                other => other?,
             };
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(files) = message {
+                    self.folder = files.last().or(self.folder.take());
+                }
+            }
+            if got.bytes == 0 {
+                return Ok(None);
+            }
+            self.read.extend_from_slice(bytes.get(..got.bytes).unwrap_or_default());
         }
     }
 }
@@ -358,7 +386,7 @@ impl Holder {
                 Ok(Some(json)) => match serde_json::from_slice(&json) {
                     Ok(ToHolder::Ready) => self.state.ready = true,
                     Ok(ToHolder::Stop { why, timeout_ms }) => self.stop(why, Duration::from_millis(timeout_ms)),
-                    Ok(ToHolder::Work(_)) | Err(_) => {}
+                    Ok(ToHolder::Prepare | ToHolder::Work(_)) | Err(_) => {}
                 },
             }
         }

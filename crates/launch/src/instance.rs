@@ -16,10 +16,13 @@ use tokio::time::Instant;
 
 use crate::agent::Inner;
 use crate::folder::{Folder, Intent, StoredReady};
-use crate::plan::{self, Plan};
+use crate::plan;
 use crate::spare::Conn;
-use crate::wire::{self, End, Failure, HolderState, Step, ToHolder, Why};
+use crate::wire::{End, Failure, HolderState, Step, ToHolder, Why, Work};
 use crate::{proc, ready};
+
+/// How long after a start the next holder is loaded at the latest.
+const REFILL: Duration = Duration::from_millis(50);
 
 /// What an instance's task is told.
 #[derive(Debug)]
@@ -31,14 +34,13 @@ pub(crate) enum Command {
 /// Carries out an order to start.
 pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::Receiver<Command>) {
     let id = order.instance;
-    let folder = Folder::of(&agent.config.dir, id);
     let deadline = Instant::now() + order.launch.start_timeout().duration();
     let prepared = blocking({
-        let (agent, folder) = (agent.clone(), folder.clone());
-        move || prepare(&agent, &folder, &order)
+        let agent = agent.clone();
+        move || prepare(&agent, &order)
     })
     .await;
-    let (plan, intent, lock) = match prepared {
+    let Prepared { work, intent, folder, mut conn } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::info!(instance = %id, %error, "not started");
@@ -56,16 +58,11 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     };
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
-    let end = match hand_over(&agent, plan, lock).await {
-        Ok(conn) => watch.run(Some(conn), commands, &mut None).await,
-        Err(error) => {
-            let failed = Failure { step: Step::Prepare, errno: error.raw_os_error().unwrap_or(0), what: String::new() };
-            tracing::error!(instance = %id, %error, "cannot start a holder");
-            let end = End { failed: Some(failed), ..End::default() };
-            let _ = watch.folder.store_end(&end);
-            end
-        }
-    };
+    // When it fails the holder is gone, which `run` finds out.
+    if let Err(error) = conn.send(&ToHolder::Work(work)).await {
+        tracing::error!(instance = %id, %error, "the holder does not take its work");
+    }
+    let end = watch.run(Some(conn), commands, &mut None).await;
     watch.finish(end);
 }
 
@@ -105,7 +102,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
     }
 }
 
-fn prepare(agent: &Inner, folder: &Folder, order: &StartOrder) -> Result<(Plan, Intent, std::os::fd::OwnedFd), Error> {
+/// An order that is to be carried out, and the holder for it.
+struct Prepared {
+    work: Box<Work>,
+    intent: Intent,
+    folder: Folder,
+    conn: Conn,
+}
+
+fn prepare(agent: &Inner, order: &StartOrder) -> Result<Prepared, Error> {
     let catalogue = agent.catalogue.read().clone();
     let plan = plan::plan(order, &agent.config, &catalogue, &agent.ports, &agent.cgroups)?;
     let intent = Intent {
@@ -119,26 +124,21 @@ fn prepare(agent: &Inner, folder: &Folder, order: &StartOrder) -> Result<(Plan, 
         start_timeout_ms: order.launch.start_timeout().as_millis(),
         stop_timeout_ms: order.launch.stop_timeout().as_millis(),
     };
-    let owner = plan.work.identity.as_ref().map(|who| (who.uid, who.gid));
-    let lock = folder.create(&intent, owner).map_err(|error| {
-        let message =
-            format!("{} cannot be started: the agent cannot write its folder: {}", order.name, sentence(&error));
-        Error::new(Code::StartFailed, message).log(format!("{}: {error}", folder.path.display()))
-    })?;
-    Ok((plan, intent, lock))
-}
-
-/// Gives the work to a holder. With it goes the agent's descriptor of the folder, and so the lock.
-async fn hand_over(agent: &Inner, plan: Plan, lock: std::os::fd::OwnedFd) -> std::io::Result<Conn> {
-    let frame = wire::frame(&ToHolder::Work(plan.work))?;
-    if let Some(mut conn) = agent.spare.take()
-        && conn.send_work(&frame, &lock).await.is_ok()
-    {
-        return Ok(conn);
-    }
-    let mut conn = agent.spare.spawn()?;
-    conn.send_work(&frame, &lock).await?;
-    Ok(conn)
+    let failed = |what: &'static str| {
+        move |error: std::io::Error| {
+            let message = format!("{} cannot be started: the agent cannot {what}: {}", order.name, sentence(&error));
+            Error::new(Code::StartFailed, message).log(format!("cannot {what}: {error}"))
+        }
+    };
+    let waiting = match agent.spare.take() {
+        Some(waiting) => waiting,
+        None => agent.spare.spawn().map_err(failed("start a holder"))?,
+    };
+    let folder = waiting
+        .folder
+        .claim(&agent.config.dir, order.instance, &intent)
+        .map_err(failed("write the instance's folder"))?;
+    Ok(Prepared { work: plan.work, intent, folder, conn: waiting.conn })
 }
 
 struct Watch {
@@ -185,6 +185,11 @@ impl Watch {
     ) -> End {
         let mut found_ready: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
         let mut looking = false;
+        // The next holder is loaded when this program is ready, so as not to take the processor from it; but not much
+        // later, because others may want to start too.
+        let refill = tokio::time::sleep(REFILL);
+        tokio::pin!(refill);
+        let mut refilled = false;
         loop {
             let Some(holder) = &mut conn else {
                 match self.find().await {
@@ -198,14 +203,11 @@ impl Watch {
                 message = holder.next() => match message {
                     Ok(Some(mut state)) => {
                         if let Some(end) = state.end.take() {
-                            self.agent.spare.refill();
                             return end;
                         }
                         self.learn(state, holder).await;
                         if !looking && !self.ready && self.state.running.is_some() {
                             looking = true;
-                            // The spare one is loaded while the program starts, not before.
-                            self.agent.spare.refill();
                             if let Some(look) = self.look() {
                                 found_ready = look;
                             }
@@ -216,6 +218,10 @@ impl Watch {
                     }
                     Ok(None) | Err(_) => conn = None,
                 },
+                () = &mut refill, if !refilled => {
+                    refilled = true;
+                    self.agent.spare.refill();
+                }
                 () = &mut found_ready, if !self.ready => self.become_ready(holder).await,
                 command = commands.recv() => match command {
                     Some(Command::Advertised) => self.become_ready(holder).await,
@@ -262,6 +268,7 @@ impl Watch {
             // shows as the end of the connection, after which `remind` says it again.
             let _ = holder.send(&ToHolder::Ready).await;
             self.publish();
+            self.agent.spare.refill();
         }
     }
 
@@ -365,6 +372,7 @@ impl Watch {
         let ready = self.ready || end.ready;
         let error = self.error(&end, &exit, ready);
         tracing::info!(instance = %self.id, name = %self.name, %exit, ready, "ended");
+        self.agent.spare.refill();
         self.agent.ports.release(self.id);
         self.agent.cgroups.remove(self.id);
         self.agent.publish(self.id, |report| {

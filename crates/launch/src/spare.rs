@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Pair;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use crate::folder::Folder;
 use crate::wire::{self, HolderState, ToHolder};
 
 /// A connection to a holder.
@@ -44,44 +46,39 @@ impl Conn {
         self.stream.write_all(&wire::frame(message)?).await
     }
 
-    /// Sends the work, and with its first bytes the instance's folder.
-    pub(crate) async fn send_work(&mut self, frame: &[u8], folder: &OwnedFd) -> io::Result<()> {
-        let sent = loop {
-            self.stream.writable().await?;
-            let attempt = self.stream.try_io(tokio::io::Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                let folders = [folder.as_fd()];
-                ancillary.push(SendAncillaryMessage::ScmRights(&folders));
-                Ok(rustix::net::sendmsg(&self.stream, &[IoSlice::new(frame)], &mut ancillary, SendFlags::NOSIGNAL)?)
-            });
-            match attempt {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => break other?,
-            }
-        };
-        self.stream.write_all(frame.get(sent..).unwrap_or_default()).await
+    /// Whether the other end is still there, as far as can be seen.
+    fn is_open(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+/// A holder that waits for its work in a folder of its own.
+pub(crate) struct Waiting {
+    pub(crate) conn: Conn,
+    pub(crate) folder: Folder,
 }
 
 /// The holder that is kept ready, so that no start waits for a process to load.
 pub(crate) struct Spare {
+    dir: PathBuf,
     command: Vec<OsString>,
-    ready: Mutex<Option<Conn>>,
+    ready: Mutex<Option<Waiting>>,
 }
 
 impl Spare {
-    pub(crate) fn new(command: Vec<OsString>) -> Spare {
-        Spare { command, ready: Mutex::new(None) }
+    pub(crate) fn new(dir: PathBuf, command: Vec<OsString>) -> Spare {
+        Spare { dir, command, ready: Mutex::new(None) }
     }
 
     /// The holder that is ready, if there is one.
-    pub(crate) fn take(&self) -> Option<Conn> {
-        self.ready.lock().take()
+    pub(crate) fn take(&self) -> Option<Waiting> {
+        let waiting = self.ready.lock().take()?;
+        if waiting.conn.is_open() { Some(waiting) } else { None }
     }
 
     /// Starts a holder. It waits for its work, and leaves by itself when the connection ends before that.
-    pub(crate) fn spawn(&self) -> io::Result<Conn> {
+    pub(crate) fn spawn(&self) -> io::Result<Waiting> {
+        let (folder, lock) = Folder::create_spare(&self.dir)?;
         let (own, other) = Pair::pair()?;
         own.set_nonblocking(true)?;
         let (program, args) =
@@ -95,7 +92,15 @@ impl Spare {
             .spawn()?;
         // Only to collect its status: the holder's end shows on the connection.
         tokio::spawn(async move { child.wait().await });
-        Ok(Conn::new(UnixStream::from_std(own)?))
+        // The first message and the folder. The agent's own descriptor of it is closed, and so the lock is the holder's.
+        let frame = wire::frame(&ToHolder::Prepare)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let folders = [lock.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&folders));
+        // A new socket has room for so few bytes.
+        rustix::net::sendmsg(&own, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(Waiting { conn: Conn::new(UnixStream::from_std(own)?), folder })
     }
 
     /// Makes a holder ready, if none is. In the background: loading it takes a few milliseconds.
@@ -106,7 +111,7 @@ impl Spare {
                 return;
             }
             match spare.spawn() {
-                Ok(conn) => *spare.ready.lock() = Some(conn),
+                Ok(waiting) => *spare.ready.lock() = Some(waiting),
                 Err(error) => tracing::warn!(%error, "cannot start a holder in advance"),
             }
         });

@@ -21,8 +21,10 @@ pub(crate) const MAX_FRAME: usize = 8 << 20;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ToHolder {
-    /// The first message: what to start. The instance's folder comes along as a descriptor, locked by the agent; the
-    /// lock passes to the holder with it.
+    /// The first message: get ready in this folder. It comes along as a descriptor, locked by the agent; the lock passes
+    /// to the holder with it.
+    Prepare,
+    /// What to start. By now the folder is the instance's.
     Work(Box<Work>),
     /// Remember that the program is ready, for an agent that asks later.
     Ready,

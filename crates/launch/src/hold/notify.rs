@@ -21,24 +21,32 @@ pub(super) struct Said {
     pub(super) alive: bool,
 }
 
-/// The socket and the value of NOTIFY_SOCKET for it: a path in the current folder where it is short enough for a
-/// socket address and the program may enter that folder, else a name in the abstract space.
-pub(super) fn open(instance: &str, own_user: bool) -> Result<(OwnedFd, OsString)> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-    let path = std::fs::read_link("/proc/self/cwd").ok().map(|folder| folder.join("notify"));
-    if let Some(path) = path.filter(|path| own_user && path.as_os_str().len() <= 100) {
-        rustix::net::bind(&socket, &SocketAddrUnix::new("notify")?)?;
-        return Ok((socket, path.into_os_string()));
-    }
+/// A socket at `notify` in the current folder.
+pub(super) fn open() -> Result<OwnedFd> {
+    let socket = socket()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new("notify")?)?;
+    Ok(socket)
+}
+
+/// The path of that socket, where it is short enough for a socket address.
+pub(super) fn path() -> Option<OsString> {
+    let path = std::fs::read_link("/proc/self/cwd").ok()?.join("notify").into_os_string();
+    if path.len() <= 100 { Some(path) } else { None }
+}
+
+/// A socket in the abstract space and its name, for programs that may not enter the folder or whose path is too long.
+pub(super) fn open_abstract(instance: &str) -> Result<(OwnedFd, OsString)> {
+    let socket = socket()?;
     let name = format!("byname-notify-{instance}-{}", std::process::id());
     rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
     Ok((socket, format!("@{name}").into()))
+}
+
+fn socket() -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+    Ok(socket)
 }
 
 /// The next datagram from a process of one of these users; none when there is nothing to read.

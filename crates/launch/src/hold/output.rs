@@ -24,12 +24,16 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Begins a log whose files hold `limit` bytes each.
-    pub(super) fn new(limit: u64) -> Output {
-        let mut output =
-            Output { file: None, size: 0, limit: limit.max(64 << 10), dropped: 0, in_line: false, tail: Vec::new() };
+    /// Begins a log.
+    pub(super) fn new() -> Output {
+        let mut output = Output { file: None, size: 0, limit: u64::MAX, dropped: 0, in_line: false, tail: Vec::new() };
         output.open();
         output
+    }
+
+    /// How many bytes each of the files holds.
+    pub(super) fn limit(&mut self, bytes: u64) {
+        self.limit = bytes.max(64 << 10);
     }
 
     fn open(&mut self) {

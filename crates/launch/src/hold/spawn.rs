@@ -63,10 +63,11 @@ impl Waiting {
         }
     }
 
-    /// Lets it go. `ended` tells how that went.
-    pub(super) fn release(self, work: Work, notify: OsString) -> io::Result<Released> {
-        let orders = wire::frame(&Orders { work, notify: notify.into() })?;
-        send_all(&self.orders, &orders)?;
+    /// Lets it go.
+    pub(super) fn release(self, work: Work, notify: OsString) -> Result<Released, Failure> {
+        let failed = |error: io::Error| Failure::of(Step::Prepare, error.raw_os_error().unwrap_or(0));
+        let orders = wire::frame(&Orders { work, notify: notify.into() }).map_err(failed)?;
+        send_all(&self.orders, &orders).map_err(failed)?;
         Ok(Released(self))
     }
 }
@@ -86,11 +87,6 @@ impl Released {
             Ok(Some(json)) => Err(serde_json::from_slice(&json).unwrap_or(Failure::of(Step::Prepare, 0))),
             Err(error) => Err(Failure::of(Step::Prepare, error.raw_os_error().unwrap_or(0))),
         }
-    }
-
-    /// Kills it, because something else of the start failed.
-    pub(super) fn kill(self) {
-        let _ = rustix::process::kill_process(self.0.pid, Signal::KILL);
     }
 }
 
@@ -152,6 +148,7 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
     // descriptor, and never appears in a file system.
     let (ticket, ticket_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(at(Step::Prepare))?;
 
+    super::warm_up();
     let mut buffer = Vec::new();
     let Orders { work, notify } = loop {
         if let Some(json) = wire::take_frame(&mut buffer).map_err(io_at(Step::Prepare))? {
@@ -172,10 +169,6 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
             limit(resource, most).map_err(at(Step::Limits))?;
         }
     }
-    // To where the holder is by now. Then the way to the instance's own folder is short, and open to the program's user
-    // whoever may enter the folders above.
-    let here = format!("/proc/{}/cwd", holder.as_raw_pid());
-    rustix::process::chdir(here).map_err(at(Step::Directory))?;
     // From here on no more descriptors are opened: their number may be limited now.
     let directory = work.directory.as_ref().map_or(OsStr::new("work"), |d| d.as_os_str());
     if let Some(who) = &work.identity {

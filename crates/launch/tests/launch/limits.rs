@@ -54,13 +54,18 @@ fn another_user() {
         let host = Host::new();
         let mut agent = host.agent().await;
         let script = "id -un > who; echo $HOME >> who; grep ^Groups: /proc/self/status >> who; cat <&$BYNAME_TICKET_FD | wc -c >> who; exec sleep 1000";
-        // The host's own folder is closed to others, and yet the program gets to its place in there.
-        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(host.dir.path(), closed).unwrap();
-        let launch = Launch { user: Some("nobody".into()), ..plain(script) };
+        // Its own place is closed to others, so it says where it writes.
+        let folder = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let launch = Launch {
+            user: Some("nobody".into()),
+            directory: Some(folder.path().display().to_string()),
+            ..plain(script)
+        };
         agent.start_service(1, launch).await;
         let pid = agent.until_started(1).await.pid.unwrap();
-        let who = host.instance_dir(1).join("work/who");
+        let who = folder.path().join("who");
         eventually("it said who it is", || std::fs::read_to_string(&who).is_ok_and(|t| t.lines().count() == 4)).await;
         let text = std::fs::read_to_string(&who).unwrap();
         let lines: Vec<&str> = text.lines().collect();
