@@ -195,17 +195,20 @@ async fn what_the_kernel_calls_clean_after_a_failed_sync_is_not_believed_by_the_
     cluster.propose(Bytes::from("first")).await.unwrap();
     // The write reaches the kernel, its sync fails, and before it can be repeated the process is killed.
     disk.fail_syncs(u32::MAX);
-    let failed = cluster.propose(Bytes::from("second")).await;
+    let second = Bytes::from("second".repeat(500));
+    let failed = cluster.propose(second.clone()).await;
     assert!(matches!(failed, Err(ProposeError::Unknown(_))), "{failed:?}");
     let disk = disk.after_kill();
     cluster.shutdown().await;
     let (cluster, published) = open(&disk).await.unwrap();
-    assert_eq!(published.commands(), ["first", "second"]);
+    let mut known = vec![Bytes::from("first"), second];
+    assert_eq!(published.commands(), known);
     cluster.propose(Bytes::from("third")).await.unwrap();
+    known.push(Bytes::from("third"));
     let disk = disk.after_power_cut(1);
     cluster.shutdown().await;
     let (_cluster, published) = open(&disk).await.unwrap();
-    assert_eq!(published.commands(), ["first", "second", "third"]);
+    assert_eq!(published.commands(), known);
 }
 
 fn log_files(disk: &FaultyDisk) -> Vec<PathBuf> {
