@@ -13,7 +13,7 @@ use byname_api::request::{BatchRequest, Context, FindRequest, Op};
 use byname_api::{Code, NameService};
 use byname_client::{Clerk, Options};
 use byname_name::Name;
-use byname_testkit::{Server, alive, eventually, kill};
+use byname_testkit::{Server, alive, eventually, kill, run, running_with};
 
 fn server() -> Server {
     Server::start(env!("CARGO_BIN_EXE_byname"))
@@ -121,7 +121,8 @@ async fn killed_while_eight_write_nothing_answered_is_lost_and_programs_go_on() 
     }
     let clerk = Clerk::connect(&server.url(), Options::default()).unwrap();
     let cx = Context::of(Caller::internal());
-    for (name, value) in answered.values.lock().unwrap().clone() {
+    let values = std::mem::take(&mut *answered.values.lock().unwrap());
+    for (name, value) in values {
         let found = clerk.find(&cx, FindRequest::new(name.clone())).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         // A write whose answer was cut off may be there as well: it is newer.
         let kept: u64 = found.value.unwrap().parse().unwrap();
@@ -129,6 +130,42 @@ async fn killed_while_eight_write_nothing_answered_is_lost_and_programs_go_on() 
     }
     assert!(alive(pid));
     assert_eq!(starts(&server), 1);
+}
+
+#[test]
+fn a_start_that_a_kill_cuts_off_is_not_doubled() {
+    let mut server = server();
+    add_service(&server, "/BVODS/QS", &[]);
+    let mark = server.scratch().join("starts").display().to_string();
+    // From before the order is logged to after the program is ready.
+    for round in 0..6 {
+        let ordered_before =
+            server.byname(&["status", "-o", "json", "/BVODS/QS"]).json()["services"][0]["starts"].as_u64();
+        let ordered_before = ordered_before.unwrap();
+        let mut finding = server.command(&["find", "/BVODS/QS"]);
+        let finding = std::thread::spawn(move || run(&mut finding, ""));
+        match round % 3 {
+            0 => {}
+            1 => eventually("an order", || ordered(&server, "/BVODS/QS", ordered_before)),
+            _ => eventually("a program", || (!running_with(&mark).is_empty()).then_some(())),
+        }
+        server.kill();
+        server.start_again();
+        // A find that was on its way asks again by itself; the first may not have reached the server at all.
+        let found = finding.join().unwrap();
+        assert!(found.status == 0 || round % 3 == 0, "round {round}: {}", found.talk);
+        let pid = pid_of(&server, "/BVODS/QS");
+        assert_eq!(running_with(&mark), [pid], "round {round}");
+        server.byname(&["stop", "--now", "/BVODS/QS"]).lines();
+        assert!(running_with(&mark).is_empty(), "round {round}");
+    }
+}
+
+/// Whether the service was ordered to start more often than this.
+fn ordered(server: &Server, name: &str, starts: u64) -> Option<()> {
+    let status = server.byname(&["status", "-o", "json", name]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).ok()?;
+    (status["services"][0]["starts"].as_u64()? > starts).then_some(())
 }
 
 #[test]
@@ -284,7 +321,7 @@ fn a_damaged_middle_is_refused_with_the_way_out() {
 fn one_data_directory_has_one_server() {
     let server = server();
     let second = server.command(&["dev", "--listen", "127.0.0.1:0", "--data", server.data().to_str().unwrap()]);
-    let ended = byname_testkit::run(&mut { second }, "");
+    let ended = run(&mut { second }, "");
     assert_eq!(ended.status, 5, "{}", ended.talk);
     assert!(ended.talk.contains(&format!("pid {}", server.pid())), "{}", ended.talk);
     assert_eq!(server.byname(&["list", "-o", "name"]).status, 0);
@@ -298,7 +335,7 @@ impl SmallDisk {
         let folder = tempfile::tempdir().unwrap();
         let mut mount = std::process::Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=40m", "none"]).arg(folder.path());
-        let mounted = byname_testkit::run(&mut mount, "");
+        let mounted = run(&mut mount, "");
         if mounted.status != 0 {
             eprintln!("skipped: a small file system cannot be mounted here: {}", mounted.talk);
             return None;
@@ -317,7 +354,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = byname_testkit::run(std::process::Command::new("umount").arg("-l").arg(self.0.path()), "");
+        let _ = run(std::process::Command::new("umount").arg("-l").arg(self.0.path()), "");
     }
 }
 
@@ -325,7 +362,7 @@ impl Drop for SmallDisk {
 fn on_a_full_disk_reads_go_on_and_writes_do_when_there_is_room_again() {
     let Some(disk) = SmallDisk::mount() else { return };
     let data = disk.0.path().join("data");
-    let options = byname_testkit::Options { data: Some(data) };
+    let options = byname_testkit::Options { data: Some(data), ..byname_testkit::Options::default() };
     let mut server = Server::start_with(env!("CARGO_BIN_EXE_byname"), options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let clerk = Clerk::connect(&server.url(), Options { patience: Duration::ZERO, ..Options::default() }).unwrap();

@@ -13,16 +13,25 @@ use crate::process;
 use crate::wait::{PATIENCE, eventually};
 
 /// How a server is started.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// The command: `dev`, or `server` for one without an agent.
+    pub role: &'static str,
     /// Keep the data here instead of in the scratch folder (`DIR/data`).
     pub data: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { role: "dev", data: None }
+    }
 }
 
 /// `byname dev` on a folder and a port of its own. Dropping it ends it and every program that it started.
 #[derive(Debug)]
 pub struct Server {
     binary: PathBuf,
+    role: &'static str,
     data: PathBuf,
     child: Option<Child>,
     endpoints: serde_json::Value,
@@ -100,7 +109,7 @@ impl Server {
         fs::create_dir_all(scratch_path.join("home")).expect("a home");
         let data = options.data.unwrap_or_else(|| scratch_path.join("data"));
         let binary = binary.as_ref().to_owned();
-        Server { binary, data, child: None, endpoints: serde_json::Value::Null, scratch }
+        Server { binary, role: options.role, data, child: None, endpoints: serde_json::Value::Null, scratch }
     }
 
     /// Starts it on the data that is there, and waits until it is ready. Gives the time that took.
@@ -128,7 +137,7 @@ impl Server {
         let told_before = log.metadata().map_or(0, |m| m.len());
         let begun = Instant::now();
         let mut child = self
-            .command_of("dev")
+            .command_of(self.role)
             .arg("--data")
             .arg(&self.data)
             .args(["--listen", "127.0.0.1:0"])
