@@ -62,7 +62,10 @@ impl Agent {
     ///
     /// An instance whose holder does not answer within 5 seconds (it may be stopped) is taken up later, in the
     /// background.
-    pub async fn start(config: Config) -> Result<Agent, StartError> {
+    pub async fn start(mut config: Config) -> Result<Agent, StartError> {
+        // Programs are told a path in it, and start elsewhere.
+        config.dir = std::path::absolute(&config.dir)
+            .map_err(|source| StartError::Folder { path: config.dir.clone(), source })?;
         let catalogue = Catalogue::load(&config.programs).map_err(StartError::Catalogue)?;
         let dir = config.dir.clone();
         let failed = |path: &std::path::Path| {

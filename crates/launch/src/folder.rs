@@ -106,6 +106,7 @@ impl Folder {
         let fd = folder.open(OFlags::RDONLY)?;
         rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
         builder.create(folder.path.join("work"))?;
+        File::options().write(true).create_new(true).mode(0o600).open(folder.path.join("intent"))?;
         Ok((folder, fd))
     }
 
@@ -114,12 +115,8 @@ impl Folder {
     /// Nothing is synced: only a crash of the whole host could lose the intent, and then the program is gone too. The
     /// order is what counts: there is no program without an intent, for whoever comes after a crash of the agent.
     pub(crate) fn claim(self, dir: &Path, id: InstanceId, intent: &Intent) -> io::Result<Folder> {
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.path.join("intent"))?
-            .write_all(&wire::seal("intent", intent)?)?;
+        let mut file = File::options().write(true).truncate(true).open(self.path.join("intent"))?;
+        file.write_all(&wire::seal("intent", intent)?)?;
         let claimed = Folder::of(dir, id);
         // Fails when the instance has a folder already.
         std::fs::rename(&self.path, &claimed.path)?;

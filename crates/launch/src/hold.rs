@@ -137,8 +137,8 @@ fn hold(
     let user = work.identity.as_ref().map_or(own, |who| who.uid);
     let Place { listener, mut notify, mut output } = place;
     output.limit(work.log_bytes);
-    let notify_path = match notify::path().filter(|_| user == own) {
-        Some(path) => path,
+    let notify_path = match &work.notify {
+        Some(path) => path.as_os_str().to_owned(),
         None => {
             let (socket, name) = notify::open_abstract(&work.instance)?;
             notify = socket;

@@ -11,6 +11,7 @@ use byname_api::{Code, Error};
 use nix::unistd::{Gid, User};
 
 use crate::catalogue::{Catalogue, Entry, denied};
+use crate::folder::Folder;
 use crate::ports::{Ports, Transport};
 use crate::wire::{self, Identity, Text, Work};
 use crate::{Config, cgroup::Cgroups};
@@ -93,6 +94,8 @@ pub(crate) fn plan(
         return Err(Error::invalid("launch.args", "arguments and environment cannot hold the character U+0000"));
     }
     let data = if cgroup.as_ref().is_some_and(|c| c.memory) { None } else { limits.memory.map(|m| m.0) };
+    let notify = Folder::of(&config.dir, order.instance).path.join("notify");
+    let notify = (user.is_none() && notify.as_os_str().len() <= 100).then(|| notify.as_path().into());
     let work = Box::new(Work {
         format: wire::FORMAT,
         instance: order.instance.to_string(),
@@ -103,6 +106,7 @@ pub(crate) fn plan(
         files: limits.files,
         data,
         cgroup: cgroup.map(|c| c.path.as_path().into()),
+        notify,
         ticket: ticket(&order.ticket.program, &order.ticket.server),
         log_bytes: LOG_BYTES,
     });

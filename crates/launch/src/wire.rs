@@ -65,6 +65,10 @@ pub(crate) struct Work {
     pub(crate) data: Option<u64>,
     /// A cgroup to put the program in.
     pub(crate) cgroup: Option<Text>,
+    /// The path of the folder's `notify` socket, where the program can use it: its user may enter the folder, and the path
+    /// fits a socket address. Else the holder opens one in the abstract space.
+    #[serde(default)]
+    pub(crate) notify: Option<Text>,
     /// What the program reads from BYNAME_TICKET_FD. In memory only.
     pub(crate) ticket: String,
     /// The size at which `log` becomes `log.1`.

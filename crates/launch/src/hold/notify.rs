@@ -28,12 +28,6 @@ pub(super) fn open() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The path of that socket, where it is short enough for a socket address.
-pub(super) fn path() -> Option<OsString> {
-    let path = std::fs::read_link("/proc/self/cwd").ok()?.join("notify").into_os_string();
-    if path.len() <= 100 { Some(path) } else { None }
-}
-
 /// A socket in the abstract space and its name, for programs that may not enter the folder or whose path is too long.
 pub(super) fn open_abstract(instance: &str) -> Result<(OwnedFd, OsString)> {
     let socket = socket()?;

@@ -55,9 +55,9 @@ impl Host {
         Running::start_again(self.config()).await
     }
 
-    /// How many programs and holders with an instance are there.
+    /// How many programs and holders of instances are there.
     pub(crate) fn programs(&self) -> usize {
-        self.processes.find().len()
+        processes_in(&self.processes.0.join("instances")).len()
     }
 }
 
@@ -280,28 +280,20 @@ pub(crate) fn agent_process(args: &[OsString]) {
 /// The holders of a folder, and with them their programs. Killed when the test ends, however it ends.
 struct Processes(PathBuf);
 
-impl Processes {
-    fn kill(&self) {
-        for pid in self.find() {
-            kill(pid);
+/// The processes whose current folder is in this one.
+fn processes_in(place: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        if std::fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder.starts_with(place)) {
+            found.push(pid);
         }
     }
-
-    fn find(&self) -> Vec<u32> {
-        let mut found = Vec::new();
-        for process in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-            let folder = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
-            if folder.starts_with(&self.0) {
-                found.push(pid);
-            }
-        }
-        found
-    }
+    found
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kill();
+        processes_in(&self.0).into_iter().for_each(kill);
     }
 }
