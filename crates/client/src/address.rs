@@ -30,7 +30,10 @@ impl Address {
     fn parse(text: &str) -> Result<Address> {
         let wrong = |why: &str| Error::invalid("server", format!("`{}` {why}: {FORMS}", text.escape_debug()));
         // A bare path is what `endpoints.json` says of the socket.
-        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).or(Some(text).filter(|t| t.starts_with('/')));
+        let path = text
+            .strip_prefix("unix://")
+            .or_else(|| text.strip_prefix("unix:"))
+            .or(Some(text).filter(|t| t.starts_with('/')));
         if let Some(path) = path {
             if !path.starts_with('/') {
                 return Err(wrong("names no absolute path"));
