@@ -53,7 +53,7 @@ tidy:
 # The binary comes first: tests start it.
 unit: build
 	$(SAY) 'tests of the crates'
-	cargo $(RUN_TESTS) --locked --workspace </dev/null
+	PATH="$$PATH:$$(.ci/tools $(TARGET)/tools)" cargo $(RUN_TESTS) --locked --workspace </dev/null
 
 examples:
 	$(SAY) 'tests of the examples'
