@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -38,6 +38,9 @@ pub(crate) struct Times {
     /// Only workloads whose name contains this
     #[arg(long, default_value = "")]
     pub(crate) only: String,
+    /// Only systems whose name contains this: for a profiler
+    #[arg(long, default_value = "")]
+    pub(crate) system: String,
 }
 
 /// What came of it.
@@ -167,7 +170,8 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
     ] {
         if format!("{name} {clients} {connections}").contains(&times.only) {
             eprintln!("{name}: {clients} clients on {connections} connections");
-            workloads.push(measure(name, systems, clients, connections, times).await?);
+            let systems: Vec<_> = systems.iter().filter(|s| s.name.contains(&times.system)).collect();
+            workloads.push(measure(name, &systems, clients, connections, times).await?);
         }
     }
     drop(advertised);
@@ -188,7 +192,7 @@ struct System<'a> {
 
 async fn measure(
     name: &str,
-    systems: &[System<'_>],
+    systems: &[&System<'_>],
     clients: usize,
     connections: usize,
     times: &Times,
@@ -220,7 +224,7 @@ async fn measure(
             rounds,
         })
         .collect();
-    let Some((own, others)) = measured.split_first() else { return Err(anyhow::anyhow!("nothing to measure")) };
+    let Some((own, others)) = measured.split_first() else { bail!("there is no such system") };
     let ratios = others
         .iter()
         .zip(systems.iter().skip(1))
@@ -298,7 +302,7 @@ enum Client {
     Find(NamesClient<Channel>, MetadataValue<Ascii>),
     Range(KvClient<Channel>, etcd::RangeRequest),
     Empty(EmptyClient<Channel>),
-    Add(NamesClient<Channel>, MetadataValue<Ascii>, byname::Spec, Arc<AtomicU64>),
+    Add(NamesClient<Channel>, MetadataValue<Ascii>, String, Arc<AtomicU64>),
     Put(KvClient<Channel>, String, Arc<AtomicU64>),
 }
 
@@ -314,9 +318,7 @@ impl Client {
             }
             Ask::Empty => Client::Empty(EmptyClient::new(channel)),
             Ask::Add { token, value, numbers } => {
-                let kind = byname::Kind::Record as i32;
-                let spec = byname::Spec { kind, value: Some(value.clone()), ..Default::default() };
-                Client::Add(NamesClient::new(channel), token.clone(), spec, numbers.clone())
+                Client::Add(NamesClient::new(channel), token.clone(), value.clone(), numbers.clone())
             }
             Ask::Put { value, numbers } => Client::Put(KvClient::new(channel), value.clone(), numbers.clone()),
         }
@@ -336,8 +338,10 @@ impl Client {
             Client::Empty(client) => {
                 client.call(empty::Nothing {}).await?;
             }
-            Client::Add(names, token, spec, numbers) => {
-                let request = byname::AddRequest { name: record(numbers), spec: Some(spec.clone()) };
+            Client::Add(names, token, value, numbers) => {
+                let kind = byname::Kind::Record as i32;
+                let spec = byname::Spec { kind, value: Some(value.clone()), ..Default::default() };
+                let request = byname::AddRequest { name: record(numbers), spec: Some(spec) };
                 let reply = names.add(with_token(request, token)).await?.into_inner();
                 ensure!(reply.outcome() == byname::Outcome::Created, "not added");
             }
