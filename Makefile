@@ -3,7 +3,7 @@
 SHELL       := /bin/bash
 TARGET      := $(or $(CARGO_TARGET_DIR),target)
 # nextest runs test binaries side by side; without it the tests are the same, only slower.
-RUN_TESTS   := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --all-targets)
+RUN_TESTS   := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --all-targets) --no-fail-fast
 SAY         := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
