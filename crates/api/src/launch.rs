@@ -273,6 +273,13 @@ impl Launch {
             )
             .field("launch.listen"));
         }
+        if self.start_by.is_some() {
+            return Err(Error::new(
+                crate::Code::Unsupported,
+                "who may start a service is not checked by this server yet, so it cannot be limited: leave it out",
+            )
+            .field("launch.start_by"));
+        }
         if self.idle_stop.is_some_and(|t| t.as_millis() < 1_000) {
             return field("idle_stop", "must be at least 1s");
         }

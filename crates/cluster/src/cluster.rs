@@ -374,7 +374,7 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
             file: options.dir.join("snapshots"),
             offset: 0,
             what: format!("the log begins behind entry {}, and no snapshot reaches that far", purged.index),
-            way_out: "Put the missing snapshot back, or restore the folder from a backup (`byname restore`)".to_owned(),
+            way_out: "Put the missing snapshot back, or restore the folder from a backup".to_owned(),
         });
     }
     let members = match opened.members {

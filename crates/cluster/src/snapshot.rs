@@ -220,7 +220,7 @@ impl Bad {
                         "Move it out of the folder: the snapshot before it, {}, and the log have everything",
                         older.display()
                     ),
-                    None => "Restore the folder from a backup (`byname restore`), or, where the cluster has other \
+                    None => "Restore the folder from a backup, or, where the cluster has other \
                              servers, empty it and let this server join again"
                         .to_owned(),
                 },

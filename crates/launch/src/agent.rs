@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::alive::Alive;
 use crate::catalogue::{Catalogue, Problem};
 use crate::cgroup::Cgroups;
 use crate::instance::{self, Command};
@@ -97,6 +98,7 @@ impl Agent {
             ports: Ports::new(config.port_range.clone()),
             cgroups: Cgroups::find(),
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
+            alive: Alive::default(),
             config,
             runtime: Handle::current(),
             table: Mutex::default(),
@@ -161,6 +163,11 @@ impl Agent {
         }
     }
 
+    /// Tells a server in the same process whether a program has just ended.
+    pub fn alive(&self) -> Alive {
+        self.inner.alive.clone()
+    }
+
     /// Ends the agent's work. Programs and their holders go on; the next agent on the same folder finds them.
     pub async fn shutdown(&self) {
         self.inner.end();
@@ -180,6 +187,7 @@ pub(crate) struct Inner {
     pub(crate) ports: Ports,
     pub(crate) cgroups: Cgroups,
     pub(crate) spare: Arc<Spare>,
+    pub(crate) alive: Alive,
     pub(crate) runtime: Handle,
     table: Mutex<Table>,
     /// Something was added to the table's `news`, or the link was replaced.
@@ -228,6 +236,7 @@ impl Inner {
             self.news.notify_one();
             return;
         }
+        self.alive.note(&report);
         let (commands, received) = mpsc::channel(64);
         let task = self.runtime.spawn(task(received)).abort_handle();
         table.entries.insert(id, Entry { report, commands, task });
@@ -250,6 +259,7 @@ impl Inner {
     pub(crate) fn set(&self, id: InstanceId, change: impl FnOnce(&mut InstanceReport)) {
         if let Some(entry) = self.table.lock().entries.get_mut(&id) {
             change(&mut entry.report);
+            self.alive.note(&entry.report);
         }
     }
 
@@ -262,6 +272,7 @@ impl Inner {
         if entry.report == before {
             return;
         }
+        self.alive.note(&entry.report);
         let report = Report::Instance(entry.report.clone());
         // Straight to the primary when nothing waits in front; this is the way of a program that became ready.
         let direct = table.reports.as_ref().filter(|_| table.news.is_empty());
@@ -329,6 +340,7 @@ impl Inner {
             }
             None => return,
         };
+        self.alive.forget(id);
         let inner = self.clone();
         self.runtime.spawn_blocking(move || {
             // One that was refused has no folder. The entry goes last, so that its log can be found all the time.

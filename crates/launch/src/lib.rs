@@ -8,6 +8,7 @@
 //! (`instance`), from its order to its end. This is the only crate that starts processes.
 
 mod agent;
+mod alive;
 mod catalogue;
 mod cgroup;
 mod folder;
@@ -27,6 +28,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 pub use agent::{Agent, StartError};
+pub use alive::Alive;
 pub use catalogue::{Problem, check_catalogue};
 pub use link::Link;
 

@@ -24,6 +24,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest wait that a request may ask for.
 const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
 
+/// How long a find waits for the word of an end that it knows of already.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// When a request with this bound gives up.
 pub(crate) fn deadline(timeout: Option<byname_api::span::Span>) -> Instant {
     Instant::now() + timeout.map_or(PATIENCE, |t| t.duration()).min(MAX_PATIENCE)
@@ -47,14 +50,17 @@ impl Inner {
         }
         // A service that runs is answered from the view at once.
         match query::find(&self.view.load(), &request.name, wants)? {
-            Outlook::Answer(reply) => return Ok(*reply),
+            Outlook::Answer(reply) if !self.names_the_dead(&reply) => return Ok(*reply),
             Outlook::Refuse(error) => return Err(error),
-            Outlook::Wait(_) | Outlook::Start(_) => {}
+            Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
         }
         let why = format!("asked for by {}", cx.caller.principal);
-        let mut reply = self.await_running(&request.name, wants, deadline(request.timeout), &why).await?;
-        reply.started = true;
-        Ok(reply)
+        self.await_running(&request.name, wants, deadline(request.timeout), &why).await
+    }
+
+    /// Whether an answer holds an instance whose end has not reached the log yet.
+    fn names_the_dead(&self, reply: &FindReply) -> bool {
+        self.has_ended.get().is_some_and(|has_ended| reply.instances.iter().any(|i| has_ended(i.id)))
     }
 
     /// Starts what a name stands for if need be, and waits until it runs. All who wait are answered by one start, and
@@ -67,6 +73,7 @@ impl Inner {
         why: &str,
     ) -> Result<FindReply> {
         let mut awaited: Vec<InstanceId> = Vec::new();
+        let patience = (Instant::now() + LAST_WORD).min(deadline);
         loop {
             let id = self.view.load().resolve(name)?.node.id;
             let wait = self.waits.listen(id);
@@ -81,7 +88,14 @@ impl Inner {
             let outlook = query::find(&tree, name, wants)?;
             drop(tree);
             match outlook {
-                Outlook::Answer(reply) => return Ok(*reply),
+                Outlook::Answer(reply) if self.names_the_dead(&reply) && Instant::now() < patience => {
+                    let _ = tokio::time::timeout_at(patience, changed).await;
+                    continue;
+                }
+                Outlook::Answer(mut reply) => {
+                    reply.started = !awaited.is_empty();
+                    return Ok(*reply);
+                }
                 Outlook::Refuse(error) => return Err(error),
                 Outlook::Wait(_) => {
                     awaited.extend(start::starting(&node));

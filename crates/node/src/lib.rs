@@ -16,8 +16,8 @@ mod start;
 mod waits;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use byname_api::NameService;
 use byname_api::agent;
 use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
-use byname_api::object::{MAX_VALUE_BYTES, Spec, Stamp};
+use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::{Cluster, OpenError, ProposeError};
 use byname_name::{Name, Pattern};
@@ -70,6 +70,7 @@ pub(crate) struct Inner {
     started: Stamp,
     stopping: AtomicBool,
     finds: metrics::Counter,
+    has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
 }
 
 impl Node {
@@ -96,11 +97,18 @@ impl Node {
             started: Stamp { at: start::now(), by: "byname".into() },
             stopping: AtomicBool::new(false),
             finds: metrics::counter!("byname_finds_total"),
+            has_ended: OnceLock::new(),
         });
         inner.take_up();
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
         Ok(Node { inner })
+    }
+
+    /// Lets finds ask an agent in this process whether a program that the tree still names has ended.
+    pub fn ask_here_first(&self, has_ended: impl Fn(InstanceId) -> bool + Send + Sync + 'static) {
+        // Only the first counts; there is one agent in a process.
+        let _ = self.inner.has_ended.set(Box::new(has_ended));
     }
 
     /// Refuses new writes and closes the log. Programs go on.

@@ -158,6 +158,8 @@ impl Server {
         .map_err(cannot_start)?;
         if let Some(agent) = agent {
             attach(&node, agent).await?;
+            let alive = agent.alive();
+            node.ask_here_first(move |instance| alive.has_ended(instance));
         }
         let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;

@@ -24,7 +24,7 @@ use crate::raft::{Ballot, Id, Members};
 /// Distance between the places in a segment that are remembered, in bytes.
 pub(crate) const MARK_BYTES: u64 = 64 << 10;
 const SCAN_BYTES: usize = 256 << 10;
-const WAY_OUT: &str = "Restore the folder from a backup (`byname restore`), or, where the cluster has other servers, empty \
+const WAY_OUT: &str = "Restore the folder from a backup, or, where the cluster has other servers, empty \
                        it and let this server join again";
 
 /// A segment of the log.
