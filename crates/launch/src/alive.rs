@@ -62,3 +62,44 @@ impl Alive {
         self.programs.write().remove(&id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use byname_api::service::Exit;
+    use rustix::process::{WaitId, WaitIdOptions};
+
+    use super::*;
+
+    fn report(pid: u32, phase: Phase) -> InstanceReport {
+        InstanceReport {
+            instance: InstanceId(7),
+            service: 1,
+            phase,
+            pid: Some(pid),
+            endpoints: Vec::new(),
+            started: None,
+        }
+    }
+
+    #[test]
+    fn a_killed_program_has_ended_before_anybody_waited_for_it_and_until_it_is_forgotten() {
+        let alive = Alive::default();
+        let mut program = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        alive.note(&report(program.id(), Phase::Ready));
+        assert!(!alive.has_ended(InstanceId(7)));
+        assert!(!alive.has_ended(InstanceId(8)), "an instance of another host");
+        program.kill().unwrap();
+        // Until it is a zombie; it stays one.
+        let pid = Pid::from_raw(program.id() as i32).unwrap();
+        rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert!(alive.has_ended(InstanceId(7)));
+        program.wait().unwrap();
+        let (exit, last_lines) = (Exit::Signal(9), String::new());
+        alive.note(&report(program.id(), Phase::Ended { exit, last_lines, error: None, ordered: false }));
+        assert!(alive.has_ended(InstanceId(7)), "told, and not in the log yet");
+        alive.forget(InstanceId(7));
+        assert!(!alive.has_ended(InstanceId(7)));
+    }
+}
