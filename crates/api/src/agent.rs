@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use byname_name::Name;
 
 use crate::error::Error;
-use crate::launch::Launch;
-use crate::object::InstanceId;
+use crate::launch::{Handover, Launch};
+use crate::object::{Choose, InstanceId};
 use crate::service::{Endpoint, Exit};
 use crate::span::Timestamp;
 
@@ -65,11 +65,77 @@ pub enum Order {
         /// The request that ends.
         request: u64,
     },
+    /// All stable sockets that this host shall hold. Those that it has and that are not here are given up.
+    Listens {
+        /// The primary's term.
+        term: u64,
+        /// The sockets, by service.
+        all: Vec<Listen>,
+    },
+    /// Hold these sockets for a service, in place of those that it had. With an empty list they are given up.
+    Listen {
+        /// The primary's term.
+        term: u64,
+        /// Which.
+        listen: Box<Listen>,
+    },
+    /// Where the copies of a service with stable sockets run now: connections may go there. An empty list after a
+    /// `Knock` does not answer it.
+    Backends {
+        /// The service's id.
+        service: u64,
+        /// The running copies, in the order of preference.
+        backends: Vec<Backend>,
+    },
+    /// The service cannot be started, so those who knocked are turned away.
+    TurnAway {
+        /// The service's id.
+        service: u64,
+        /// Why, for the log.
+        error: Error,
+    },
+    /// Is this instance idle? No new connection is passed to it from now on until `Wake`, or its end. Answered by
+    /// `Rested`.
+    Rest {
+        /// Returned in the answer.
+        request: u64,
+        /// Which.
+        instance: InstanceId,
+    },
+    /// It goes on: connections are passed to it again.
+    Wake {
+        /// Which.
+        instance: InstanceId,
+    },
     /// The primary has logged the end of this instance: its folder may be dropped when newer ones take its place.
     Forget {
         /// Which.
         instance: InstanceId,
     },
+}
+
+/// The stable sockets of one service on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listen {
+    /// The service's immutable id.
+    pub service: u64,
+    /// The service's name, for logs.
+    pub name: Name,
+    /// The sockets, as declared (`StableSocket::parse` reads them).
+    pub sockets: Vec<String>,
+    /// How connections get to the program.
+    pub handover: Handover,
+    /// Which copy a connection is passed to.
+    pub choose: Choose,
+}
+
+/// A copy that connections may be passed to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Which.
+    pub instance: InstanceId,
+    /// Where it listens, with its address.
+    pub endpoint: Endpoint,
 }
 
 /// Everything an agent needs to start one instance.
@@ -127,6 +193,38 @@ pub enum Report {
         request: u64,
         /// Whether it runs and takes connections.
         alive: bool,
+        /// How long that took to find out, in microseconds.
+        micros: u64,
+    },
+    /// Somebody connects to a stable socket of a service, and there is no copy to pass the connection to. Told once;
+    /// again after `Backends` or `TurnAway` have answered it.
+    Knock {
+        /// The service's id.
+        service: u64,
+        /// The socket.
+        socket: String,
+        /// Copies that connections were passed to and that took none.
+        dead: Vec<InstanceId>,
+    },
+    /// How the stable sockets of a service stand: told after each `Listen`, and when that changes.
+    Listening {
+        /// The service's id.
+        service: u64,
+        /// Each socket, with the reason why it cannot be listened on if so.
+        sockets: Vec<(String, Option<String>)>,
+    },
+    /// The answer to `Rest`: how many connections the instance has.
+    Rested {
+        /// The request's number.
+        request: u64,
+        /// Established connections, those of the relay included; none when the instance is not known.
+        connections: Option<u32>,
+    },
+    /// How many connections instances have, told every few seconds for those whose number changed and that have an
+    /// `idle_stop` or stable sockets.
+    Connections {
+        /// The instances.
+        counts: Vec<(InstanceId, u32)>,
     },
     /// A piece of a log.
     Log {

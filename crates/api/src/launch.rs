@@ -53,6 +53,9 @@ pub struct Launch {
     /// Stable sockets that wake the service (`127.0.0.1:5432`, `unix:/run/x.sock`).
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_many")]
     pub listen: Option<Vec<String>>,
+    /// How the connections of `listen` get to the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// How the agent learns that the program is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
@@ -136,6 +139,17 @@ pub enum Ready {
     Port,
     /// A GET of `ready_path` answers with a status below 400.
     Http,
+}
+
+/// How the connections of a stable socket get to the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handover {
+    /// Bytes are passed on in the kernel to the endpoint of a running copy: for programs that know nothing of it.
+    #[default]
+    Relay,
+    /// The listening socket itself is passed to the program (LISTEN_FDS, as systemd does it).
+    Fds,
 }
 
 /// What an agent that is cut off from the servers does with a copy.
@@ -266,12 +280,25 @@ impl Launch {
                 EnvValue::Text(_) => {}
             }
         }
-        if self.listen.is_some() {
-            return Err(Error::new(
-                crate::Code::Unsupported,
-                "stable sockets are not supported by this server yet: declare `endpoints` and use `find`",
-            )
-            .field("launch.listen"));
+        if self.listen.as_ref().is_some_and(|l| l.len() > 16) {
+            return field("listen", "16 sockets at most");
+        }
+        for (at, text) in self.listen.iter().flatten().enumerate() {
+            let socket = StableSocket::parse(text).map_err(|e| e.field("launch.listen"))?;
+            if self.listen.iter().flatten().take(at).any(|t| StableSocket::parse(t).is_ok_and(|s| s == socket)) {
+                return field("listen", "the same socket is named twice");
+            }
+        }
+        if self.handover == Some(Handover::Fds) {
+            if self.listen.as_ref().is_none_or(Vec::is_empty) {
+                return field("handover", "there is no socket to hand over: say which in `listen`");
+            }
+            if self.copies().max > 1 {
+                return field(
+                    "copies",
+                    "a socket is handed over to one copy: `max` must be 1, or leave `handover` out",
+                );
+            }
         }
         if self.start_by.is_some() {
             return Err(Error::new(
@@ -280,8 +307,8 @@ impl Launch {
             )
             .field("launch.start_by"));
         }
-        if self.idle_stop.is_some_and(|t| t.as_millis() < 1_000) {
-            return field("idle_stop", "must be at least 1s");
+        if self.idle_stop.is_some_and(|t| t.as_millis() < 100) {
+            return field("idle_stop", "must be at least 100ms");
         }
         Ok(())
     }
@@ -301,6 +328,7 @@ impl Launch {
             idle_stop,
             endpoints,
             listen,
+            handover,
             ready,
             ready_path,
             start_timeout,
@@ -336,6 +364,7 @@ impl Launch {
             idle_stop,
             endpoints,
             listen,
+            handover,
             ready,
             ready_path,
             start_timeout,
@@ -355,6 +384,16 @@ impl Launch {
     /// When it is started.
     pub fn start(&self) -> Start {
         self.start.unwrap_or_default()
+    }
+
+    /// How the connections of `listen` get to the program.
+    pub fn handover(&self) -> Handover {
+        self.handover.unwrap_or_default()
+    }
+
+    /// The stable sockets; texts that are none are left out.
+    pub fn stable_sockets(&self) -> Vec<StableSocket> {
+        self.listen.iter().flatten().filter_map(|text| StableSocket::parse(text).ok()).collect()
     }
 
     /// How readiness is learnt.
@@ -377,11 +416,58 @@ impl Launch {
         self.stop_timeout.unwrap_or(Span::from_secs(10))
     }
 
-    /// What it listens on; one TCP port that the agent chooses when unsaid.
+    /// What it listens on; one TCP port that the agent chooses when unsaid, and nothing of its own when the stable
+    /// sockets are handed over to it.
     pub fn endpoints(&self) -> Vec<EndpointSpec> {
         match &self.endpoints {
             Some(list) => list.clone(),
+            None if self.handover() == Handover::Fds => Vec::new(),
             None => vec![EndpointSpec { protocol: tcp(), port: 0, address: None }],
+        }
+    }
+}
+
+/// A stable socket: where a service is reached whether or not it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StableSocket {
+    /// A TCP address; the port is never 0.
+    Tcp(std::net::SocketAddr),
+    /// The absolute path of a unix socket.
+    Unix(String),
+}
+
+impl StableSocket {
+    /// Reads `ADDRESS:PORT`, `tcp://ADDRESS:PORT` or `unix:/PATH`.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument` for anything else: a host's name, a port of 0, a relative path.
+    pub fn parse(text: &str) -> Result<StableSocket> {
+        let bad = |why: &str| Err(Error::invalid("listen", format!("`{}` {why}", text.escape_debug())));
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            // sockaddr_un(7): 108 bytes with the NUL.
+            return match path {
+                _ if !path.starts_with('/') || path.contains('\0') => {
+                    bad("is no absolute path: write unix:/run/x.sock")
+                }
+                _ if path.len() > 107 => bad("is too long: the path of a socket is 107 bytes at most"),
+                _ => Ok(StableSocket::Unix(path.into())),
+            };
+        }
+        match text.strip_prefix("tcp://").unwrap_or(text).parse::<std::net::SocketAddr>() {
+            Ok(address) if address.port() == 0 => bad("has no port: a stable socket needs one that never changes"),
+            Ok(address) => Ok(StableSocket::Tcp(address)),
+            Err(_) => bad("is no socket: write an IP address and a port (127.0.0.1:5432), or unix:/PATH"),
+        }
+    }
+}
+
+impl fmt::Display for StableSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StableSocket::Tcp(address) => address.fmt(f),
+            StableSocket::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
@@ -530,6 +616,12 @@ mod tests {
             ("endpoints = [{ address = 'here' }]", "launch.endpoints.address"),
             ("limits = { files = 1 }", "launch.limits.files"),
             ("env = { 'A=B' = 'x' }", "launch.env"),
+            ("listen = 'localhost:80'", "launch.listen"),
+            ("listen = '127.0.0.1:0'", "launch.listen"),
+            ("listen = 'unix:x'", "launch.listen"),
+            ("listen = ['127.0.0.1:80', 'tcp://127.0.0.1:80']", "launch.listen"),
+            ("handover = 'fds'", "launch.handover"),
+            ("handover = 'fds'\nlisten = '[::1]:80'\ncopies = { max = 2 }", "launch.copies"),
         ] {
             let error = toml::from_str::<Launch>(text).unwrap().check().unwrap_err();
             assert_eq!(error.at_field(), Some(field), "{text}");

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod caller;
 pub mod error;
+pub mod filter;
 pub mod launch;
 pub mod object;
 pub mod proto;
@@ -45,6 +46,27 @@ pub trait NameService: Send + Sync + 'static {
     async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply>;
     /// What a service's programs wrote, in pieces as they come.
     async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<bytes::Bytes>>>;
+    /// Objects whose attributes fit a filter.
+    async fn search(&self, _cx: &Context, _request: SearchRequest) -> Result<SearchReply> {
+        Err(not_here("search"))
+    }
+    /// What changes among the names that match. The first message comes at once; a reader that falls too far behind
+    /// gets `conflict` and must begin anew.
+    async fn watch(&self, _cx: &Context, _request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
+        Err(not_here("watch"))
+    }
+    /// Takes note of what a running copy says of itself.
+    async fn report(&self, _cx: &Context, _request: ReportRequest) -> Result<ReportReply> {
+        Err(not_here("report"))
+    }
+    /// Takes or renews the lock of an object.
+    async fn lock(&self, _cx: &Context, _request: LockRequest) -> Result<LockReply> {
+        Err(not_here("lock"))
+    }
+    /// Lets go of a lock.
+    async fn unlock(&self, _cx: &Context, _request: UnlockRequest) -> Result<UnlockReply> {
+        Err(not_here("unlock"))
+    }
     /// About the server itself.
     async fn info(&self, cx: &Context) -> Result<ServerInfo>;
     /// The stream of an agent: reports come in, orders go out.
@@ -53,4 +75,9 @@ pub trait NameService: Send + Sync + 'static {
         cx: &Context,
         reports: BoxStream<'static, agent::Report>,
     ) -> Result<BoxStream<'static, agent::Order>>;
+}
+
+/// The answer of an implementation that lacks an operation.
+fn not_here(operation: &str) -> Error {
+    Error::new(Code::Unsupported, format!("this server does not know `{operation}`"))
 }

@@ -109,11 +109,14 @@ pub enum Kind {
     Computer,
     /// A value.
     Record,
+    /// A place where the tree goes on elsewhere.
+    Junction,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] = [Kind::Directory, Kind::Service, Kind::Alias, Kind::Group, Kind::Computer, Kind::Record];
+    pub const ALL: [Kind; 7] =
+        [Kind::Directory, Kind::Service, Kind::Alias, Kind::Group, Kind::Computer, Kind::Record, Kind::Junction];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -124,6 +127,7 @@ impl Kind {
             Kind::Group => "group",
             Kind::Computer => "computer",
             Kind::Record => "record",
+            Kind::Junction => "junction",
         }
     }
 }
@@ -148,7 +152,9 @@ impl FromStr for Kind {
         Kind::ALL.into_iter().find(|k| k.as_str() == text).ok_or_else(|| {
             Error::invalid(
                 "kind",
-                format!("`{text}` is no kind: it is one of directory, service, alias, group, computer, record"),
+                format!(
+                    "`{text}` is no kind: it is one of directory, service, alias, group, computer, record, junction"
+                ),
             )
         })
     }
@@ -226,7 +232,7 @@ pub struct Spec {
     /// Service: how it is started. Without one it is only what advertises itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch: Option<Launch>,
-    /// Service: which instance a `find` gives.
+    /// Service: which instance a `find` gives. Junction: which of the servers is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choose: Option<Choose>,
     /// Alias: the name it stands for.
@@ -241,7 +247,22 @@ pub struct Spec {
     /// Record: its value.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "record_value")]
     pub value: Option<String>,
+    /// Directory: attributes of what is beneath it that searches find without looking at every object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<Vec<String>>,
+    /// Junction: the servers that hold the rest of the tree: names or a group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers: Option<Vec<String>>,
+    /// Junction: what they speak (`byname.names/1`, `dns`, `ldap`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Junction: what is handed to them beside the rest of the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
 }
+
+/// The most attributes that one directory may have indexed.
+pub const MAX_INDEXED: usize = 16;
 
 impl Spec {
     /// A declaration of this kind that says nothing more.
@@ -268,11 +289,24 @@ impl Spec {
             }
         };
         belongs(self.launch.is_some(), "launch", Kind::Service)?;
-        belongs(self.choose.is_some(), "choose", Kind::Service)?;
+        belongs(self.choose.is_some() && kind != Kind::Junction, "choose", Kind::Service)?;
         belongs(self.target.is_some(), "target", Kind::Alias)?;
         belongs(self.members.is_some(), "members", Kind::Group)?;
         belongs(self.addresses.is_some(), "addresses", Kind::Computer)?;
         belongs(self.value.is_some(), "value", Kind::Record)?;
+        belongs(self.index.is_some(), "index", Kind::Directory)?;
+        belongs(self.servers.is_some(), "servers", Kind::Junction)?;
+        belongs(self.interface.is_some(), "interface", Kind::Junction)?;
+        belongs(self.parameter.is_some(), "parameter", Kind::Junction)?;
+        if kind == Kind::Junction {
+            self.check_junction()?;
+        }
+        if self.index.as_ref().is_some_and(|i| i.len() > MAX_INDEXED) {
+            return Err(Error::invalid("index", format!("{MAX_INDEXED} attributes at most")));
+        }
+        if let Some(bad) = self.index.iter().flatten().find(|a| !is_attribute_name(a)) {
+            return Err(Error::invalid("index", format!("`{}`: {ATTRIBUTE_NAME}", bad.escape_debug())));
+        }
         if kind == Kind::Alias && self.target.is_none() {
             return Err(Error::invalid("target", "an alias needs the name that it stands for"));
         }
@@ -280,14 +314,9 @@ impl Spec {
             return Err(Error::new(Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"));
         }
         for (name, values) in self.attributes.iter().flatten() {
-            if name.is_empty()
-                || name.len() > 63
-                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            {
-                return Err(Error::invalid(
-                    format!("attributes.{}", name.chars().take(63).collect::<String>()),
-                    "an attribute's name is 1 to 63 letters, digits, `-`, `_` or `.`",
-                ));
+            if !is_attribute_name(name) {
+                let field = format!("attributes.{}", name.chars().take(63).collect::<String>());
+                return Err(Error::invalid(field, ATTRIBUTE_NAME));
             }
             let size: usize = values.iter().map(|v| if let Value::Text(t) = v { t.len() } else { 8 }).sum();
             if size > MAX_VALUE_BYTES {
@@ -312,11 +341,34 @@ impl Spec {
         Ok(())
     }
 
+    fn check_junction(&self) -> Result<()> {
+        if self.servers.as_ref().is_none_or(Vec::is_empty) {
+            return Err(Error::invalid("servers", "a junction needs the servers that hold the rest of the tree"));
+        }
+        for server in self.servers.iter().flatten() {
+            Name::parse(server).map_err(|e| Error::from(e).field("servers"))?;
+        }
+        // `byname.names/1`, `dns`: a word, and a version if it has several.
+        let fits = |i: &String| {
+            (1..=63).contains(&i.len()) && i.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
+        };
+        if !self.interface.as_ref().is_some_and(fits) {
+            return Err(Error::invalid(
+                "interface",
+                "a junction needs what its servers speak, a word such as byname.names/1, dns or ldap",
+            ));
+        }
+        if self.parameter.as_ref().is_some_and(|p| p.len() > 4_096) {
+            return Err(Error::new(Code::TooLarge, "a parameter is 4096 bytes at most").field("parameter"));
+        }
+        Ok(())
+    }
+
     /// Lays the fields that `patch` gives over this one. Attributes are replaced one by one (an empty list removes
     /// one), a launch field by field.
     pub fn overlay(&mut self, patch: &Spec) {
         macro_rules! take { ($($f:ident),*) => { $( if patch.$f.is_some() { self.$f.clone_from(&patch.$f); } )* } }
-        take!(public, owner, ttl, choose, target, members, addresses, value);
+        take!(public, owner, ttl, choose, target, members, addresses, value, index, servers, interface, parameter);
         if let Some(changes) = &patch.attributes {
             let mine = self.attributes.get_or_insert_default();
             for (name, values) in changes {
@@ -345,7 +397,7 @@ impl Spec {
             }
             true
         } else {
-            forget!(attributes, public, ttl, launch, choose, members, addresses, value)
+            forget!(attributes, public, ttl, launch, choose, members, addresses, value, index, parameter)
         };
         if known {
             Ok(())
@@ -353,6 +405,12 @@ impl Spec {
             Err(Error::invalid("clear", format!("there is no field `{}` to clear", path.escape_debug())))
         }
     }
+}
+
+const ATTRIBUTE_NAME: &str = "an attribute's name is 1 to 63 letters, digits, `-`, `_` or `.`";
+
+fn is_attribute_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// A value may be written as text, a number or a yes/no; it is kept as text.
@@ -406,6 +464,9 @@ pub struct Object {
     /// Service: its state and instances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ServiceStatus>,
+    /// Who holds its lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
     /// The name in other worlds; what has no form there says why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forms: Option<Forms>,
@@ -418,6 +479,26 @@ pub struct Forms {
     pub dns: String,
     /// The path in the HTTP interface.
     pub http: String,
+    /// The distinguished name in LDAP and X.500, or why there is none.
+    #[serde(default)]
+    pub ldap: String,
+    /// The SPIFFE id, or why there is none.
+    #[serde(default)]
+    pub spiffe: String,
+}
+
+/// The lock of an object, as others see it. It ends with its lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lock {
+    /// The fencing token: greater than that of every earlier lock of the tree. Whoever is guarded by the lock refuses
+    /// requests that carry a smaller one than the greatest it has seen.
+    pub fence: u64,
+    /// Who holds it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How long it holds without renewal, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 /// The state of a service.
@@ -442,6 +523,21 @@ pub struct ServiceStatus {
     /// The last end of an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
+    /// Its stable sockets, on the hosts that hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listening: Vec<Listening>,
+}
+
+/// A stable socket on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The host.
+    pub computer: Name,
+    /// The socket, as declared.
+    pub socket: String,
+    /// Why it cannot be listened on, when it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How the last instance ended.

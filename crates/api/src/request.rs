@@ -137,6 +137,9 @@ pub struct FindReply {
     pub value: Option<String>,
     /// Its version.
     pub version: Version,
+    /// Junction: where the tree goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub junction: Option<Junction>,
     /// How long the answer may be remembered, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
@@ -146,6 +149,20 @@ pub struct FindReply {
     /// How fresh it is.
     #[serde(flatten)]
     pub fresh: Fresh,
+}
+
+/// Where the tree goes on (DESIGN section 3, junction).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Junction {
+    /// The servers: names or a group.
+    pub servers: Vec<String>,
+    /// Which of them to ask.
+    pub choose: crate::object::Choose,
+    /// What they speak.
+    pub interface: String,
+    /// What is handed to them beside the rest of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
 }
 
 /// `show`: all about one object. An alias is shown itself; aliases on the way to it are followed.
@@ -408,6 +425,21 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_version: Option<Version>,
     },
+    /// Change nothing, and refuse the whole batch with `conflict` unless all that is said here holds: a precondition.
+    /// It sees what the changes before it in the batch have done.
+    Check {
+        /// The name.
+        name: Name,
+        /// It is there (true) or is not (false).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exists: Option<bool>,
+        /// It has this version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<Version>,
+        /// Its lock is held with this fencing token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence: Option<u64>,
+    },
 }
 
 impl Op {
@@ -418,7 +450,8 @@ impl Op {
             | Op::Put { name, .. }
             | Op::Declare { name, .. }
             | Op::Modify { name, .. }
-            | Op::Delete { name, .. } => name,
+            | Op::Delete { name, .. }
+            | Op::Check { name, .. } => name,
         }
     }
 }
@@ -456,6 +489,8 @@ pub enum Outcome {
     Unchanged,
     /// It is gone.
     Deleted,
+    /// What was asked of it holds.
+    Checked,
 }
 
 /// The result of one change.
@@ -548,6 +583,172 @@ pub struct LogsRequest {
     pub tail: Option<u32>,
     /// Go on with what is written from now on.
     pub follow: bool,
+}
+
+/// `search`: objects whose attributes fit a filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchRequest {
+    /// A filter of RFC 4515 (see [`crate::filter`]).
+    pub filter: String,
+    /// Only this name and what is beneath it.
+    pub under: Name,
+    /// At most so many; 1,000 when `None`, 10,000 at most.
+    pub limit: Option<u32>,
+    /// The `next` of the page before.
+    pub next: Option<String>,
+    /// Ask for a linearizable answer.
+    pub consistent: bool,
+}
+
+impl SearchRequest {
+    /// The first page of what fits, in the whole tree.
+    pub fn new(filter: impl Into<String>) -> Self {
+        SearchRequest { filter: filter.into(), under: Name::root(), limit: None, next: None, consistent: false }
+    }
+}
+
+/// What `search` gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchReply {
+    /// The objects, sorted by name.
+    pub objects: Vec<Object>,
+    /// Where the next page begins, when there is one. A page may end early, even empty: a search looks at a bounded
+    /// number of objects a page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// How fresh it is.
+    #[serde(flatten)]
+    pub fresh: Fresh,
+}
+
+/// `watch`: what changes among the names that match.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WatchRequest {
+    /// The pattern, absolute.
+    pub pattern: String,
+    /// The `at` of the last message that was seen: everything after it follows. From now on when `None`.
+    pub from: Option<String>,
+    /// Tell first what is there now. Not together with `from`.
+    pub initial: bool,
+}
+
+/// One message of a watch: what one revision of the tree changed, or a part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WatchReply {
+    /// Resume from here to miss nothing and see nothing twice; opaque. Within a revision that takes several messages
+    /// it stays at the revision before until the last.
+    pub at: String,
+    /// The changes, in the order in which they were made. Empty in the first message and when nothing has matched for
+    /// a while.
+    pub events: Vec<WatchEvent>,
+}
+
+/// What happened to one object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WatchEvent {
+    /// What.
+    pub change: Change,
+    /// The name.
+    pub name: Name,
+    /// The object as it was after the change; as it was before it when it was deleted.
+    pub object: Object,
+}
+
+/// What a watch tells of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It is there: the initial state.
+    Present,
+    /// It is new.
+    Created,
+    /// Its declaration changed.
+    Changed,
+    /// It is gone.
+    Deleted,
+    /// Only its state changed: instances, a lock.
+    State,
+}
+
+impl Change {
+    /// Every change.
+    pub const ALL: [Change; 5] = [Change::Present, Change::Created, Change::Changed, Change::Deleted, Change::State];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Change::Present => "present",
+            Change::Created => "created",
+            Change::Changed => "changed",
+            Change::Deleted => "deleted",
+            Change::State => "state",
+        }
+    }
+}
+
+/// `report`: what a running copy says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportRequest {
+    /// The service's name.
+    pub name: Option<Name>,
+    /// Which instance; may be left out when there is one.
+    pub instance: Option<InstanceId>,
+    /// Its load, in a unit of its own; the least loaded is chosen first.
+    pub load: Option<f64>,
+    /// So many uses since the last report, for programs whose use shows neither in connections nor in finds.
+    pub uses: Option<u64>,
+    /// The instance's credential; needed by callers that may not advertise the name.
+    pub credential: Option<String>,
+}
+
+/// What `report` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportReply {
+    /// The instance that the report was taken for.
+    pub instance: InstanceId,
+}
+
+/// `lock`: take the lock of an object, or renew one that is held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LockRequest {
+    /// The name. A record is made when there is none, and goes with the lock.
+    pub name: Name,
+    /// How long it holds without renewal; 30 s when `None`.
+    pub ttl: Option<Span>,
+    /// Wait so long for the holder to let go; not at all when `None`.
+    pub wait: Option<Span>,
+    /// The key of the lock that is renewed.
+    pub key: Option<String>,
+}
+
+/// What `lock` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockReply {
+    /// The object's name.
+    pub name: Name,
+    /// The fencing token.
+    pub fence: u64,
+    /// Proves to be the holder, in hex: renews the lock and lets it go. Given once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Renew within this time, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// `unlock`: let go of a lock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnlockRequest {
+    /// The name.
+    pub name: Name,
+    /// The holder's key. Without it the lock is broken, which needs the right to modify the object.
+    pub key: Option<String>,
+}
+
+/// What `unlock` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlockReply {
+    /// Whether there was a lock.
+    pub released: bool,
 }
 
 /// What a server says about itself.

@@ -112,6 +112,9 @@ pub struct Instance {
     /// What it says about its health, when it is not well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// Connections that it had when its agent last looked; only where that is looked at (`idle_stop`, `listen`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 /// How a process ended.

@@ -185,6 +185,47 @@ impl NameService for Clerk {
         self.ask(self.write_plan(cx), message, |channel, request| async { names(channel).batch(request).await }).await
     }
 
+    async fn search(&self, _: &Context, request: SearchRequest) -> Result<SearchReply> {
+        let message = proto::SearchRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { names(channel).search(request).await }).await
+    }
+
+    async fn watch(&self, _: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
+        // A deadline would hold for the whole stream, so the server is not told of one.
+        let plan = Plan { tell: false, ..self.read_plan() };
+        let message = proto::WatchRequest::from(request);
+        let send = |channel, request| async { names(channel).watch(request).await };
+        let (messages, link) = self.servers.call(&plan, message, send).await?;
+        let address = link.address.clone();
+        Ok(messages
+            .map(move |message| match message {
+                Ok(message) => WatchReply::try_from(message)
+                    .map_err(|error| Error::internal(format!("a message of {address} does not read: {error}"))),
+                Err(status) => Err(broke_off(&address, status)),
+            })
+            .boxed())
+    }
+
+    async fn report(&self, _: &Context, request: ReportRequest) -> Result<ReportReply> {
+        let message = proto::ReportRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { services(channel).report(request).await }).await
+    }
+
+    async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
+        let wait = request.wait.map_or(Duration::ZERO, Span::duration);
+        let bound = wait.saturating_add(self.answer_timeout);
+        let plan = Plan { bound, tell: false, write: Some(self.request_id(cx)) };
+        let message = proto::LockRequest::from(request);
+        self.ask(plan, message, |channel, request| async { names(channel).lock(request).await }).await
+    }
+
+    async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
+        let message = proto::UnlockRequest::from(request);
+        let send = |channel, request| async { names(channel).unlock(request).await };
+        let (reply, _) = self.servers.call(&self.write_plan(cx), message, send).await?;
+        Ok(reply.into())
+    }
+
     async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
         let message = proto::AdvertiseRequest::from(request);
         let send = |channel, request| async { services(channel).advertise(request).await };

@@ -68,6 +68,11 @@ impl Services for Front {
         close(self.0.withdraw(&cx, asked).await)
     }
 
+    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
+        let (cx, asked) = open(request)?;
+        close(self.0.report(&cx, asked).await)
+    }
+
     async fn report_failure(
         &self,
         request: Request<proto::ReportFailureRequest>,

@@ -110,9 +110,11 @@ impl Work {
             Order::Probe { request, instance, endpoints } => {
                 let (agent, reports) = (self.agent.clone(), self.reports.clone());
                 self.tasks.spawn(async move {
+                    let begun = std::time::Instant::now();
                     let answers = tokio::time::timeout(PROBE, ready::probe(&endpoints, &agent.config.addresses));
                     let alive = agent.is_running(instance) && answers.await == Ok(true);
-                    let _ = reports.send(Report::Probed { request, alive }).await;
+                    let micros = begun.elapsed().as_micros() as u64;
+                    let _ = reports.send(Report::Probed { request, alive, micros }).await;
                 });
             }
             Order::Logs { request, service, tail, follow } => {
@@ -128,6 +130,12 @@ impl Work {
                     task.abort();
                 }
             }
+            Order::Listens { .. }
+            | Order::Listen { .. }
+            | Order::Backends { .. }
+            | Order::TurnAway { .. }
+            | Order::Rest { .. }
+            | Order::Wake { .. } => {}
             Order::Forget { instance } => self.agent.forget(instance),
         }
     }

@@ -160,11 +160,15 @@ impl Stream {
                     take_report(&inner, &self.orders, report).await;
                 }
                 Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
-                Report::Probed { request, alive } => {
+                Report::Probed { request, alive, .. } => {
                     if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
                         let _ = waiting.send(alive);
                     }
                 }
+                Report::Knock { .. }
+                | Report::Listening { .. }
+                | Report::Rested { .. }
+                | Report::Connections { .. } => {}
                 Report::Log { request, bytes, done, error } => {
                     inner.agents.log_piece(&self.computer, request, bytes, done, error).await;
                 }

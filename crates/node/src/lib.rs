@@ -264,7 +264,7 @@ fn check_op(op: &Op) -> Result<()> {
         Op::Declare { spec, .. } | Op::Modify { spec, .. } if too_large(spec) => {
             Err(Error::new(Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"))
         }
-        Op::Declare { .. } | Op::Modify { .. } | Op::Delete { .. } => Ok(()),
+        Op::Declare { .. } | Op::Modify { .. } | Op::Delete { .. } | Op::Check { .. } => Ok(()),
     }
 }
 
@@ -318,6 +318,7 @@ impl NameService for Node {
                 Op::Add { .. } => Right::Add,
                 Op::Put { .. } | Op::Declare { .. } | Op::Modify { .. } => Right::Modify,
                 Op::Delete { .. } => Right::Delete,
+                Op::Check { .. } => Right::Read,
             };
             self.inner.authorise(&cx.caller, right, op.name())?;
             check_op(op).map_err(|error| match (request.ops.len(), error.at_field()) {

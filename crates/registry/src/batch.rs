@@ -46,7 +46,7 @@ pub(crate) fn apply(
         })?;
         results.push(result);
     }
-    if results.iter().all(|r| r.outcome == Outcome::Unchanged) {
+    if results.iter().all(|r| matches!(r.outcome, Outcome::Unchanged | Outcome::Checked)) {
         next.revision -= 1;
     }
     *tree = next;
@@ -108,6 +108,7 @@ impl Change<'_> {
                 self.replace(&node, Spec { kind: Some(kind), ..next })
             }
             Op::Delete { recursive, stop, if_version, .. } => self.delete(&name, *recursive, *stop, *if_version),
+            Op::Check { exists, if_version, .. } => self.check(name, *exists, *if_version),
         }
     }
 
@@ -235,6 +236,28 @@ impl Change<'_> {
             before,
             after: None,
         })
+    }
+
+    /// A precondition.
+    fn check(&self, name: Name, exists: Option<bool>, if_version: Option<Version>) -> Result<OpResult> {
+        let node = self.tree.get(&name);
+        let version = match (node, exists) {
+            (Some(node), Some(false)) => {
+                return Err(Error::new(Code::Conflict, format!("`{}` is there and should not be", node.name)));
+            }
+            (None, Some(true)) => {
+                return Err(Error::new(Code::Conflict, format!("`{name}` is not there and should be")));
+            }
+            (None, _) if if_version.is_some() => {
+                return Err(Error::new(Code::Conflict, format!("`{name}` is not there, so it has no version")));
+            }
+            (Some(node), _) => {
+                check_version(node, if_version)?;
+                node.version
+            }
+            (None, _) => 0,
+        };
+        Ok(OpResult { name, outcome: Outcome::Checked, version: Version(version), before: None, after: None })
     }
 
     /// A loop must lead through the alias that closes it, so looking from there is enough.

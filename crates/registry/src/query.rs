@@ -3,7 +3,7 @@
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{Launch, Start};
 use byname_api::object::{Choose, Forms, Kind, LastExit, Object, ObjectId, ServiceStatus, Version};
-use byname_api::request::{Entry, FindReply, Fresh, Happening, ListReply, ReadReply, StatusReply, WhyReply};
+use byname_api::request::{Entry, FindReply, Fresh, Happening, Junction, ListReply, ReadReply, StatusReply, WhyReply};
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::{Name, NameKey, Pattern};
 
@@ -56,6 +56,7 @@ pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
         members: None,
         addresses: None,
         value: None,
+        junction: None,
         version: Version(node.version),
         ttl_ms: node.spec.ttl.map(|t| t.as_millis()),
         started: false,
@@ -66,6 +67,14 @@ pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
         Kind::Group => reply.members = Some(node.spec.members.clone().unwrap_or_default()),
         Kind::Computer => reply.addresses = Some(node.spec.addresses.clone().unwrap_or_default()),
         Kind::Record => reply.value = Some(node.spec.value.clone().unwrap_or_default()),
+        Kind::Junction => {
+            reply.junction = Some(Junction {
+                servers: node.spec.servers.clone().unwrap_or_default(),
+                choose: node.spec.choose.unwrap_or_default(),
+                interface: node.spec.interface.clone().unwrap_or_default(),
+                parameter: node.spec.parameter.clone(),
+            });
+        }
         Kind::Directory | Kind::Alias => {
             return Ok(Outlook::Refuse(Error::new(
                 Code::Unsupported,
@@ -215,6 +224,7 @@ fn instance(tree: &Tree, instance: &Instance) -> InstanceView {
         load: None,
         weight: instance.weight,
         health: instance.health.clone(),
+        connections: None,
     }
 }
 
@@ -236,6 +246,7 @@ pub fn service_status(tree: &Tree, node: &Node) -> Option<ServiceStatus> {
             how: e.error.as_ref().map_or_else(|| e.how.clone(), |error| format!("{}: {}", error.code(), e.how)),
             last_lines: e.last_lines.clone(),
         }),
+        listening: Vec::new(),
     })
 }
 
@@ -256,7 +267,8 @@ pub fn read(tree: &Tree, name: &Name, dns_suffix: &str) -> Result<ReadReply> {
             created: node.created.clone(),
             modified: node.modified.clone(),
             status: service_status(tree, node),
-            forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name) }),
+            lock: None,
+            forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name), ..Forms::default() }),
         },
         fresh: fresh(tree),
     })

@@ -110,7 +110,7 @@ impl PlayedAgent {
             Order::Stop { instance, .. } => self.end(instance, Exit::Signal(15), None, true),
             Order::Probe { request, instance, .. } => {
                 let alive = self.programs().contains_key(&instance);
-                self.report(Report::Probed { request, alive });
+                self.report(Report::Probed { request, alive, micros: 0 });
             }
             Order::Logs { request, service, tail, .. } => {
                 let log: String = self.programs().values().filter(|p| p.service == service).map(|p| &*p.log).collect();
@@ -119,7 +119,19 @@ impl PlayedAgent {
                 let bytes = lines[skipped..].concat().into_bytes();
                 self.report(Report::Log { request, bytes, done: true, error: None });
             }
-            Order::Advertised { .. } | Order::EndLogs { .. } | Order::Forget { .. } => {}
+            Order::Rest { request, instance } => {
+                let connections = self.programs().contains_key(&instance).then_some(0);
+                self.report(Report::Rested { request, connections });
+            }
+            // A played program has no sockets of its own.
+            Order::Listens { .. }
+            | Order::Listen { .. }
+            | Order::Backends { .. }
+            | Order::TurnAway { .. }
+            | Order::Wake { .. }
+            | Order::Advertised { .. }
+            | Order::EndLogs { .. }
+            | Order::Forget { .. } => {}
         }
     }
 

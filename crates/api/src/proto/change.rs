@@ -3,8 +3,8 @@
 use super::field::{all_into, each, id, id_option, name, option};
 use super::word::outcome;
 use super::{
-    AddRequest, BatchReply, BatchRequest, DeclareRequest, DeleteRequest, ModifyRequest, Op, OpResult, Outcome,
-    PutRequest, op,
+    AddRequest, BatchReply, BatchRequest, CheckRequest, DeclareRequest, DeleteRequest, ModifyRequest, Op, OpResult,
+    Outcome, PutRequest, op,
 };
 use crate::error::{Code, Error, Result};
 use crate::object::Version;
@@ -28,6 +28,9 @@ impl From<request::Op> for Op {
                 clear,
                 if_version: version(if_version),
             }),
+            request::Op::Check { name, exists, if_version, fence } => {
+                op::Op::Check(CheckRequest { name: text(name), exists, if_version: version(if_version), fence })
+            }
             request::Op::Delete { name, recursive, stop, if_version } => {
                 op::Op::Delete(DeleteRequest { name: text(name), recursive, stop, if_version: version(if_version) })
             }
@@ -53,9 +56,16 @@ impl TryFrom<Op> for request::Op {
             }),
             Some(op::Op::Modify(message)) => message.try_into(),
             Some(op::Op::Delete(message)) => message.try_into(),
-            None => {
-                Err(Error::new(Code::InvalidArgument, "the change is empty: give add, put, declare, modify or delete"))
-            }
+            Some(op::Op::Check(message)) => Ok(request::Op::Check {
+                name: name(&message.name, "name")?,
+                exists: message.exists,
+                if_version: id_option(message.if_version, "if_version")?,
+                fence: message.fence,
+            }),
+            None => Err(Error::new(
+                Code::InvalidArgument,
+                "the change is empty: give add, put, declare, modify, delete or check",
+            )),
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Looking up: `find`, `read`, `list`, `status`, `why`.
+//! Looking up: `find`, `read`, `list`, `status`, `search`, `watch`, `why`.
 
 use byname_name::Name;
 
-use super::field::{all_into, each, id, id_option, name, name_option, pattern, required, span_option};
+use super::field::{all_into, each, id, id_option, name, name_option, option, pattern, required, span_option};
 use super::object::fresh;
-use super::word::kind;
+use super::word::{Word, change, kind};
 use super::{
-    FindReply, FindRequest, Happening, Kind, ListReply, ListRequest, ReadReply, ReadRequest, ReportFailureRequest,
-    StatusReply, WhyReply, WhyRequest,
+    Change, FindReply, FindRequest, Happening, Junction, Kind, ListReply, ListRequest, ReadReply, ReadRequest,
+    ReportFailureRequest, SearchReply, SearchRequest, StatusReply, WatchEvent, WatchReply, WatchRequest, WhyReply,
+    WhyRequest,
 };
 use crate::error::{Error, Result};
 use crate::request;
@@ -66,6 +67,7 @@ impl From<request::FindReply> for FindReply {
             version: value.version.to_string(),
             ttl_ms: value.ttl_ms,
             started: value.started,
+            junction: value.junction.map(Into::into),
             fresh: Some(value.fresh.into()),
         }
     }
@@ -86,7 +88,123 @@ impl TryFrom<FindReply> for request::FindReply {
             version: id(&message.version, "version")?,
             ttl_ms: message.ttl_ms,
             started: message.started,
+            junction: option(message.junction, "junction")?,
             fresh: fresh(message.fresh),
+        })
+    }
+}
+
+impl From<request::Junction> for Junction {
+    fn from(value: request::Junction) -> Self {
+        Junction {
+            servers: value.servers,
+            choose: value.choose.text().into(),
+            interface: value.interface,
+            parameter: value.parameter,
+        }
+    }
+}
+
+impl TryFrom<Junction> for request::Junction {
+    type Error = Error;
+
+    fn try_from(message: Junction) -> Result<Self> {
+        let choose = match message.choose.as_str() {
+            "" => Default::default(),
+            word => Word::read(word, "choose")?,
+        };
+        let Junction { servers, interface, parameter, .. } = message;
+        Ok(request::Junction { servers, choose, interface, parameter })
+    }
+}
+
+impl From<request::SearchRequest> for SearchRequest {
+    fn from(value: request::SearchRequest) -> Self {
+        SearchRequest {
+            filter: value.filter,
+            under: value.under.as_str().into(),
+            limit: value.limit,
+            next: value.next,
+            consistent: value.consistent,
+        }
+    }
+}
+
+impl TryFrom<SearchRequest> for request::SearchRequest {
+    type Error = Error;
+
+    fn try_from(message: SearchRequest) -> Result<Self> {
+        let under = if message.under.is_empty() { Name::root() } else { name(&message.under, "under")? };
+        let SearchRequest { filter, limit, next, consistent, .. } = message;
+        Ok(request::SearchRequest { filter, under, limit, next, consistent })
+    }
+}
+
+impl From<request::SearchReply> for SearchReply {
+    fn from(value: request::SearchReply) -> Self {
+        SearchReply { objects: all_into(value.objects), next: value.next, fresh: Some(value.fresh.into()) }
+    }
+}
+
+impl TryFrom<SearchReply> for request::SearchReply {
+    type Error = Error;
+
+    fn try_from(message: SearchReply) -> Result<Self> {
+        Ok(request::SearchReply {
+            objects: each(message.objects, "objects")?,
+            next: message.next,
+            fresh: fresh(message.fresh),
+        })
+    }
+}
+
+impl From<request::WatchRequest> for WatchRequest {
+    fn from(value: request::WatchRequest) -> Self {
+        WatchRequest { pattern: value.pattern, resume_from: value.from, initial: value.initial }
+    }
+}
+
+impl TryFrom<WatchRequest> for request::WatchRequest {
+    type Error = Error;
+
+    fn try_from(message: WatchRequest) -> Result<Self> {
+        let WatchRequest { resume_from: from, initial, .. } = message;
+        Ok(request::WatchRequest { pattern: pattern(message.pattern, "pattern")?, from, initial })
+    }
+}
+
+impl From<request::WatchReply> for WatchReply {
+    fn from(value: request::WatchReply) -> Self {
+        WatchReply { at: value.at, events: all_into(value.events) }
+    }
+}
+
+impl TryFrom<WatchReply> for request::WatchReply {
+    type Error = Error;
+
+    fn try_from(message: WatchReply) -> Result<Self> {
+        Ok(request::WatchReply { at: message.at, events: each(message.events, "events")? })
+    }
+}
+
+impl From<request::WatchEvent> for WatchEvent {
+    fn from(value: request::WatchEvent) -> Self {
+        WatchEvent {
+            change: Change::from(value.change).into(),
+            name: value.name.as_str().into(),
+            object: Some(value.object.into()),
+        }
+    }
+}
+
+impl TryFrom<WatchEvent> for request::WatchEvent {
+    type Error = Error;
+
+    fn try_from(message: WatchEvent) -> Result<Self> {
+        Ok(request::WatchEvent {
+            change: change(message.change, "change")?,
+            name: name(&message.name, "name")?,
+            object: required(message.object, "object")?,
         })
     }
 }

@@ -31,6 +31,7 @@ impl From<launch::Launch> for Launch {
             limits: value.limits.map(Into::into),
             user: value.user,
             on_partition: text_option(value.on_partition),
+            handover: text_option(value.handover),
         }
     }
 }
@@ -68,6 +69,7 @@ impl TryFrom<Launch> for launch::Launch {
             limits: message.limits.map(Into::into),
             user: message.user,
             on_partition: word_option(message.on_partition, "on_partition")?,
+            handover: word_option(message.handover, "handover")?,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::field::{all_into, each, id, name, name_option, option, port, protocol, required};
 use super::word::{state, state_option};
-use super::{Endpoint, Fresh, Instance, LastExit, Object, Problem, ServiceStatus, Stamp, State};
+use super::{Endpoint, Fresh, Instance, LastExit, Listening, Lock, Object, Problem, ServiceStatus, Stamp, State};
 use crate::error::{Code, Error, Result};
 use crate::span::Timestamp;
 use crate::{object, request, service};
@@ -67,6 +67,7 @@ impl From<service::Instance> for Instance {
             load: value.load,
             weight: value.weight,
             health: value.health,
+            connections: value.connections,
         }
     }
 }
@@ -86,6 +87,7 @@ impl TryFrom<Instance> for service::Instance {
             load: message.load,
             weight: message.weight,
             health: message.health,
+            connections: message.connections,
         })
     }
 }
@@ -101,6 +103,7 @@ impl From<object::ServiceStatus> for ServiceStatus {
             starts: value.starts,
             failures: value.failures,
             last_exit: value.last_exit.map(Into::into),
+            listening: all_into(value.listening),
         }
     }
 }
@@ -118,6 +121,7 @@ impl TryFrom<ServiceStatus> for object::ServiceStatus {
             starts: message.starts,
             failures: message.failures,
             last_exit: option(message.last_exit, "last_exit")?,
+            listening: each(message.listening, "listening")?,
         })
     }
 }
@@ -146,6 +150,41 @@ impl TryFrom<LastExit> for object::LastExit {
     }
 }
 
+impl From<object::Listening> for Listening {
+    fn from(value: object::Listening) -> Self {
+        Listening { computer: value.computer.as_str().into(), socket: value.socket, error: value.error }
+    }
+}
+
+impl TryFrom<Listening> for object::Listening {
+    type Error = Error;
+
+    fn try_from(message: Listening) -> Result<Self> {
+        Ok(object::Listening {
+            computer: name(&message.computer, "computer")?,
+            socket: message.socket,
+            error: message.error,
+        })
+    }
+}
+
+impl From<object::Lock> for Lock {
+    fn from(value: object::Lock) -> Self {
+        Lock { fence: value.fence, by: value.by, since_ms: value.since.0, ttl_ms: value.ttl_ms }
+    }
+}
+
+impl From<Lock> for object::Lock {
+    fn from(message: Lock) -> Self {
+        object::Lock {
+            fence: message.fence,
+            by: message.by,
+            since: Timestamp(message.since_ms),
+            ttl_ms: message.ttl_ms,
+        }
+    }
+}
+
 impl From<object::Object> for Object {
     fn from(value: object::Object) -> Self {
         let forms = value.forms.unwrap_or_default();
@@ -159,6 +198,9 @@ impl From<object::Object> for Object {
             status: value.status.map(Into::into),
             dns: forms.dns,
             http: forms.http,
+            ldap: forms.ldap,
+            spiffe: forms.spiffe,
+            lock: value.lock.map(Into::into),
         }
     }
 }
@@ -167,7 +209,7 @@ impl TryFrom<Object> for object::Object {
     type Error = Error;
 
     fn try_from(message: Object) -> Result<Self> {
-        let forms = object::Forms { dns: message.dns, http: message.http };
+        let forms = object::Forms { dns: message.dns, http: message.http, ldap: message.ldap, spiffe: message.spiffe };
         Ok(object::Object {
             name: name(&message.name, "name")?,
             id: id(&message.id, "id")?,
@@ -176,6 +218,7 @@ impl TryFrom<Object> for object::Object {
             created: message.created.ok_or_else(|| super::field::missing("created"))?.into(),
             modified: message.modified.ok_or_else(|| super::field::missing("modified"))?.into(),
             status: option(message.status, "status")?,
+            lock: message.lock.map(Into::into),
             forms: (forms != object::Forms::default()).then_some(forms),
         })
     }

@@ -1,12 +1,12 @@
-//! What runs: acting on services, advertising, logs; and the server about itself.
+//! What runs: acting on services, advertising, reports, logs; locks; and the server about itself.
 
 use byname_name::Name;
 
 use super::field::{all_into, each, id, id_option, missing, name, pattern, span_option, within};
 use super::word::state;
 use super::{
-    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LogsRequest, ServerInfo, State, WithdrawReply,
-    WithdrawRequest,
+    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LockReply, LockRequest, LogsRequest, ReportReply,
+    ReportRequest, ServerInfo, State, UnlockReply, UnlockRequest, WithdrawReply, WithdrawRequest,
 };
 use crate::error::{Error, Result};
 use crate::object::InstanceId;
@@ -71,6 +71,111 @@ impl TryFrom<ActReply> for request::ActReply {
 
     fn try_from(message: ActReply) -> Result<Self> {
         Ok(request::ActReply { services: each(message.services, "services")? })
+    }
+}
+
+impl From<request::ReportRequest> for ReportRequest {
+    fn from(value: request::ReportRequest) -> Self {
+        ReportRequest {
+            name: value.name.map(|name| name.as_str().into()).unwrap_or_default(),
+            instance: value.instance.map(|id| id.to_string()),
+            load: value.load,
+            uses: value.uses,
+            credential: value.credential,
+        }
+    }
+}
+
+impl TryFrom<ReportRequest> for request::ReportRequest {
+    type Error = Error;
+
+    fn try_from(message: ReportRequest) -> Result<Self> {
+        Ok(request::ReportRequest {
+            name: Some(name(&message.name, "name")?),
+            instance: id_option(message.instance, "instance")?,
+            load: message.load,
+            uses: message.uses,
+            credential: message.credential,
+        })
+    }
+}
+
+impl From<request::ReportReply> for ReportReply {
+    fn from(value: request::ReportReply) -> Self {
+        ReportReply { instance: value.instance.to_string() }
+    }
+}
+
+impl TryFrom<ReportReply> for request::ReportReply {
+    type Error = Error;
+
+    fn try_from(message: ReportReply) -> Result<Self> {
+        Ok(request::ReportReply { instance: id(&message.instance, "instance")? })
+    }
+}
+
+impl From<request::LockRequest> for LockRequest {
+    fn from(value: request::LockRequest) -> Self {
+        LockRequest {
+            name: value.name.as_str().into(),
+            ttl_ms: value.ttl.map(Span::as_millis),
+            wait_ms: value.wait.map(Span::as_millis),
+            key: value.key,
+        }
+    }
+}
+
+impl TryFrom<LockRequest> for request::LockRequest {
+    type Error = Error;
+
+    fn try_from(message: LockRequest) -> Result<Self> {
+        Ok(request::LockRequest {
+            name: name(&message.name, "name")?,
+            ttl: span_option(message.ttl_ms, "ttl_ms")?,
+            wait: span_option(message.wait_ms, "wait_ms")?,
+            key: message.key,
+        })
+    }
+}
+
+impl From<request::LockReply> for LockReply {
+    fn from(value: request::LockReply) -> Self {
+        LockReply { name: value.name.as_str().into(), fence: value.fence, key: value.key, ttl_ms: value.ttl_ms }
+    }
+}
+
+impl TryFrom<LockReply> for request::LockReply {
+    type Error = Error;
+
+    fn try_from(message: LockReply) -> Result<Self> {
+        let LockReply { fence, key, ttl_ms, .. } = message;
+        Ok(request::LockReply { name: name(&message.name, "name")?, fence, key, ttl_ms })
+    }
+}
+
+impl From<request::UnlockRequest> for UnlockRequest {
+    fn from(value: request::UnlockRequest) -> Self {
+        UnlockRequest { name: value.name.as_str().into(), key: value.key }
+    }
+}
+
+impl TryFrom<UnlockRequest> for request::UnlockRequest {
+    type Error = Error;
+
+    fn try_from(message: UnlockRequest) -> Result<Self> {
+        Ok(request::UnlockRequest { name: name(&message.name, "name")?, key: message.key })
+    }
+}
+
+impl From<request::UnlockReply> for UnlockReply {
+    fn from(value: request::UnlockReply) -> Self {
+        UnlockReply { released: value.released }
+    }
+}
+
+impl From<UnlockReply> for request::UnlockReply {
+    fn from(message: UnlockReply) -> Self {
+        request::UnlockReply { released: message.released }
     }
 }
 

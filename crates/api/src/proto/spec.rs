@@ -21,6 +21,10 @@ impl From<object::Spec> for Spec {
             members: value.members.map(Into::into),
             addresses: value.addresses.map(Into::into),
             value: value.value,
+            index: value.index.map(Into::into),
+            servers: value.servers.map(Into::into),
+            interface: value.interface,
+            parameter: value.parameter,
         }
     }
 }
@@ -41,6 +45,10 @@ impl TryFrom<Spec> for object::Spec {
             members: message.members.map(Into::into),
             addresses: message.addresses.map(Into::into),
             value: message.value,
+            index: message.index.map(Into::into),
+            servers: message.servers.map(Into::into),
+            interface: message.interface,
+            parameter: message.parameter,
         })
     }
 }

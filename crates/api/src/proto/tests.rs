@@ -76,7 +76,7 @@ prop_compose! {
         (program, command, args, directory, hosts) in (of(text()), of(texts()), of(texts()), of(text()), of(texts())),
         env in of(btree_map(text(), env_value(), 0..3)),
         copies in of((any::<u32>(), any::<u32>()).prop_map(|(min, max)| l::Copies { min, max })),
-        (start, ready, on_partition) in (of(word()), of(word()), of(word())),
+        (start, ready, on_partition, handover) in (of(word()), of(word()), of(word()), of(word())),
         (start_by, listen, ready_path, user) in (of(texts()), of(texts()), of(text()), of(text())),
         (dns_start, idle_stop, start_timeout, stop_timeout) in (of(any::<bool>()), of(span()), of(span()), of(span())),
         endpoints in of(vec(endpoint_spec(), 0..3)),
@@ -86,7 +86,7 @@ prop_compose! {
     ) -> l::Launch {
         l::Launch {
             program, command, args, env, directory, hosts, copies, start, start_by, dns_start, idle_stop, endpoints,
-            listen, ready, ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition,
+            listen, ready, ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition, handover,
         }
     }
 }
@@ -108,8 +108,12 @@ prop_compose! {
         (owner, ttl, target, value) in (of(text()), of(span()), of(name()), of(text())),
         launch in of(launch()),
         choose in of(word()),
+        (index, servers, interface, parameter) in (of(texts()), of(texts()), of(text()), of(text())),
     ) -> o::Spec {
-        o::Spec { kind, attributes, public, owner, ttl, launch, choose, target, members, addresses, value }
+        o::Spec {
+            kind, attributes, public, owner, ttl, launch, choose, target, members, addresses, value, index, servers,
+            interface, parameter,
+        }
     }
 }
 
@@ -161,9 +165,9 @@ prop_compose! {
         endpoints in vec(endpoint(), 0..3),
         state in one_of(&s::State::ALL),
         (pid, weight, load) in (of(any::<u32>()), of(any::<u32>()), of(-1e9..1e9)),
-        (started, last_seen, health) in (of(at()), of(at()), of(text())),
+        (started, last_seen, health, connections) in (of(at()), of(at()), of(text()), of(any::<u32>())),
     ) -> s::Instance {
-        s::Instance { id, computer, endpoints, state, pid, started, last_seen, load, weight, health }
+        s::Instance { id, computer, endpoints, state, pid, started, last_seen, load, weight, health, connections }
     }
 }
 
@@ -175,8 +179,10 @@ prop_compose! {
         (unregistered, held, starts, failures) in (any::<bool>(), of(stamp()), any::<u64>(), any::<u32>()),
         last_exit in of((instance_id(), at(), text(), text())
             .prop_map(|(instance, at, how, last_lines)| o::LastExit { instance, at, how, last_lines })),
+        listening in vec((name(), text(), of(text()))
+            .prop_map(|(computer, socket, error)| o::Listening { computer, socket, error }), 0..2),
     ) -> o::ServiceStatus {
-        o::ServiceStatus { name, state, instances, unregistered, held, starts, failures, last_exit }
+        o::ServiceStatus { name, state, instances, unregistered, held, starts, failures, last_exit, listening }
     }
 }
 
@@ -186,9 +192,12 @@ prop_compose! {
         spec in spec(),
         (created, modified) in (stamp(), stamp()),
         status in of(service_status()),
-        forms in of((text(), "/[a-z]{0,9}").prop_map(|(dns, http)| o::Forms { dns, http })),
+        forms in of((text(), "/[a-z]{0,9}", text(), text())
+            .prop_map(|(dns, http, ldap, spiffe)| o::Forms { dns, http, ldap, spiffe })),
+        lock in of((any::<u64>(), text(), at(), any::<u64>())
+            .prop_map(|(fence, by, since, ttl_ms)| o::Lock { fence, by, since, ttl_ms })),
     ) -> o::Object {
-        o::Object { name, id, version, spec, created, modified, status, forms }
+        o::Object { name, id, version, spec, created, modified, status, forms, lock }
     }
 }
 
@@ -198,8 +207,12 @@ prop_compose! {
         instances in vec(instance(), 0..3),
         (members, addresses, value) in (of(texts()), of(texts()), of(text())),
         (version, ttl_ms, started, fresh) in (version(), of(any::<u64>()), any::<bool>(), fresh()),
+        junction in of((texts(), word(), text(), of(text()))
+            .prop_map(|(servers, choose, interface, parameter)| r::Junction { servers, choose, interface, parameter })),
     ) -> r::FindReply {
-        r::FindReply { name, canonical, kind, instances, members, addresses, value, version, ttl_ms, started, fresh }
+        r::FindReply {
+            name, canonical, kind, instances, members, addresses, value, version, ttl_ms, started, fresh, junction,
+        }
     }
 }
 
@@ -217,6 +230,8 @@ fn op() -> impl Strategy<Value = r::Op> {
         }),
         (name(), any::<bool>(), any::<bool>(), if_version())
             .prop_map(|(name, recursive, stop, if_version)| r::Op::Delete { name, recursive, stop, if_version }),
+        (name(), of(any::<bool>()), if_version(), of(any::<u64>()))
+            .prop_map(|(name, exists, if_version, fence)| r::Op::Check { name, exists, if_version, fence }),
     ]
 }
 
@@ -274,13 +289,42 @@ proptest! {
     #[test]
     fn what_became_of_services_comes_back(
         acted in vec((name(), one_of(&s::State::ALL), vec(instance(), 0..2), of(problem())), 0..3),
-        outcome in one_of(&[r::Outcome::Created, r::Outcome::Changed, r::Outcome::Unchanged, r::Outcome::Deleted]),
+        outcome in one_of(&[r::Outcome::Created, r::Outcome::Changed, r::Outcome::Unchanged, r::Outcome::Deleted, r::Outcome::Checked]),
         (name, version, revision) in (name(), version(), any::<u64>()),
         (before, after) in (of(spec()), of(spec())),
     ) {
         let line = |(name, state, instances, error)| r::Acted { name, state, instances, error };
         same::<_, ActReply>(r::ActReply { services: acted.into_iter().map(line).collect() });
         same::<_, BatchReply>(r::BatchReply { results: vec![r::OpResult { name, outcome, version, before, after }], revision });
+    }
+
+    #[test]
+    fn searches_and_watches_come_back(
+        objects in vec(object(), 0..2),
+        change in one_of(&r::Change::ALL),
+        (filter, under, next, limit) in (text(), name(), of(text()), of(any::<u32>())),
+        (at, from, fresh, initial) in (text(), of(text()), fresh(), any::<bool>()),
+    ) {
+        let consistent = initial;
+        same::<_, SearchRequest>(r::SearchRequest { filter, under, limit, next: next.clone(), consistent });
+        same::<_, WatchRequest>(r::WatchRequest { pattern: "/A/**".into(), from, initial });
+        let event = |object: o::Object| r::WatchEvent { change, name: object.name.clone(), object };
+        same::<_, WatchReply>(r::WatchReply { at, events: objects.iter().cloned().map(event).collect() });
+        same::<_, SearchReply>(r::SearchReply { objects, next, fresh });
+    }
+
+    #[test]
+    fn reports_and_locks_come_back(
+        (name, instance, id) in (name(), of(instance_id()), instance_id()),
+        (load, uses, secret) in (of(-1e9..1e9), of(any::<u64>()), of(text())),
+        (ttl, wait, fence, ttl_ms) in (of(span()), of(span()), any::<u64>(), any::<u64>()),
+    ) {
+        let named = Some(name.clone());
+        same::<_, ReportRequest>(r::ReportRequest { name: named, instance, load, uses, credential: secret.clone() });
+        same::<_, ReportReply>(r::ReportReply { instance: id });
+        same::<_, LockRequest>(r::LockRequest { name: name.clone(), ttl, wait, key: secret.clone() });
+        same::<_, LockReply>(r::LockReply { name: name.clone(), fence, key: secret.clone(), ttl_ms });
+        same::<_, UnlockRequest>(r::UnlockRequest { name, key: secret });
     }
 
     #[test]
@@ -350,7 +394,10 @@ fn read_as_everything(bytes: &[u8]) {
         BatchRequest => r::BatchRequest, OpResult => r::OpResult, BatchReply => r::BatchReply,
         AdvertiseRequest => r::AdvertiseRequest, AdvertiseReply => r::AdvertiseReply,
         WithdrawRequest => r::WithdrawRequest, WithdrawReply => r::WithdrawReply, LogsRequest => r::LogsRequest,
-        ServerInfo => r::ServerInfo, Spec => o::Spec,
+        ServerInfo => r::ServerInfo, Spec => o::Spec, SearchRequest => r::SearchRequest, SearchReply => r::SearchReply,
+        WatchRequest => r::WatchRequest, WatchReply => r::WatchReply, ReportRequest => r::ReportRequest,
+        ReportReply => r::ReportReply, LockRequest => r::LockRequest, LockReply => r::LockReply,
+        UnlockRequest => r::UnlockRequest,
     );
     if let Ok(message) = ActRequest::decode(bytes) {
         let _ = act_request(r::Verb::Stop, message);

@@ -1,8 +1,8 @@
 //! Closed sets of words: as enums where many messages carry them, as text where only declarations do.
 
-use super::{Kind, Outcome, State};
+use super::{Change, Kind, Outcome, State};
 use crate::error::{Error, Result};
-use crate::launch::{OnPartition, Ready, Start};
+use crate::launch::{Handover, OnPartition, Ready, Start};
 use crate::object::{self, Choose};
 use crate::{request, service};
 
@@ -56,6 +56,7 @@ words! {
     Start { OnDemand = "on-demand", Always = "always", Manual = "manual" }
     Ready { Advertise = "advertise", Notify = "notify", Port = "port", Http = "http" }
     OnPartition { Keep = "keep", Stop = "stop" }
+    Handover { Relay = "relay", Fds = "fds" }
 }
 
 /// An enum that travels as a number, with 0 for unsaid.
@@ -89,9 +90,10 @@ macro_rules! numbers {
 }
 
 numbers! {
-    object::Kind, Kind, kind, kind_option { Directory, Service, Alias, Group, Computer, Record }
+    object::Kind, Kind, kind, kind_option { Directory, Service, Alias, Group, Computer, Record, Junction }
     service::State, State, state, state_option { Stopped, Starting, Running, Unhealthy, Stopping, Failed }
-    request::Outcome, Outcome, outcome, outcome_option { Created, Changed, Unchanged, Deleted }
+    request::Outcome, Outcome, outcome, outcome_option { Created, Changed, Unchanged, Deleted, Checked }
+    request::Change, Change, change, change_option { Present, Created, Changed, Deleted, State }
 }
 
 /// The number of an enum, 0 for none.

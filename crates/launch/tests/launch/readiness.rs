@@ -245,7 +245,7 @@ fn a_probe_tells_the_living_from_the_deaf() {
         {
             agent.order(Order::Probe { request, instance: InstanceId(instance), endpoints }).await;
             loop {
-                if let Report::Probed { request: answered, alive } = agent.next().await {
+                if let Report::Probed { request: answered, alive, .. } = agent.next().await {
                     assert_eq!((answered, alive), (request, expect));
                     break;
                 }

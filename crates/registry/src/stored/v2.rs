@@ -62,6 +62,7 @@ pub(crate) enum Op {
     Declare { name: String, spec: Json },
     Modify { name: String, spec: Json, clear: Vec<String>, if_version: Option<u64> },
     Delete { name: String, recursive: bool, stop: bool, if_version: Option<u64> },
+    Check { name: String, exists: Option<bool>, if_version: Option<u64>, fence: Option<u64> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -331,6 +332,12 @@ impl From<&ApiOp> for Op {
                 clear: clear.clone(),
                 if_version: if_version.map(|v| v.0),
             },
+            ApiOp::Check { name, exists, if_version, fence } => Op::Check {
+                name: name.to_string(),
+                exists: *exists,
+                if_version: if_version.map(|v| v.0),
+                fence: *fence,
+            },
             ApiOp::Delete { name, recursive, stop, if_version } => Op::Delete {
                 name: name.to_string(),
                 recursive: *recursive,
@@ -354,6 +361,9 @@ impl TryFrom<Op> for ApiOp {
             Op::Declare { name: n, spec } => ApiOp::Declare { name: name(&n)?, spec: spec.read()? },
             Op::Modify { name: n, spec, clear, if_version } => {
                 ApiOp::Modify { name: name(&n)?, spec: spec.read()?, clear, if_version: version(if_version) }
+            }
+            Op::Check { name: n, exists, if_version, fence } => {
+                ApiOp::Check { name: name(&n)?, exists, if_version: version(if_version), fence }
             }
             Op::Delete { name: n, recursive, stop, if_version } => {
                 ApiOp::Delete { name: name(&n)?, recursive, stop, if_version: version(if_version) }
