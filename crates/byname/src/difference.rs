@@ -28,7 +28,7 @@ pub(crate) fn print(screen: &mut Screen, result: &OpResult) -> std::io::Result<(
         Outcome::Created => ("+", Paint::Green),
         Outcome::Changed => ("~", Paint::Yellow),
         Outcome::Deleted => ("-", Paint::Red),
-        Outcome::Unchanged => return Ok(()),
+        Outcome::Unchanged | Outcome::Checked => return Ok(()),
     };
     let kind = result.after.as_ref().or(result.before.as_ref()).map(Spec::kind);
     let kind = kind.map_or_else(String::new, |k| format!(" ({k})"));

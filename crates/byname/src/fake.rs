@@ -101,6 +101,7 @@ fn instance() -> Instance {
         load: None,
         weight: None,
         health: None,
+        connections: None,
     }
 }
 
@@ -114,6 +115,7 @@ fn status(of: &str) -> ServiceStatus {
         starts: 0,
         failures: 0,
         last_exit: None,
+        listening: Vec::new(),
     };
     match of {
         "/BVODS/QS" => {
@@ -163,6 +165,7 @@ impl NameService for Fake {
             members: None,
             addresses: None,
             value: None,
+            junction: None,
             version: Version(2),
             ttl_ms: None,
             started: false,
@@ -190,7 +193,12 @@ impl NameService for Fake {
             created: stamp(),
             modified: stamp(),
             status: Some(status(r.name.as_str())),
-            forms: Some(Forms { dns: "qs.bvods.byname.internal".into(), http: "/v1/names/BVODS/QS".into() }),
+            lock: None,
+            forms: Some(Forms {
+                dns: "qs.bvods.byname.internal".into(),
+                http: "/v1/names/BVODS/QS".into(),
+                ..Forms::default()
+            }),
         };
         Ok(ReadReply { object, fresh: Fresh::default() })
     }
@@ -265,6 +273,7 @@ impl NameService for Fake {
                 Op::Add { .. } | Op::Put { .. } | Op::Declare { .. } => Outcome::Created,
                 Op::Modify { .. } => Outcome::Changed,
                 Op::Delete { .. } => Outcome::Deleted,
+                Op::Check { .. } => Outcome::Checked,
             };
             let name = op.name().clone();
             let after: Option<Spec> = match op {

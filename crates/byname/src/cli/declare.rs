@@ -136,6 +136,10 @@ pub(crate) fn spec(declare: &DeclareArgs, launch: &LaunchArgs, context: &Name, f
         members: None,
         addresses: some(&declare.addresses),
         value: value(declare)?,
+        index: None,
+        servers: None,
+        interface: None,
+        parameter: None,
     };
     if let Some(target) = &declare.target {
         spec.target = Some(Name::resolve(context, target).map_err(|e| Error::from(e).field("target"))?);

@@ -75,7 +75,7 @@ pub(crate) fn print(session: &mut Session, reply: &BatchReply) -> Outcome {
     match screen.format {
         Format::Json => screen.json(reply)?,
         Format::Name => {
-            for result in reply.results.iter().filter(|r| r.outcome != Done::Unchanged) {
+            for result in reply.results.iter().filter(|r| !matches!(r.outcome, Done::Unchanged | Done::Checked)) {
                 screen.line(result.name.as_str())?;
             }
         }
@@ -85,7 +85,8 @@ pub(crate) fn print(session: &mut Session, reply: &BatchReply) -> Outcome {
                     Done::Created => ("created", Paint::Green),
                     Done::Changed => ("changed", Paint::Yellow),
                     Done::Deleted => ("deleted", Paint::Red),
-                    Done::Unchanged if reply.results.len() > 1 => continue,
+                    Done::Unchanged | Done::Checked if reply.results.len() > 1 => continue,
+                    Done::Checked => ("checked", Paint::Dim),
                     Done::Unchanged => ("unchanged", Paint::Dim),
                 };
                 let word = screen.paint(paint, word);

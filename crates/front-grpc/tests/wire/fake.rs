@@ -62,6 +62,7 @@ fn instance() -> Instance {
         load: Some(0.5),
         weight: None,
         health: None,
+        connections: None,
     }
 }
 
@@ -75,6 +76,7 @@ fn status_of(name: Name) -> ServiceStatus {
         starts: 1,
         failures: 0,
         last_exit: None,
+        listening: Vec::new(),
     }
 }
 

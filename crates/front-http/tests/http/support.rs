@@ -88,6 +88,16 @@ impl Fake {
                 outcome = Outcome::Deleted;
                 Spec::default()
             }
+            Op::Check { .. } => {
+                let version = there.map_or(0, |(_, version)| version);
+                return Ok(OpResult {
+                    name,
+                    outcome: Outcome::Checked,
+                    version: Version(version),
+                    before: None,
+                    after: None,
+                });
+            }
         };
         if outcome != Outcome::Deleted {
             spec.check()?;
@@ -117,6 +127,7 @@ fn instance() -> Instance {
         load: None,
         weight: None,
         health: None,
+        connections: None,
     }
 }
 
@@ -130,6 +141,7 @@ fn status(name: Name) -> ServiceStatus {
         starts: 1,
         failures: 0,
         last_exit: None,
+        listening: Vec::new(),
     }
 }
 
@@ -154,6 +166,7 @@ impl NameService for Fake {
             members: spec.members,
             addresses: spec.addresses,
             value: spec.value,
+            junction: None,
             version: Version(version),
             ttl_ms: None,
             started: false,
@@ -175,6 +188,7 @@ impl NameService for Fake {
             created: stamp.clone(),
             modified: stamp,
             status: None,
+            lock: None,
             forms: None,
         };
         Ok(ReadReply { object, fresh: fresh() })
