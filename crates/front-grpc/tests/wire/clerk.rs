@@ -162,7 +162,7 @@ async fn an_agent_s_reports_go_up_and_orders_come_down() {
 
     send.send(Report::Synced).await.unwrap();
     assert_eq!(orders.next().await, Some(Order::Welcome { term: 1, known: vec![] }));
-    send.send(Report::Probed { request: 9, alive: true }).await.unwrap();
+    send.send(Report::Probed { request: 9, alive: true, micros: 7 }).await.unwrap();
     assert_eq!(orders.next().await, Some(Order::Forget { instance: InstanceId(9) }));
     drop(send);
     assert_eq!(orders.next().await, None);

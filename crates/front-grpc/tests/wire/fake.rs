@@ -99,6 +99,7 @@ impl NameService for Fake {
                 instances: vec![instance()],
                 members: None,
                 addresses: None,
+                junction: None,
                 value: request.timeout.map(|span| span.to_string()),
                 version: Version(3),
                 ttl_ms: Some(5_000),
@@ -117,6 +118,7 @@ impl NameService for Fake {
             created: stamp(),
             modified: stamp(),
             status: Some(status_of(request.name)),
+            lock: None,
             forms: None,
         };
         Ok(ReadReply { object, fresh: Fresh::default() })
