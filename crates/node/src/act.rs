@@ -66,7 +66,7 @@ impl Inner {
             Verb::Reset => self.stop(cx, request, &node, false, true).await,
         };
         let tree = self.view.load();
-        let status = tree.by_id(node.id).and_then(|n| query::service_status(&tree, n));
+        let status = tree.by_id(node.id).and_then(|n| query::service_status(&tree, &n));
         let (state, instances) = status.map_or((State::Stopped, Vec::new()), |s| (s.state, s.instances));
         Acted { name: node.name.clone(), state, instances, error: done.err().as_ref().map(Problem::from) }
     }

@@ -197,7 +197,7 @@ impl Stream {
 fn instances_on(inner: &Inner, computer: &Name) -> Vec<InstanceId> {
     let tree = inner.view.load();
     let mut found = Vec::new();
-    for node in tree.services() {
+    for node in tree.live() {
         for instance in node.service.iter().flat_map(|s| &s.instances) {
             if instance.computer.as_ref() == Some(computer) {
                 found.push(instance.id);

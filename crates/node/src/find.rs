@@ -49,7 +49,7 @@ impl Inner {
             self.check_failed(cx, &request.name, failed).await?;
         }
         // A service that runs is answered from the view at once.
-        match query::find(&self.view.load(), &request.name, wants)? {
+        match query::find(&self.view.load(), &request.name, wants, &())? {
             Outlook::Answer(reply) if !self.names_the_dead(&reply) => return Ok(*reply),
             Outlook::Refuse(error) => return Err(error),
             Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
@@ -81,11 +81,11 @@ impl Inner {
             tokio::pin!(changed);
             changed.as_mut().enable();
             let tree = self.view.load_full();
-            let Some(node) = tree.by_id(id).cloned() else { return Err(tree.not_found(name)) };
+            let Some(node) = tree.by_id(id) else { return Err(tree.not_found(name)) };
             if let Some(error) = failed_start(&node, &awaited) {
                 return Err(error);
             }
-            let outlook = query::find(&tree, name, wants)?;
+            let outlook = query::find(&tree, name, wants, &())?;
             drop(tree);
             match outlook {
                 Outlook::Answer(reply) if self.names_the_dead(&reply) && Instant::now() < patience => {
@@ -164,7 +164,7 @@ impl Inner {
             let changed = wait.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.view.load().by_id(id).is_none_or(|n| holds(n)) {
+            if self.view.load().by_id(id).is_none_or(|n| holds(&n)) {
                 return true;
             }
             if tokio::time::timeout_at(deadline, changed).await.is_err() {

@@ -139,13 +139,15 @@ impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
         let tree = self.view.load_full();
-        for node in tree.services() {
+        for node in tree.live() {
             for instance in node.service.iter().flat_map(|s| &s.instances) {
                 if let Origin::Advertised { ttl_ms, renewal } = instance.origin {
                     self.leases.grant(instance.id, renewal, ttl_ms);
                 }
             }
-            if start::missing_copies(node).is_some() {
+        }
+        for node in tree.special() {
+            if start::missing_copies(&node).is_some() {
                 tokio::spawn(self.clone().keep_running(node.id));
             }
         }
@@ -210,7 +212,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
             match event {
                 Event::Service(id) => {
                     inner.waits.wake(id);
-                    let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(n).is_some());
+                    let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
                     if short {
                         tokio::spawn(inner.clone().keep_running(id));
                     }
@@ -228,7 +230,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
                     }
                 }
                 Event::Lease { instance, renewal, ttl_ms } => inner.leases.grant(instance, renewal, ttl_ms),
-                Event::Object { .. } => {}
+                Event::Object { .. } | Event::LockLease { .. } => {}
             }
         }
     }

@@ -42,7 +42,7 @@ impl Inner {
         why: String,
         deadline: Instant,
     ) -> Result<Option<InstanceId>> {
-        let node = self.view.load().by_id(service).cloned();
+        let node = self.view.load().by_id(service);
         let Some(node) = node else { return Err(Error::new(Code::NotFound, "the service is not there any more")) };
         let computer = self.place(&node, deadline).await?;
         let instance = InstanceId(rand::random::<u64>() >> 4);
@@ -75,7 +75,7 @@ impl Inner {
         computer: &Name,
         ticket: TicketPair,
     ) -> Result<()> {
-        let Some(node) = self.view.load().by_id(service).cloned() else { return Ok(()) };
+        let Some(node) = self.view.load().by_id(service) else { return Ok(()) };
         let start = StartOrder {
             term: self.cluster.term(),
             instance,
@@ -148,7 +148,7 @@ impl Inner {
             if self.stopping() {
                 return;
             }
-            let Some(node) = self.view.load().by_id(id).cloned() else { return };
+            let Some(node) = self.view.load().by_id(id) else { return };
             let Some(wanted) = missing_copies(&node) else { return };
             let pause = self.pause_before_start(&node);
             if !pause.is_zero() {

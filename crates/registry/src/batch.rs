@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use byname_api::error::{Code, Error, Result};
+use byname_api::launch::Launch;
 use byname_api::object::{Kind, ObjectId, Spec, Stamp, Version};
-use byname_api::request::{BatchReply, Op, OpResult, Outcome};
+use byname_api::request::{BatchReply, Change as ObjectChange, Op, OpResult, Outcome};
 use byname_name::Name;
 
 use crate::command::Event;
@@ -33,7 +34,7 @@ pub(crate) fn apply(
     let mut results = Vec::with_capacity(ops.len());
     let mut fresh = Vec::new();
     for (index, op) in ops.iter().enumerate() {
-        let mut change = Change { tree: &mut next, stamp, set, show, events: &mut fresh };
+        let mut change = Change { tree: &mut next, stamp, set, show, unregistered: false, events: &mut fresh };
         let result = change.apply(op).map_err(|error| {
             if ops.len() == 1 {
                 return error;
@@ -54,11 +55,26 @@ pub(crate) fn apply(
     Ok(BatchReply { results, revision: tree.revision })
 }
 
+/// Makes an object that nobody added: it vanishes with its last instance and its lock.
+pub(crate) fn make_unregistered(
+    tree: &mut Tree,
+    name: Name,
+    spec: Spec,
+    stamp: &Stamp,
+    events: &mut Vec<Event>,
+) -> Result<Arc<Node>> {
+    tree.revision += 1;
+    let mut change = Change { tree, stamp, set: None, show: false, unregistered: true, events };
+    change.create(name.clone(), spec)?;
+    tree.get(&name).ok_or_else(|| Error::internal(format!("`{name}` was made and is not there")))
+}
+
 struct Change<'a> {
     tree: &'a mut Tree,
     stamp: &'a Stamp,
     set: Option<&'a str>,
     show: bool,
+    unregistered: bool,
     events: &'a mut Vec<Event>,
 }
 
@@ -67,8 +83,8 @@ impl Change<'_> {
         // What is beneath an alias is beneath its target; the last label is the object itself.
         let name = self.tree.follow(op.name(), false, None)?;
         match op {
-            Op::Add { spec, .. } => match self.tree.get(&name).cloned() {
-                Some(node) if node.unregistered && spec.kind() == Kind::Service => self.replace(&node, spec.clone()),
+            Op::Add { spec, .. } => match self.tree.get(&name) {
+                Some(node) if node.unregistered => self.replace(&node, spec.clone()),
                 Some(node) => Err(Error::new(
                     Code::AlreadyExists,
                     format!(
@@ -79,7 +95,7 @@ impl Change<'_> {
                 )),
                 None => self.create(name, spec.clone()),
             },
-            Op::Put { spec, if_version, .. } => match self.tree.get(&name).cloned() {
+            Op::Put { spec, if_version, .. } => match self.tree.get(&name) {
                 Some(node) => {
                     check_version(&node, *if_version)?;
                     self.replace(&node, spec.clone())
@@ -87,7 +103,7 @@ impl Change<'_> {
                 None if if_version.is_some() => Err(self.tree.not_found(&name)),
                 None => self.create(name, spec.clone()),
             },
-            Op::Declare { spec, .. } => match self.tree.get(&name).cloned() {
+            Op::Declare { spec, .. } => match self.tree.get(&name) {
                 Some(node) => {
                     let mut next = Spec::clone(&node.spec);
                     next.overlay(spec);
@@ -97,7 +113,7 @@ impl Change<'_> {
                 None => self.create(name, spec.clone()),
             },
             Op::Modify { spec, clear, if_version, .. } => {
-                let node = self.tree.get(&name).cloned().ok_or_else(|| self.tree.not_found(&name))?;
+                let node = self.tree.get(&name).ok_or_else(|| self.tree.not_found(&name))?;
                 check_version(&node, *if_version)?;
                 let mut next = Spec::clone(&node.spec);
                 for path in clear {
@@ -108,34 +124,48 @@ impl Change<'_> {
                 self.replace(&node, Spec { kind: Some(kind), ..next })
             }
             Op::Delete { recursive, stop, if_version, .. } => self.delete(&name, *recursive, *stop, *if_version),
-            Op::Check { exists, if_version, .. } => self.check(name, *exists, *if_version),
+            Op::Check { exists, if_version, fence, .. } => self.check(name, *exists, *if_version, *fence),
         }
     }
 
     fn create(&mut self, name: Name, spec: Spec) -> Result<OpResult> {
         self.make_parents(&name)?;
-        self.insert(name, spec, self.set)
+        self.insert(name, spec, self.set, self.unregistered)
     }
 
     fn make_parents(&mut self, name: &Name) -> Result<()> {
-        let mut missing: Vec<Name> = name.ancestors().take_while(|a| self.tree.get(a).is_none()).collect();
+        let mut missing: Vec<Name> = Vec::new();
+        for ancestor in name.ancestors() {
+            match self.tree.get(&ancestor) {
+                None => missing.push(ancestor),
+                Some(node) if node.kind() == Kind::Junction => {
+                    return Err(Error::new(
+                        Code::Conflict,
+                        format!("`{}` is a junction: what is beneath it belongs to its servers", node.name),
+                    )
+                    .field("name"));
+                }
+                Some(_) => break,
+            }
+        }
         while let Some(parent) = missing.pop() {
-            self.insert(parent, Spec::of(Kind::Directory), None)?;
+            self.insert(parent, Spec::of(Kind::Directory), None, false)?;
         }
         Ok(())
     }
 
-    fn insert(&mut self, name: Name, mut spec: Spec, set: Option<&str>) -> Result<OpResult> {
+    fn insert(&mut self, name: Name, mut spec: Spec, set: Option<&str>, unregistered: bool) -> Result<OpResult> {
         spec.kind = Some(spec.kind());
         spec.owner.get_or_insert_with(|| self.stamp.by.clone());
         spec.check()?;
         self.check_alias(&name, &spec)?;
+        self.check_sockets(None, &spec)?;
         let id = ObjectId(self.tree.next_id);
         self.tree.next_id += 1;
         let version = self.tree.revision;
         let service = (spec.kind() == Kind::Service).then(|| Arc::new(Service::default()));
         let after = self.show.then(|| spec.clone());
-        self.tree.put(Node {
+        let node = self.tree.put(Node {
             id,
             name: name.clone(),
             version,
@@ -144,15 +174,18 @@ impl Change<'_> {
             created: self.stamp.clone(),
             modified: self.stamp.clone(),
             service,
-            unregistered: false,
+            unregistered,
+            lock: None,
         });
-        self.tell(id, &name);
+        self.tell(ObjectChange::Created, node);
         Ok(OpResult { name, outcome: Outcome::Created, version: Version(version), before: None, after })
     }
 
     fn replace(&mut self, node: &Node, mut spec: Spec) -> Result<OpResult> {
         spec.kind = Some(spec.kind.unwrap_or(node.kind()));
-        if spec.kind() != node.kind() {
+        // A record that is there for its lock only is nobody's declaration.
+        let placeholder = node.unregistered && node.kind() == Kind::Record;
+        if spec.kind() != node.kind() && !placeholder {
             return Err(Error::new(
                 Code::Conflict,
                 format!(
@@ -169,6 +202,7 @@ impl Change<'_> {
         }
         spec.check()?;
         self.check_alias(&node.name, &spec)?;
+        self.check_sockets(Some(node.id), &spec)?;
         let set = self.set.map(str::to_owned).or_else(|| node.set.clone());
         if spec == *node.spec && set == node.set && !node.unregistered {
             return Ok(OpResult {
@@ -181,25 +215,30 @@ impl Change<'_> {
         }
         let version = self.tree.revision;
         let (before, after) = if self.show { (Some((*node.spec).clone()), Some(spec.clone())) } else { (None, None) };
-        self.tree.put(Node {
+        let service = match spec.kind() {
+            Kind::Service => node.service.clone().or_else(|| Some(Arc::new(Service::default()))),
+            _ => None,
+        };
+        let after_node = self.tree.put(Node {
             version,
             spec: Arc::new(spec),
             set,
             modified: self.stamp.clone(),
+            service,
             unregistered: false,
             ..node.clone()
         });
-        self.tell(node.id, &node.name);
+        self.tell(ObjectChange::Changed, after_node);
         Ok(OpResult { name: node.name.clone(), outcome: Outcome::Changed, version: Version(version), before, after })
     }
 
     fn delete(&mut self, name: &Name, recursive: bool, stop: bool, if_version: Option<Version>) -> Result<OpResult> {
-        let node = self.tree.get(name).cloned().ok_or_else(|| self.tree.not_found(name))?;
+        let node = self.tree.get(name).ok_or_else(|| self.tree.not_found(name))?;
         if name.is_root() {
             return Err(Error::invalid("name", "the root cannot be deleted"));
         }
         check_version(&node, if_version)?;
-        let beneath: Vec<Arc<Node>> = self.tree.range(name.key().beneath_range()).map(|(_, n)| n.clone()).collect();
+        let beneath: Vec<Arc<Node>> = self.tree.range(name.key().beneath_range()).collect();
         if !beneath.is_empty() && !recursive {
             return Err(Error::new(
                 Code::Conflict,
@@ -223,10 +262,7 @@ impl Change<'_> {
                 }
             }
             self.tree.remove(&gone.name);
-            self.tell(gone.id, &gone.name);
-            if gone.kind() == Kind::Service {
-                self.events.push(Event::Service(gone.id));
-            }
+            self.tell(ObjectChange::Deleted, gone.clone());
         }
         let before = self.show.then(|| (*node.spec).clone());
         Ok(OpResult {
@@ -239,9 +275,30 @@ impl Change<'_> {
     }
 
     /// A precondition.
-    fn check(&self, name: Name, exists: Option<bool>, if_version: Option<Version>) -> Result<OpResult> {
+    fn check(
+        &self,
+        name: Name,
+        exists: Option<bool>,
+        if_version: Option<Version>,
+        fence: Option<u64>,
+    ) -> Result<OpResult> {
         let node = self.tree.get(&name);
-        let version = match (node, exists) {
+        if let Some(fence) = fence {
+            let held = node.as_ref().and_then(|n| n.lock.as_deref());
+            let why = match held {
+                Some(held) if held.fence == fence => None,
+                Some(held) => Some(format!("{} holds it with the fencing token {}", held.by, held.fence)),
+                None => Some("nobody holds it".into()),
+            };
+            if let Some(why) = why {
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!("the lock of `{name}` is not held with the fencing token {fence}: {why}"),
+                )
+                .field("fence"));
+            }
+        }
+        let version = match (&node, exists) {
             (Some(node), Some(false)) => {
                 return Err(Error::new(Code::Conflict, format!("`{}` is there and should not be", node.name)));
             }
@@ -276,11 +333,40 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn tell(&mut self, id: ObjectId, name: &Name) {
-        self.events.push(Event::Object { id, name: name.clone() });
-        if self.tree.by_id(id).is_some_and(|n| n.kind() == Kind::Service) {
+    /// A stable socket is one service's on each host.
+    fn check_sockets(&self, own: Option<ObjectId>, spec: &Spec) -> Result<()> {
+        let Some(launch) = &spec.launch else { return Ok(()) };
+        for socket in launch.stable_sockets() {
+            for id in self.tree.listening(&socket).filter(|id| Some(*id) != own) {
+                let Some(other) = self.tree.by_id(id) else { continue };
+                if other.spec.launch.as_ref().is_some_and(|l| share_hosts(l, launch)) {
+                    return Err(Error::new(
+                        Code::Conflict,
+                        format!(
+                            "`{}` listens on {socket} already: give one of them another socket, or other `hosts`",
+                            other.name
+                        ),
+                    )
+                    .field("launch.listen"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, change: ObjectChange, node: Arc<Node>) {
+        let (id, kind) = (node.id, node.kind());
+        self.events.push(Event::Object { revision: self.tree.revision, change, node });
+        if kind == Kind::Service {
             self.events.push(Event::Service(id));
         }
+    }
+}
+
+fn share_hosts(one: &Launch, other: &Launch) -> bool {
+    match (&one.hosts, &other.hosts) {
+        (Some(one), Some(other)) => one.iter().any(|h| other.iter().any(|o| h.eq_ignore_ascii_case(o))),
+        _ => true,
     }
 }
 

@@ -1,11 +1,15 @@
 //! What goes in and comes out of the state machine.
 
+use std::sync::Arc;
+
 use byname_api::error::Error;
 use byname_api::object::{InstanceId, ObjectId};
-use byname_api::request::{BatchReply, Op, RequestId};
+use byname_api::request::{BatchReply, Change as ObjectChange, Op, RequestId};
 use byname_api::service::{Endpoint, Exit};
 use byname_api::span::Timestamp;
 use byname_name::Name;
+
+use crate::tree::Node;
 
 /// One command with what every command carries. Time and the caller come in here: the machine has no clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +81,37 @@ pub enum Command {
         addresses: Vec<String>,
         /// Facts about it.
         facts: Vec<(String, String)>,
+    },
+    /// Nobody has used this instance for its service's `idle_stop`: it is stopped, unless that leaves fewer copies than
+    /// shall always run.
+    Idle {
+        /// Which instance.
+        instance: InstanceId,
+    },
+    /// Take the lock of an object, or renew it.
+    Lock {
+        /// The name; a record is made when there is none, and goes with the lock.
+        name: Name,
+        /// SHA-256 of the holder's key.
+        key: [u8; 32],
+        /// How long it holds without renewal, in milliseconds.
+        ttl_ms: u64,
+        /// Only renew the lock that this key holds.
+        renew: bool,
+    },
+    /// Let go of a lock.
+    Unlock {
+        /// The name.
+        name: Name,
+        /// SHA-256 of the holder's key; `None` breaks the lock, whoever holds it.
+        key: Option<[u8; 32]>,
+    },
+    /// A lock's lease ran out by the primary's monotonic timer. Nothing happens if it was renewed since.
+    ExpireLock {
+        /// Which object's lock.
+        object: ObjectId,
+        /// The renewal that ran out.
+        renewal: u64,
     },
 }
 
@@ -188,6 +223,17 @@ pub enum Reply {
     Withdrawn(Vec<InstanceId>),
     /// It is done.
     Done,
+    /// The lock is held.
+    Locked {
+        /// The object's name.
+        name: Name,
+        /// The fencing token.
+        fence: u64,
+        /// Identifies this lease; another one, greater, after each renewal.
+        renewal: u64,
+    },
+    /// Whether there was a lock to let go of.
+    Unlocked(bool),
 }
 
 /// What others may want to know of a command's effect.
@@ -225,11 +271,22 @@ pub enum Event {
         /// How long it holds, in milliseconds.
         ttl_ms: u64,
     },
-    /// An object was made, changed or removed.
+    /// A lock's lease was granted or renewed in the log.
+    LockLease {
+        /// Whose lock.
+        object: ObjectId,
+        /// Identifies the lease.
+        renewal: u64,
+        /// How long it holds, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// An object was made, changed or removed, or its state changed: all that a watch needs.
     Object {
-        /// Its id.
-        id: ObjectId,
-        /// Its name.
-        name: Name,
+        /// The revision of the tree that shows it.
+        revision: u64,
+        /// What happened.
+        change: ObjectChange,
+        /// The object after the change; before it when it was deleted.
+        node: Arc<Node>,
     },
 }

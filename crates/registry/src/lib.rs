@@ -13,7 +13,9 @@ pub mod service;
 pub mod stored;
 
 mod batch;
+mod derived;
 mod lifecycle;
+mod lock;
 mod sessions;
 mod tree;
 
@@ -78,6 +80,13 @@ impl Registry {
             Command::Computer { name, addresses, facts } => {
                 lifecycle::computer(tree, name, addresses, facts, stamp, events)
             }
+            Command::Idle { instance } => Ok(lifecycle::idle(tree, *instance, stamp, events)),
+            Command::Lock { name, key, ttl_ms, renew } => {
+                let wanted = lock::Wanted { name, key: *key, ttl_ms: *ttl_ms, renew: *renew };
+                lock::lock(tree, &wanted, stamp, events)
+            }
+            Command::Unlock { name, key } => lock::unlock(tree, name, *key, events),
+            Command::ExpireLock { object, renewal } => Ok(lock::expire(tree, *object, *renewal, events)),
         }
     }
 }

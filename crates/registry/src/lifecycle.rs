@@ -5,7 +5,7 @@ use std::sync::Arc;
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{Launch, Restart, Start};
 use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp, Value};
-use byname_api::request::Op;
+use byname_api::request::{Change as ObjectChange, Op};
 use byname_api::service::{Endpoint, Exit, State};
 use byname_name::Name;
 
@@ -16,6 +16,15 @@ use crate::tree::{Node, Tree};
 
 fn gone() -> Error {
     Error::new(Code::NotFound, "the service is not there any more")
+}
+
+/// Makes known that a service's state has changed.
+fn tell_state(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
+    tree.revision += 1;
+    events.push(Event::Service(id));
+    if let Some(node) = tree.by_id(id) {
+        events.push(Event::Object { revision: tree.revision, change: ObjectChange::State, node });
+    }
 }
 
 fn budget(node: &Node) -> Restart {
@@ -53,8 +62,7 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
         })
         .ok_or_else(gone)??;
     if taken {
-        tree.revision += 1;
-        events.push(Event::Service(order.service));
+        tell_state(tree, order.service, events);
         return Ok(Reply::Ordered);
     }
     Ok(Reply::Enough)
@@ -68,7 +76,7 @@ pub(crate) fn report(
     events: &mut Vec<Event>,
 ) -> Reply {
     // An instance that is not known has ended in the log already, or its service was deleted.
-    let Some(node) = tree.by_instance(instance).cloned() else { return Reply::Done };
+    let Some(node) = tree.by_instance(instance) else { return Reply::Done };
     let changed = tree.change_service(node.id, |node, service| match change {
         Change::Started { pid, endpoints } => started(service, instance, *pid, endpoints, stamp),
         Change::Ready { pid, endpoints } => ready(service, instance, *pid, endpoints, stamp),
@@ -81,8 +89,7 @@ pub(crate) fn report(
         }
     });
     if changed == Some(true) {
-        tree.revision += 1;
-        events.push(Event::Service(node.id));
+        tell_state(tree, node.id, events);
         drop_if_empty(tree, node.id, events);
     }
     Reply::Done
@@ -230,9 +237,8 @@ pub(crate) fn stop(
         }
     })
     .ok_or_else(gone)?;
-    tree.revision += 1;
     events.append(&mut stops);
-    events.push(Event::Service(id));
+    tell_state(tree, id, events);
     drop_if_empty(tree, id, events);
     Ok(Reply::Done)
 }
@@ -251,8 +257,7 @@ pub(crate) fn release(tree: &mut Tree, id: ObjectId, stamp: &Stamp, events: &mut
         })
         .ok_or_else(gone)?;
     if changed {
-        tree.revision += 1;
-        events.push(Event::Service(id));
+        tell_state(tree, id, events);
     }
     Ok(Reply::Done)
 }
@@ -271,11 +276,7 @@ fn advertise_in(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: &mut Vec
         Ok(resolved) => resolved.node,
         Err(error) if error.code() == Code::NotFound && ad.evidence == Evidence::Right => {
             let name = tree.follow(&ad.name, true, None)?;
-            let add = Op::Add { name: name.clone(), spec: Spec::of(Kind::Service) };
-            batch::apply(tree, &[add], None, stamp, false, events)?;
-            let node = Node { unregistered: true, ..Node::clone(tree.get(&name).ok_or_else(gone)?) };
-            tree.put(node.clone());
-            Arc::new(node)
+            batch::make_unregistered(tree, name, Spec::of(Kind::Service), stamp, events)?
         }
         Err(error) => return Err(error),
     };
@@ -294,8 +295,7 @@ fn advertise_in(tree: &mut Tree, ad: &Advertise, stamp: &Stamp, events: &mut Vec
         .log(format!("advertise of {} with {}, an instance of {}", node.name, ad.instance, other.name)));
     }
     let reply = tree.change_service(node.id, |_, service| take(service, ad, stamp, events)).ok_or_else(gone)??;
-    tree.revision += 1;
-    events.push(Event::Service(node.id));
+    tell_state(tree, node.id, events);
     Ok(reply)
 }
 
@@ -407,15 +407,14 @@ pub(crate) fn withdraw(
     })
     .ok_or_else(gone)?;
     if !withdrawn.is_empty() {
-        tree.revision += 1;
-        events.push(Event::Service(id));
+        tell_state(tree, id, events);
         drop_if_empty(tree, id, events);
     }
     Ok(Reply::Withdrawn(withdrawn))
 }
 
 pub(crate) fn expire(tree: &mut Tree, id: InstanceId, ran_out: u64, stamp: &Stamp, events: &mut Vec<Event>) -> Reply {
-    let Some(node) = tree.by_instance(id).cloned() else { return Reply::Done };
+    let Some(node) = tree.by_instance(id) else { return Reply::Done };
     let expired = tree.change_service(node.id, |_, service| {
         let before = service.instances.len();
         service
@@ -435,8 +434,7 @@ pub(crate) fn expire(tree: &mut Tree, id: InstanceId, ran_out: u64, stamp: &Stam
         expired
     });
     if expired == Some(true) {
-        tree.revision += 1;
-        events.push(Event::Service(node.id));
+        tell_state(tree, node.id, events);
         events.push(Event::Ended { instance: id, computer: None });
         drop_if_empty(tree, node.id, events);
     }
@@ -463,18 +461,41 @@ pub(crate) fn computer(
     Ok(Reply::Done)
 }
 
-/// A service that nobody added vanishes with its last instance. One that has got children stays as their directory.
-fn drop_if_empty(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
+/// What nobody added vanishes with its last instance and its lock. One that has got children stays as their directory.
+pub(crate) fn drop_if_empty(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
     let Some(node) = tree.by_id(id) else { return };
-    if node.unregistered && node.service.as_ref().is_none_or(|s| s.instances.is_empty()) {
-        let (name, mut left) = (node.name.clone(), Node::clone(node));
-        tree.remove(&name);
-        if tree.has_children(&name) {
-            left.spec = Arc::new(Spec { owner: left.spec.owner.clone(), ..Spec::of(Kind::Directory) });
-            left.service = None;
-            left.unregistered = false;
-            tree.put(left);
-        }
-        events.push(Event::Object { id, name });
+    let in_use = node.lock.is_some() || node.service.as_ref().is_some_and(|s| !s.instances.is_empty());
+    if !node.unregistered || in_use {
+        return;
     }
+    let event = if tree.has_children(&node.name) {
+        let spec = Arc::new(Spec { owner: node.spec.owner.clone(), ..Spec::of(Kind::Directory) });
+        let version = tree.revision;
+        let node = Node { version, spec, service: None, unregistered: false, ..Node::clone(&node) };
+        Event::Object { revision: tree.revision, change: ObjectChange::Changed, node: tree.put(node) }
+    } else {
+        tree.remove(&node.name);
+        Event::Object { revision: tree.revision, change: ObjectChange::Deleted, node }
+    };
+    events.push(event);
+}
+
+/// Nobody has used a copy for as long as its service says.
+pub(crate) fn idle(tree: &mut Tree, id: InstanceId, stamp: &Stamp, events: &mut Vec<Event>) -> Reply {
+    let Some(node) = tree.by_instance(id) else { return Reply::Enough };
+    let Some(launch) = node.spec.launch.as_ref() else { return Reply::Enough };
+    let Some(idle_stop) = launch.idle_stop.filter(|_| launch.start() != Start::Always) else { return Reply::Enough };
+    let min = launch.copies().min as usize;
+    let stopped = tree.change_service(node.id, |_, service| {
+        let spare = service.copies() > min;
+        let instance = service.instance_mut(id).filter(|i| spare && i.state == State::Running)?;
+        let computer = instance.computer.clone().filter(|_| matches!(instance.origin, Origin::Launched { .. }))?;
+        instance.state = State::Stopping;
+        service.tell(stamp.at, Some(id), format!("idle: nobody used it for {idle_stop}"));
+        Some(computer)
+    });
+    let Some(Some(computer)) = stopped else { return Reply::Enough };
+    tell_state(tree, node.id, events);
+    events.push(Event::Stop { instance: id, computer });
+    Reply::Done
 }

@@ -2,7 +2,9 @@
 
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{Launch, Start};
-use byname_api::object::{Choose, Forms, Kind, LastExit, Object, ObjectId, ServiceStatus, Version};
+use byname_api::object::{
+    Choose, Forms, InstanceId, Kind, LastExit, Lock, Object, ObjectId, ServiceStatus, Spec, Version,
+};
 use byname_api::request::{Entry, FindReply, Fresh, Happening, Junction, ListReply, ReadReply, StatusReply, WhyReply};
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::{Name, NameKey, Pattern};
@@ -32,6 +34,22 @@ pub struct Wants {
     pub turn: u64,
 }
 
+/// What is known of instances beyond the tree: soft state, that no log holds.
+pub trait Samples {
+    /// The load that an instance last reported.
+    fn load(&self, _instance: InstanceId) -> Option<f64> {
+        None
+    }
+
+    /// How long an instance took to respond lately, in milliseconds.
+    fn latency(&self, _instance: InstanceId) -> Option<f64> {
+        None
+    }
+}
+
+/// Nothing is known.
+impl Samples for () {}
+
 /// What a find comes to, at this moment.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outlook {
@@ -46,7 +64,7 @@ pub enum Outlook {
 }
 
 /// The state table of `find` (DESIGN section 4).
-pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
+pub fn find(tree: &Tree, name: &Name, wants: Wants, samples: &dyn Samples) -> Result<Outlook> {
     let Resolved { node, aliased } = tree.resolve(name)?;
     let mut reply = FindReply {
         name: name.clone(),
@@ -63,7 +81,7 @@ pub fn find(tree: &Tree, name: &Name, wants: Wants) -> Result<Outlook> {
         fresh: fresh(tree),
     };
     match node.kind() {
-        Kind::Service => return Ok(find_service(tree, &node, reply, wants)),
+        Kind::Service => return Ok(find_service(tree, &node, reply, wants, samples)),
         Kind::Group => reply.members = Some(node.spec.members.clone().unwrap_or_default()),
         Kind::Computer => reply.addresses = Some(node.spec.addresses.clone().unwrap_or_default()),
         Kind::Record => reply.value = Some(node.spec.value.clone().unwrap_or_default()),
@@ -93,7 +111,7 @@ fn beneath(name: &Name) -> String {
     if name.is_root() { "/*".into() } else { format!("{name}/*") }
 }
 
-fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants) -> Outlook {
+fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, samples: &dyn Samples) -> Outlook {
     let Some(service) = node.service.as_deref() else {
         return Outlook::Refuse(Error::internal(format!("service {} has no state", node.name)));
     };
@@ -102,9 +120,10 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants) ->
         let chosen = if wants.all {
             service.instances.iter().filter(|i| matches!(i.state, State::Running | State::Unhealthy)).collect()
         } else {
-            choose(running, node.spec.choose.unwrap_or_default(), wants.turn)
+            choose(running, node.spec.choose.unwrap_or_default(), wants.turn, samples)
         };
-        reply.instances = chosen.into_iter().map(|i| instance(tree, i)).collect();
+        reply.instances =
+            chosen.into_iter().map(|i| InstanceView { load: samples.load(i.id), ..instance(tree, i) }).collect();
         return Outlook::Answer(Box::new(reply));
     }
     let not_running = |why: String| Outlook::Refuse(Error::new(Code::NotRunning, why));
@@ -178,20 +197,33 @@ pub fn crash_looping(node: &Node, service: &Service) -> Error {
     Error::new(Code::CrashLooping, text)
 }
 
-fn choose(running: Vec<&Instance>, rule: Choose, turn: u64) -> Vec<&Instance> {
+fn choose<'a>(mut running: Vec<&'a Instance>, rule: Choose, turn: u64, samples: &dyn Samples) -> Vec<&'a Instance> {
+    match rule {
+        Choose::LeastLoaded => keep_least(&mut running, |id| samples.load(id)),
+        Choose::Fastest => keep_least(&mut running, |id| samples.latency(id)),
+        _ => {}
+    }
     let count = running.len() as u64;
     let at = match rule {
         Choose::All => return running,
-        Choose::RoundRobin => turn % count,
+        // Ties are taken in turn.
+        Choose::RoundRobin | Choose::LeastLoaded | Choose::Fastest => turn % count,
         // A bijective mix (the finaliser of SplitMix64): spreads consecutive turns.
         Choose::Random => {
             let x = (turn ^ (turn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             (x ^ (x >> 31)) % count
         }
-        Choose::First | Choose::Fastest | Choose::LeastLoaded | Choose::Nearest => 0,
+        Choose::First | Choose::Nearest => 0,
     };
     running.into_iter().skip(at as usize).take(1).collect()
+}
+
+/// Keeps those with the smallest sample; one that is not known counts as 0, so that a newcomer gets work.
+fn keep_least(running: &mut Vec<&Instance>, sample: impl Fn(InstanceId) -> Option<f64>) {
+    let of = |i: &Instance| sample(i.id).filter(|s| s.is_finite()).unwrap_or(0.0);
+    let least = running.iter().map(|i| of(i)).fold(f64::INFINITY, f64::min);
+    running.retain(|i| of(i) <= least);
 }
 
 fn fresh(tree: &Tree) -> Fresh {
@@ -254,24 +286,26 @@ pub fn service_status(tree: &Tree, node: &Node) -> Option<ServiceStatus> {
 pub fn read(tree: &Tree, name: &Name, dns_suffix: &str) -> Result<ReadReply> {
     let place = tree.follow(name, false, None)?;
     let node = tree.get(&place).ok_or_else(|| tree.not_found(name))?;
+    Ok(ReadReply { object: object(tree, &node, dns_suffix), fresh: fresh(tree) })
+}
+
+/// An object as others see it.
+pub fn object(tree: &Tree, node: &Node, dns_suffix: &str) -> Object {
     let dns = match byname_name::dns::to_dns(&node.name, dns_suffix) {
         Ok(form) => form,
         Err(none) => format!("none: {none}"),
     };
-    Ok(ReadReply {
-        object: Object {
-            name: node.name.clone(),
-            id: node.id,
-            version: Version(node.version),
-            spec: (*node.spec).clone(),
-            created: node.created.clone(),
-            modified: node.modified.clone(),
-            status: service_status(tree, node),
-            lock: None,
-            forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name), ..Forms::default() }),
-        },
-        fresh: fresh(tree),
-    })
+    Object {
+        name: node.name.clone(),
+        id: node.id,
+        version: Version(node.version),
+        spec: Spec::clone(&node.spec),
+        created: node.created.clone(),
+        modified: node.modified.clone(),
+        status: service_status(tree, node),
+        lock: node.lock.as_deref().map(|l| Lock { fence: l.fence, by: l.by.clone(), since: l.since, ttl_ms: l.ttl_ms }),
+        forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name), ..Forms::default() }),
+    }
 }
 
 /// One page of what matches.
@@ -303,18 +337,19 @@ fn page<T>(
     }
     let mut items = Vec::new();
     let mut bytes = 0;
-    let mut last: Option<&Node> = None;
-    for (key, node) in tree.range((low, high)) {
-        if !pattern.matches_key(key) || (key.is_root() && pattern.as_exact().is_none()) {
+    let mut last: Option<Name> = None;
+    for node in tree.range((low, high)) {
+        let key = node.name.key();
+        if !pattern.matches_key(&key) || (key.is_root() && pattern.as_exact().is_none()) {
             continue;
         }
         if items.len() == limit as usize || bytes > PAGE_BYTES {
-            return Ok(Page { items, next: last.map(|n| n.name.to_string()) });
+            return Ok(Page { items, next: last.map(|n| n.to_string()) });
         }
-        if let Some((item, size)) = take(node) {
+        if let Some((item, size)) = take(&node) {
             bytes += size + node.name.as_str().len();
             items.push(item);
-            last = Some(node);
+            last = Some(node.name.clone());
         }
     }
     Ok(Page { items, next: None })
@@ -385,9 +420,9 @@ pub fn services(tree: &Tree, patterns: &[Pattern]) -> Result<Vec<std::sync::Arc<
                 found.insert(node.name.key(), node);
             }
             None => {
-                for (key, node) in tree.range(pattern.key_range()) {
-                    if node.kind() == Kind::Service && pattern.matches_key(key) {
-                        found.insert(key.clone(), node.clone());
+                for node in tree.range(pattern.key_range()) {
+                    if node.kind() == Kind::Service && pattern.matches(&node.name) {
+                        found.insert(node.name.key(), node);
                     }
                 }
             }

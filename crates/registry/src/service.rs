@@ -105,6 +105,23 @@ pub struct Happening {
     pub what: String,
 }
 
+/// The lock of an object, while somebody holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LockState {
+    /// The fencing token: the revision of the tree at the grant, so greater than that of every earlier lock.
+    pub fence: u64,
+    /// Who holds it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How long it holds without renewal, in milliseconds.
+    pub ttl_ms: u64,
+    /// Identifies the lease: the revision of the tree at the grant or the last renewal.
+    pub renewal: u64,
+    /// SHA-256 of the holder's key.
+    pub key: [u8; 32],
+}
+
 impl Service {
     /// The state that the service is in, from those of its instances.
     pub fn state(&self) -> State {

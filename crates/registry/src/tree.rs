@@ -1,15 +1,18 @@
 //! The one tree: objects by name, and how names lead to them.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
 
 use byname_api::error::{Code, Error, Result};
+use byname_api::launch::StableSocket;
 use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp};
 use byname_api::span::Timestamp;
 use byname_name::{Name, NameKey};
 
-use crate::service::Service;
+use crate::derived::Derived;
+use crate::service::{LockState, Service};
 
 /// How many aliases a name may lead through.
 const MAX_ALIASES: usize = 32;
@@ -33,8 +36,10 @@ pub struct Node {
     pub modified: Stamp,
     /// A service's instances.
     pub service: Option<Arc<Service>>,
-    /// Nobody added it: it vanishes with its last instance.
+    /// Nobody added it: it vanishes with its last instance and its lock.
     pub unregistered: bool,
+    /// Its lock, while somebody holds it.
+    pub lock: Option<Arc<LockState>>,
 }
 
 impl Node {
@@ -49,7 +54,7 @@ impl Node {
 pub struct Tree {
     nodes: OrdMap<NameKey, Arc<Node>>,
     by_id: HashMap<ObjectId, NameKey>,
-    by_instance: HashMap<InstanceId, ObjectId>,
+    derived: Derived,
     /// Changes with every command that changes anything.
     pub revision: u64,
     /// Logged time: that of the newest command, and never going back.
@@ -73,7 +78,7 @@ impl Default for Tree {
         let mut tree = Tree {
             nodes: OrdMap::new(),
             by_id: HashMap::new(),
-            by_instance: HashMap::new(),
+            derived: Derived::default(),
             revision: 0,
             now: Timestamp(0),
             next_id: 1,
@@ -88,6 +93,7 @@ impl Default for Tree {
             modified: stamp,
             service: None,
             unregistered: false,
+            lock: None,
         });
         tree
     }
@@ -95,18 +101,39 @@ impl Default for Tree {
 
 impl Tree {
     /// The object of exactly this name, aliases not followed.
-    pub fn get(&self, name: &Name) -> Option<&Arc<Node>> {
-        name.with_key(|key| self.nodes.get(key))
+    pub fn get(&self, name: &Name) -> Option<Arc<Node>> {
+        name.with_key(|key| self.nodes.get(key)).cloned()
     }
 
     /// The object of this id.
-    pub fn by_id(&self, id: ObjectId) -> Option<&Arc<Node>> {
-        self.by_id.get(&id).and_then(|key| self.nodes.get(key))
+    pub fn by_id(&self, id: ObjectId) -> Option<Arc<Node>> {
+        self.by_id.get(&id).and_then(|key| self.nodes.get(key)).cloned()
     }
 
     /// The service that an instance belongs to.
-    pub fn by_instance(&self, id: InstanceId) -> Option<&Arc<Node>> {
-        self.by_instance.get(&id).and_then(|id| self.by_id(*id))
+    pub fn by_instance(&self, id: InstanceId) -> Option<Arc<Node>> {
+        self.derived.by_instance(id).and_then(|id| self.by_id(id))
+    }
+
+    /// Services that something must be done for although nobody asks: those with stable sockets, with an `idle_stop`,
+    /// and those that shall always run. In the order of their ids.
+    pub fn special(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.derived.special().filter_map(|id| self.by_id(id))
+    }
+
+    /// Services with instances, in the order of their ids.
+    pub fn live(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.derived.live().filter_map(|id| self.by_id(id))
+    }
+
+    /// Objects whose lock is held, in the order of their ids.
+    pub fn locked(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.derived.locked().filter_map(|id| self.by_id(id))
+    }
+
+    /// The services that declare this stable socket.
+    pub(crate) fn listening(&self, socket: &StableSocket) -> impl Iterator<Item = ObjectId> {
+        self.derived.listening(socket)
     }
 
     /// How many objects there are, the root included.
@@ -120,21 +147,13 @@ impl Tree {
     }
 
     /// Objects in the order of their keys, within these bounds.
-    pub fn range(
-        &self,
-        bounds: (std::ops::Bound<NameKey>, std::ops::Bound<NameKey>),
-    ) -> impl DoubleEndedIterator<Item = (&NameKey, &Arc<Node>)> {
-        self.nodes.range::<_, NameKey>(bounds)
+    pub(crate) fn range(&self, bounds: (Bound<NameKey>, Bound<NameKey>)) -> impl Iterator<Item = Arc<Node>> {
+        self.nodes.range::<_, NameKey>(bounds).map(|(_, node)| node.clone())
     }
 
     /// All objects in the order of their keys: parents before children.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.nodes.values()
-    }
-
-    /// All services, in the order of their names.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.nodes.values().filter(|n| n.service.is_some())
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.nodes.values().cloned()
     }
 
     /// Whether it has children.
@@ -145,16 +164,19 @@ impl Tree {
     /// Follows aliases to the object that a name stands for.
     pub fn resolve(&self, name: &Name) -> Result<Resolved> {
         if let Some(node) = self.get(name).filter(|n| n.kind() != Kind::Alias) {
-            return Ok(Resolved { node: node.clone(), aliased: false });
+            return Ok(Resolved { node, aliased: false });
         }
         let end = self.follow(name, true, None)?;
         match self.get(&end) {
-            Some(node) => Ok(Resolved { node: node.clone(), aliased: true }),
+            Some(node) => Ok(Resolved { node, aliased: true }),
             None if end == *name => Err(self.not_found(name)),
-            None => Err(Error::new(
-                Code::NotFound,
-                format!("`{name}` leads through an alias to `{end}`, and there is no such name"),
-            )),
+            None => Err(match self.not_found(&end) {
+                error if error.code() == Code::NotFound => Error::new(
+                    Code::NotFound,
+                    format!("`{name}` leads through an alias to `{end}`, and there is no such name"),
+                ),
+                error => error,
+            }),
         }
     }
 
@@ -198,9 +220,19 @@ impl Tree {
 
     /// The error for a name that is not there, naming the nearest ancestor that is.
     pub fn not_found(&self, name: &Name) -> Error {
-        let nearest = name.ancestors().find(|a| self.get(a).is_some());
-        let hint = match nearest {
-            Some(parent) if !parent.is_root() => {
+        let nearest = name.ancestors().find_map(|a| self.get(&a));
+        let hint = match nearest.as_deref() {
+            Some(node) if node.kind() == Kind::Junction => {
+                return Error::new(
+                    Code::Unsupported,
+                    format!(
+                        "the tree goes on behind the junction `{}` ({}), which this server does not follow yet",
+                        node.name,
+                        node.spec.interface.as_deref().unwrap_or("no interface")
+                    ),
+                );
+            }
+            Some(Node { name: parent, .. }) if !parent.is_root() => {
                 format!("there is no `{name}`; `{parent}` exists: `byname list '{parent}/**'` shows what is beneath it")
             }
             _ => format!("there is no `{name}`: `byname list` shows what there is"),
@@ -209,47 +241,34 @@ impl Tree {
     }
 
     /// Puts an object in its place, new or changed.
-    pub(crate) fn put(&mut self, node: Node) {
-        let key = node.name.key();
-        for instance in node.service.iter().flat_map(|s| &s.instances) {
-            self.by_instance.insert(instance.id, node.id);
-        }
+    pub(crate) fn put(&mut self, node: Node) -> Arc<Node> {
+        let (key, node) = (node.name.key(), Arc::new(node));
         self.by_id.insert(node.id, key.clone());
-        self.nodes.insert(key, Arc::new(node));
+        let before = self.nodes.insert(key, node.clone());
+        self.derived.replace(before.as_deref(), Some(&node));
+        node
     }
 
     /// Takes an object out.
     pub(crate) fn remove(&mut self, name: &Name) -> Option<Arc<Node>> {
         let node = self.nodes.remove(&name.key())?;
         self.by_id.remove(&node.id);
-        for instance in node.service.iter().flat_map(|s| &s.instances) {
-            self.by_instance.remove(&instance.id);
-        }
+        self.derived.replace(Some(&node), None);
         Some(node)
     }
 
-    /// Changes an object's service state in place; `None` when there is no such service.
+    /// Changes a service's state; `None` when there is no such service.
     pub(crate) fn change_service<R>(
         &mut self,
         id: ObjectId,
         change: impl FnOnce(&Node, &mut Service) -> R,
     ) -> Option<R> {
-        let key = self.by_id.get(&id)?.clone();
-        let slot = self.nodes.get_mut(&key)?;
-        let mut node = Node::clone(slot);
-        let mut service = node.service.take()?;
-        let before: Vec<InstanceId> = service.instances.iter().map(|i| i.id).collect();
-        let result = change(&node, Arc::make_mut(&mut service));
-        for instance in &service.instances {
-            if !before.contains(&instance.id) {
-                self.by_instance.insert(instance.id, id);
-            }
+        let before = self.by_id(id)?;
+        let mut service = Service::clone(before.service.as_deref()?);
+        let result = change(&before, &mut service);
+        if before.service.as_deref() != Some(&service) {
+            self.put(Node { service: Some(Arc::new(service)), ..Node::clone(&before) });
         }
-        for gone in before.iter().filter(|b| service.instance(**b).is_none()) {
-            self.by_instance.remove(gone);
-        }
-        node.service = Some(service);
-        *slot = Arc::new(node);
         Some(result)
     }
 }

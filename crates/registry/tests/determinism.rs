@@ -38,6 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(name, spec, if_version)| Op::Modify { name, spec, clear: vec!["ttl".into()], if_version }),
         2 => (name(), any::<bool>(), any::<bool>())
             .prop_map(|(name, recursive, stop)| Op::Delete { name, recursive, stop, if_version: None }),
+        1 => (name(), prop::option::of(any::<bool>()), version(), prop::option::weighted(0.1, 0..40u64))
+            .prop_map(|(name, exists, if_version, fence)| Op::Check { name, exists, if_version, fence }),
     ]
 }
 
@@ -86,6 +88,12 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (service(), instance())
             .prop_map(|(service, instance)| Command::Withdraw { service, instances: vec![instance] }),
         1 => (instance(), 1..3u64).prop_map(|(instance, renewal)| Command::Expire { instance, renewal }),
+        1 => instance().prop_map(|instance| Command::Idle { instance }),
+        3 => (name(), 1..3u8, any::<bool>())
+            .prop_map(|(name, key, renew)| Command::Lock { name, key: [key; 32], ttl_ms: 1_000, renew }),
+        2 => (name(), prop::option::of(1..3u8))
+            .prop_map(|(name, key)| Command::Unlock { name, key: key.map(|k| [k; 32]) }),
+        1 => (service(), 0..60u64).prop_map(|(object, renewal)| Command::ExpireLock { object, renewal }),
     ]
 }
 
@@ -126,8 +134,13 @@ fn check(registry: &Registry) {
             for instance in &service.instances {
                 assert_eq!(tree.by_instance(instance.id).unwrap().name, node.name);
             }
-            assert!(!node.unregistered || !service.instances.is_empty());
+            assert!(!node.unregistered || !service.instances.is_empty() || node.lock.is_some());
         }
+        assert_eq!(tree.locked().any(|n| n.id == node.id), node.lock.is_some());
+        assert_eq!(
+            tree.live().any(|n| n.id == node.id),
+            node.service.as_deref().is_some_and(|s| !s.instances.is_empty())
+        );
         let target = tree.follow(&node.name, true, None);
         assert!(target.is_ok(), "{}: {target:?}", node.name);
     }
@@ -157,7 +170,7 @@ proptest! {
     fn stored_bytes_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = stored::decode_command(&bytes);
         let _ = stored::decode_reply(&bytes);
-        let mut file = b"byname-snapshot\x02".to_vec();
+        let mut file = b"byname-snapshot\x03".to_vec();
         file.extend(&bytes);
         let _ = stored::read_snapshot(&mut file.as_slice());
     }

@@ -1,118 +1,17 @@
 //! What the state machine makes of the commands of a service's life.
 
+mod world;
+
 use byname_api::error::Code;
-use byname_api::launch::Launch;
-use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Version};
+use byname_api::object::{InstanceId, Kind, Spec, Version};
 use byname_api::request::{Op, Outcome, RequestId};
-use byname_api::service::{Endpoint, Exit, State};
+use byname_api::service::{Exit, State};
 use byname_api::span::Timestamp;
-use byname_name::{Name, Pattern};
-use byname_registry::command::{Advertise, Change, Evidence, Order};
+use byname_name::Pattern;
+use byname_registry::command::{Advertise, Change, Evidence};
 use byname_registry::query::{self, Outlook, Wants};
-use byname_registry::{Command, Entry, Event, Registry, Reply, stored};
-
-struct World {
-    registry: Registry,
-    now: u64,
-    events: Vec<Event>,
-}
-
-impl World {
-    fn new() -> Self {
-        World { registry: Registry::default(), now: 1_000_000, events: Vec::new() }
-    }
-
-    fn run_as(&mut self, request: Option<RequestId>, command: Command) -> Reply {
-        self.now += 10;
-        let entry = Entry { at: Timestamp(self.now), by: "liu".into(), request, command };
-        // Everything goes through its stored form, as it does on its way through the log.
-        let entry = stored::decode_command(&stored::encode_command(&entry)).unwrap();
-        let reply = self.registry.apply(&entry, &mut self.events);
-        assert_eq!(stored::decode_reply(&stored::encode_reply(&reply)).unwrap(), reply);
-        reply
-    }
-
-    fn run(&mut self, command: Command) -> Reply {
-        self.run_as(None, command)
-    }
-
-    fn batch(&mut self, ops: Vec<Op>) -> Result<Vec<Outcome>, Code> {
-        match self.run(Command::Batch { ops, set: None }) {
-            Reply::Batch(reply) => Ok(reply.results.into_iter().map(|r| r.outcome).collect()),
-            Reply::Refused(error) => Err(error.code()),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn add(&mut self, text: &str, spec: Spec) -> ObjectId {
-        self.batch(vec![Op::Add { name: name(text), spec }]).unwrap();
-        self.registry.tree().get(&name(text)).unwrap().id
-    }
-
-    fn service(&mut self, text: &str) -> ObjectId {
-        self.add(text, service("program = 'p'"))
-    }
-
-    fn order(&mut self, service: ObjectId, instance: u64) -> Reply {
-        self.run(Command::Order(Order {
-            service,
-            instance: InstanceId(instance),
-            computer: name("/computers/bugs-bunny"),
-            ticket: [1; 32],
-            proof: [2; 32],
-            wanted: 1,
-            why: "asked for".into(),
-        }))
-    }
-
-    fn report(&mut self, instance: u64, change: Change) {
-        assert_eq!(self.run(Command::Report { instance: InstanceId(instance), change }), Reply::Done);
-    }
-
-    fn ready(&mut self, instance: u64) {
-        self.report(instance, Change::Ready { pid: Some(7), endpoints: vec![endpoint(1234)] });
-    }
-
-    fn ended(&mut self, instance: u64, exit: Exit) {
-        self.report(instance, Change::Ended { exit, last_lines: "boom".into(), error: None, ordered: false });
-    }
-
-    fn find(&self, text: &str) -> Outlook {
-        let wants = Wants { start: true, may_start: true, force: false, all: false, turn: 0 };
-        query::find(self.registry.tree(), &name(text), wants).unwrap()
-    }
-
-    fn refusal(&self, text: &str) -> Code {
-        match self.find(text) {
-            Outlook::Refuse(error) => error.code(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn state(&self, text: &str) -> State {
-        query::service_status(self.registry.tree(), self.registry.tree().get(&name(text)).unwrap()).unwrap().state
-    }
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text).unwrap()
-}
-
-fn endpoint(port: u16) -> Endpoint {
-    Endpoint { protocol: "tcp".into(), address: String::new(), port }
-}
-
-fn service(launch: &str) -> Spec {
-    Spec { launch: Some(toml::from_str::<Launch>(launch).unwrap()), ..Spec::of(Kind::Service) }
-}
-
-fn alias(target: &str) -> Spec {
-    Spec { target: Some(name(target)), ..Spec::of(Kind::Alias) }
-}
-
-fn record(value: &str) -> Spec {
-    Spec { value: Some(value.into()), ..Spec::of(Kind::Record) }
-}
+use byname_registry::{Command, Entry, Event, Reply, stored};
+use world::{World, alias, endpoint, name, record, service};
 
 #[test]
 fn missing_parents_are_made_and_owned_by_the_caller() {
@@ -290,7 +189,7 @@ fn the_state_table_of_find() {
     w.run(Command::Stop { service: id, hold: false, reset: true });
     assert_eq!((w.find("/s"), w.state("/s")), (Outlook::Start(id), State::Stopped));
     let wants = Wants { start: true, may_start: false, force: false, all: false, turn: 0 };
-    let looked = query::find(w.registry.tree(), &name("/s"), wants).unwrap();
+    let looked = query::find(w.registry.tree(), &name("/s"), wants, &()).unwrap();
     assert!(matches!(looked, Outlook::Refuse(e) if e.code() == Code::NotRunning));
     w.add("/manual", service("program = 'p'\nstart = 'manual'"));
     assert_eq!(w.refusal("/manual"), Code::NotRunning);
@@ -382,7 +281,7 @@ fn a_snapshot_holds_everything() {
 fn format_1_reads_as_ever() {
     let bytes = include_bytes!("fixtures/snapshot-v1");
     let registry = stored::read_snapshot(&mut bytes.as_slice()).unwrap();
-    let names: Vec<&str> = registry.tree().iter().map(|n| n.name.as_str()).collect();
+    let names: Vec<String> = registry.tree().iter().map(|n| n.name.to_string()).collect();
     assert_eq!(names, ["/", "/BVODS", "/BVODS/QS", "/CMS", "/CMS/current", "/CMS/Host1", "/note"]);
     let note = registry.tree().get(&name("/note")).unwrap();
     assert_eq!((note.spec.value.as_deref(), note.set.as_deref()), (Some("seven"), None));
@@ -390,6 +289,20 @@ fn format_1_reads_as_ever() {
     let entry = stored::decode_command(command).unwrap();
     assert!(matches!(entry.command, Command::Batch { ops, set: None } if ops.len() == 1));
     assert!(matches!(stored::decode_command(&[99, 0]), Err(stored::StoredError::Newer(99))));
+}
+
+#[test]
+fn format_2_reads_as_ever() {
+    let bytes = include_bytes!("fixtures/snapshot-v2");
+    let registry = stored::read_snapshot(&mut bytes.as_slice()).unwrap();
+    let names: Vec<String> = registry.tree().iter().map(|n| n.name.to_string()).collect();
+    assert_eq!(names, ["/", "/b", "/BVODS", "/BVODS/QS", "/short"]);
+    let qs = registry.tree().get(&name("/bvods/qs")).unwrap();
+    let state = qs.service.as_deref().unwrap();
+    assert_eq!((state.instances.len(), state.ends.len(), state.story.len()), (1, 1, 4));
+    assert_eq!(registry.tree().get(&name("/b")).unwrap().set.as_deref(), Some("films"));
+    let entry = stored::decode_command(include_bytes!("fixtures/command-v2")).unwrap();
+    assert!(matches!(entry.command, Command::Batch { ops, set: Some(_) } if ops.len() == 1));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod command;
 mod snapshot;
 pub(crate) mod v1;
 mod v2;
+pub(crate) mod v3;
 
 pub use command::{decode_command, encode_command};
 pub use snapshot::{read_snapshot, write_snapshot};
@@ -21,7 +22,7 @@ use byname_api::error::{Error, Result};
 use crate::command::Reply;
 
 /// The format that is written.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 /// What is stored cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +57,10 @@ impl From<Error> for StoredError {
 
 /// A reply as it is remembered and handed over the log's boundary.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    v2::encode_reply(reply)
+    v3::encode_reply(reply)
 }
 
 /// Reads what [`encode_reply`] made.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
-    v2::decode_reply(bytes).map_err(|e| Error::internal(format!("a remembered reply: {e}")))
+    v3::decode_reply(bytes).map_err(|e| Error::internal(format!("a remembered reply: {e}")))
 }

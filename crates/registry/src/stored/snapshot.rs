@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use byname_api::request::RequestId;
 use byname_api::span::Timestamp;
 
-use super::{FORMAT, StoredError, v1, v2};
+use super::{FORMAT, StoredError, v1, v2, v3};
 use crate::Registry;
 use crate::sessions::Sessions;
 use crate::tree::{Node, Tree};
@@ -64,7 +64,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
     };
     put(&mut out, &header)?;
     for node in tree.iter() {
-        put(&mut out, &v2::Object::from(&**node))?;
+        put(&mut out, &v3::Object::from(&*node))?;
     }
     for reply in &replies {
         put(&mut out, reply)?;
@@ -96,7 +96,11 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
     tree.now = Timestamp(header.now);
     tree.next_id = header.next_id;
     for _ in 0..header.objects {
-        let object: v2::Object = if format == 1 { get::<v1::Object>(&mut from)?.into() } else { get(&mut from)? };
+        let object: v3::Object = match format {
+            1 => v2::Object::from(get::<v1::Object>(&mut from)?).into(),
+            2 => get::<v2::Object>(&mut from)?.into(),
+            _ => get(&mut from)?,
+        };
         tree.put(Node::try_from(object)?);
     }
     let mut sessions = Sessions::default();

@@ -1,20 +1,17 @@
-//! Format 2, the one that is written: as format 1, with the apply set of objects and batches.
+//! Format 2: as format 1, with the apply set of objects and batches. Read only, and turned into format 3. What is not in
+//! `v3` is there as here.
 
 use serde::{Deserialize, Serialize};
 
-use byname_api::error::Error;
-use byname_api::object::{InstanceId, ObjectId, Spec, Stamp, Version};
-use byname_api::request::{BatchReply, Op as ApiOp, RequestId};
-use byname_api::service::{Endpoint as ApiEndpoint, Exit as ApiExit, State};
+use byname_api::object::{InstanceId, Stamp};
+use byname_api::service::{Endpoint as ApiEndpoint, State};
 use byname_api::span::Timestamp;
 use byname_name::Name;
 
-use super::StoredError;
-use crate::command::{self as domain, Reply as DomainReply};
+use super::{StoredError, v3};
 use crate::service as live;
-use crate::tree::Node;
 
-type Stored<T> = Result<T, StoredError>;
+pub(crate) type Stored<T> = Result<T, StoredError>;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
@@ -45,12 +42,12 @@ pub(crate) enum Command {
 pub(crate) struct Json(pub Vec<u8>);
 
 impl Json {
-    fn of<T: Serialize>(value: &T) -> Self {
+    pub(crate) fn of<T: Serialize>(value: &T) -> Self {
         // Our own types have string keys only, so this cannot fail; an empty text would be refused when read.
         Json(serde_json::to_vec(value).unwrap_or_default())
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self) -> Stored<T> {
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self) -> Stored<T> {
         Ok(serde_json::from_slice(&self.0)?)
     }
 }
@@ -62,7 +59,6 @@ pub(crate) enum Op {
     Declare { name: String, spec: Json },
     Modify { name: String, spec: Json, clear: Vec<String>, if_version: Option<u64> },
     Delete { name: String, recursive: bool, stop: bool, if_version: Option<u64> },
-    Check { name: String, exists: Option<bool>, if_version: Option<u64>, fence: Option<u64> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,32 +78,21 @@ pub(crate) enum Exit {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Advertise {
-    name: String,
-    instance: u64,
-    endpoints: Vec<Endpoint>,
-    evidence: Evidence,
-    credential: [u8; 32],
-    ttl_ms: Option<u64>,
-    weight: Option<u32>,
-    pid: Option<u32>,
+    pub(crate) name: String,
+    pub(crate) instance: u64,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) evidence: Evidence,
+    pub(crate) credential: [u8; 32],
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) weight: Option<u32>,
+    pub(crate) pid: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Evidence {
+pub(crate) enum Evidence {
     Ticket([u8; 32]),
     Credential([u8; 32]),
     Right,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Reply {
-    Refused(Json),
-    Batch(Json),
-    Ordered,
-    Enough,
-    Advertised { proof: Option<[u8; 32]>, renewal: u64 },
-    Withdrawn(Vec<u64>),
-    Done,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -170,279 +155,81 @@ struct Happening {
     what: String,
 }
 
-fn name(text: &str) -> Stored<Name> {
+pub(crate) fn name(text: &str) -> Stored<Name> {
     Name::parse(text).map_err(|e| StoredError::Malformed(format!("the name `{text}`: {e}")))
 }
 
-fn endpoints(list: &[ApiEndpoint]) -> Vec<Endpoint> {
+pub(crate) fn endpoints(list: &[ApiEndpoint]) -> Vec<Endpoint> {
     list.iter().map(|e| Endpoint { protocol: e.protocol.clone(), address: e.address.clone(), port: e.port }).collect()
 }
 
-fn endpoints_back(list: Vec<Endpoint>) -> Vec<ApiEndpoint> {
+pub(crate) fn endpoints_back(list: Vec<Endpoint>) -> Vec<ApiEndpoint> {
     list.into_iter().map(|e| ApiEndpoint { protocol: e.protocol, address: e.address, port: e.port }).collect()
 }
 
-fn ids(list: &[InstanceId]) -> Vec<u64> {
+pub(crate) fn ids(list: &[InstanceId]) -> Vec<u64> {
     list.iter().map(|i| i.0).collect()
 }
 
-impl From<&domain::Entry> for Entry {
-    fn from(entry: &domain::Entry) -> Self {
-        use domain::{Change, Command as C};
-        let command = match &entry.command {
-            C::Batch { ops, set } => Command::Batch { ops: ops.iter().map(Op::from).collect(), set: set.clone() },
-            C::Order(o) => Command::Order {
-                service: o.service.0,
-                instance: o.instance.0,
-                computer: o.computer.to_string(),
-                ticket: o.ticket,
-                proof: o.proof,
-                wanted: o.wanted,
-                why: o.why.clone(),
-            },
-            C::Report { instance, change } => match change {
-                Change::Started { pid, endpoints: e } => {
-                    Command::Started { instance: instance.0, pid: *pid, endpoints: endpoints(e) }
-                }
-                Change::Ready { pid, endpoints: e } => {
-                    Command::Ready { instance: instance.0, pid: *pid, endpoints: endpoints(e) }
-                }
-                Change::Unhealthy { why } => Command::Unhealthy { instance: instance.0, why: why.clone() },
-                Change::Ended { exit, last_lines, error, ordered } => Command::Ended {
-                    instance: instance.0,
-                    exit: match exit {
-                        ApiExit::Status(n) => Exit::Status(*n),
-                        ApiExit::Signal(n) => Exit::Signal(*n),
-                        ApiExit::NotStarted => Exit::NotStarted,
-                        ApiExit::Unknown => Exit::Unknown,
-                    },
-                    last_lines: last_lines.clone(),
-                    error: error.as_ref().map(Json::of),
-                    ordered: *ordered,
-                },
-            },
-            C::Stop { service, hold, reset } => Command::Stop { service: service.0, hold: *hold, reset: *reset },
-            C::Release { service } => Command::Release { service: service.0 },
-            C::Advertise(ad) => Command::Advertise(Advertise {
-                name: ad.name.to_string(),
-                instance: ad.instance.0,
-                endpoints: endpoints(&ad.endpoints),
-                evidence: match ad.evidence {
-                    domain::Evidence::Ticket(h) => Evidence::Ticket(h),
-                    domain::Evidence::Credential(h) => Evidence::Credential(h),
-                    domain::Evidence::Right => Evidence::Right,
-                },
-                credential: ad.credential,
-                ttl_ms: ad.ttl_ms,
-                weight: ad.weight,
-                pid: ad.pid,
-            }),
-            C::Withdraw { service, instances } => Command::Withdraw { service: service.0, instances: ids(instances) },
-            C::Expire { instance, renewal } => Command::Expire { instance: instance.0, renewal: *renewal },
-            C::Computer { name, addresses, facts } => {
-                Command::Computer { name: name.to_string(), addresses: addresses.clone(), facts: facts.clone() }
-            }
-        };
-        Entry { at: entry.at.0, by: entry.by.clone(), request: entry.request.map(|r| (r.session, r.sequence)), command }
-    }
-}
-
-impl TryFrom<Entry> for domain::Entry {
-    type Error = StoredError;
-
-    fn try_from(entry: Entry) -> Stored<Self> {
-        use domain::{Change, Command as C};
-        let report = |instance, change| C::Report { instance: InstanceId(instance), change };
-        let command = match entry.command {
-            Command::Batch { ops, set } => {
-                C::Batch { ops: ops.into_iter().map(ApiOp::try_from).collect::<Stored<_>>()?, set }
-            }
-            Command::Order { service, instance, computer, ticket, proof, wanted, why } => C::Order(domain::Order {
-                service: ObjectId(service),
-                instance: InstanceId(instance),
-                computer: name(&computer)?,
-                ticket,
-                proof,
-                wanted,
-                why,
-            }),
-            Command::Started { instance, pid, endpoints } => {
-                report(instance, Change::Started { pid, endpoints: endpoints_back(endpoints) })
-            }
-            Command::Ready { instance, pid, endpoints } => {
-                report(instance, Change::Ready { pid, endpoints: endpoints_back(endpoints) })
-            }
-            Command::Unhealthy { instance, why } => report(instance, Change::Unhealthy { why }),
-            Command::Ended { instance, exit, last_lines, error, ordered } => report(
-                instance,
-                Change::Ended {
-                    exit: match exit {
-                        Exit::Status(n) => ApiExit::Status(n),
-                        Exit::Signal(n) => ApiExit::Signal(n),
-                        Exit::NotStarted => ApiExit::NotStarted,
-                        Exit::Unknown => ApiExit::Unknown,
-                    },
-                    last_lines,
-                    error: error.map(|e| e.read::<Error>()).transpose()?,
-                    ordered,
-                },
-            ),
-            Command::Stop { service, hold, reset } => C::Stop { service: ObjectId(service), hold, reset },
-            Command::Release { service } => C::Release { service: ObjectId(service) },
-            Command::Advertise(ad) => C::Advertise(domain::Advertise {
-                name: name(&ad.name)?,
-                instance: InstanceId(ad.instance),
-                endpoints: endpoints_back(ad.endpoints),
-                evidence: match ad.evidence {
-                    Evidence::Ticket(h) => domain::Evidence::Ticket(h),
-                    Evidence::Credential(h) => domain::Evidence::Credential(h),
-                    Evidence::Right => domain::Evidence::Right,
-                },
-                credential: ad.credential,
-                ttl_ms: ad.ttl_ms,
-                weight: ad.weight,
-                pid: ad.pid,
-            }),
-            Command::Withdraw { service, instances } => {
-                C::Withdraw { service: ObjectId(service), instances: instances.into_iter().map(InstanceId).collect() }
-            }
-            Command::Expire { instance, renewal } => C::Expire { instance: InstanceId(instance), renewal },
-            Command::Computer { name: text, addresses, facts } => C::Computer { name: name(&text)?, addresses, facts },
-        };
-        Ok(domain::Entry {
-            at: Timestamp(entry.at),
-            by: entry.by,
-            request: entry.request.map(|(session, sequence)| RequestId { session, sequence }),
-            command,
-        })
-    }
-}
-
-impl From<&ApiOp> for Op {
-    fn from(op: &ApiOp) -> Self {
-        match op {
-            ApiOp::Add { name, spec } => Op::Add { name: name.to_string(), spec: Json::of(spec) },
-            ApiOp::Put { name, spec, if_version } => {
-                Op::Put { name: name.to_string(), spec: Json::of(spec), if_version: if_version.map(|v| v.0) }
-            }
-            ApiOp::Declare { name, spec } => Op::Declare { name: name.to_string(), spec: Json::of(spec) },
-            ApiOp::Modify { name, spec, clear, if_version } => Op::Modify {
-                name: name.to_string(),
-                spec: Json::of(spec),
-                clear: clear.clone(),
-                if_version: if_version.map(|v| v.0),
-            },
-            ApiOp::Check { name, exists, if_version, fence } => Op::Check {
-                name: name.to_string(),
-                exists: *exists,
-                if_version: if_version.map(|v| v.0),
-                fence: *fence,
-            },
-            ApiOp::Delete { name, recursive, stop, if_version } => Op::Delete {
-                name: name.to_string(),
-                recursive: *recursive,
-                stop: *stop,
-                if_version: if_version.map(|v| v.0),
-            },
-        }
-    }
-}
-
-impl TryFrom<Op> for ApiOp {
-    type Error = StoredError;
-
-    fn try_from(op: Op) -> Stored<Self> {
-        let version = |v: Option<u64>| v.map(Version);
-        Ok(match op {
-            Op::Add { name: n, spec } => ApiOp::Add { name: name(&n)?, spec: spec.read()? },
-            Op::Put { name: n, spec, if_version } => {
-                ApiOp::Put { name: name(&n)?, spec: spec.read()?, if_version: version(if_version) }
-            }
-            Op::Declare { name: n, spec } => ApiOp::Declare { name: name(&n)?, spec: spec.read()? },
-            Op::Modify { name: n, spec, clear, if_version } => {
-                ApiOp::Modify { name: name(&n)?, spec: spec.read()?, clear, if_version: version(if_version) }
-            }
-            Op::Check { name: n, exists, if_version, fence } => {
-                ApiOp::Check { name: name(&n)?, exists, if_version: version(if_version), fence }
-            }
-            Op::Delete { name: n, recursive, stop, if_version } => {
-                ApiOp::Delete { name: name(&n)?, recursive, stop, if_version: version(if_version) }
-            }
-        })
-    }
-}
-
-pub(crate) fn encode_reply(reply: &DomainReply) -> Vec<u8> {
-    let stored = match reply {
-        DomainReply::Refused(error) => Reply::Refused(Json::of(error)),
-        DomainReply::Batch(batch) => Reply::Batch(Json::of(batch)),
-        DomainReply::Ordered => Reply::Ordered,
-        DomainReply::Enough => Reply::Enough,
-        DomainReply::Advertised { proof, renewal } => Reply::Advertised { proof: *proof, renewal: *renewal },
-        DomainReply::Withdrawn(list) => Reply::Withdrawn(ids(list)),
-        DomainReply::Done => Reply::Done,
-    };
-    // Writing into a growing vector cannot fail.
-    postcard::to_extend(&stored, vec![super::FORMAT]).unwrap_or_default()
-}
-
-pub(crate) fn decode_reply(bytes: &[u8]) -> Stored<DomainReply> {
-    let (format, rest) = bytes.split_first().ok_or_else(|| StoredError::Malformed("it is empty".into()))?;
-    // The replies of formats 1 and 2 are alike.
-    if *format > super::FORMAT {
-        return Err(StoredError::Newer(*format));
-    }
-    Ok(match postcard::from_bytes::<Reply>(rest)? {
-        Reply::Refused(error) => DomainReply::Refused(error.read()?),
-        Reply::Batch(batch) => DomainReply::Batch(batch.read::<BatchReply>()?),
-        Reply::Ordered => DomainReply::Ordered,
-        Reply::Enough => DomainReply::Enough,
-        Reply::Advertised { proof, renewal } => DomainReply::Advertised { proof, renewal },
-        Reply::Withdrawn(list) => DomainReply::Withdrawn(list.into_iter().map(InstanceId).collect()),
-        Reply::Done => DomainReply::Done,
-    })
-}
-
-fn stamp(stamp: &Stamp) -> (u64, String) {
+pub(crate) fn stamp(stamp: &Stamp) -> (u64, String) {
     (stamp.at.0, stamp.by.clone())
 }
 
-fn stamp_back((at, by): (u64, String)) -> Stamp {
+pub(crate) fn stamp_back((at, by): (u64, String)) -> Stamp {
     Stamp { at: Timestamp(at), by }
 }
 
-impl From<&Node> for Object {
-    fn from(node: &Node) -> Self {
-        Object {
-            id: node.id.0,
-            name: node.name.to_string(),
-            version: node.version,
-            spec: Json::of(&*node.spec),
-            set: node.set.clone(),
-            created: stamp(&node.created),
-            modified: stamp(&node.modified),
-            service: node.service.as_deref().map(Service::from),
-            unregistered: node.unregistered,
+impl From<Entry> for v3::Entry {
+    fn from(old: Entry) -> Self {
+        use v3::Command as New;
+        let command = match old.command {
+            Command::Batch { ops, set } => New::Batch { ops: ops.into_iter().map(v3::Op::from).collect(), set },
+            Command::Order { service, instance, computer, ticket, proof, wanted, why } => {
+                New::Order { service, instance, computer, ticket, proof, wanted, why }
+            }
+            Command::Started { instance, pid, endpoints } => New::Started { instance, pid, endpoints },
+            Command::Ready { instance, pid, endpoints } => New::Ready { instance, pid, endpoints },
+            Command::Unhealthy { instance, why } => New::Unhealthy { instance, why },
+            Command::Ended { instance, exit, last_lines, error, ordered } => {
+                New::Ended { instance, exit, last_lines, error, ordered }
+            }
+            Command::Stop { service, hold, reset } => New::Stop { service, hold, reset },
+            Command::Release { service } => New::Release { service },
+            Command::Advertise(ad) => New::Advertise(ad),
+            Command::Withdraw { service, instances } => New::Withdraw { service, instances },
+            Command::Expire { instance, renewal } => New::Expire { instance, renewal },
+            Command::Computer { name, addresses, facts } => New::Computer { name, addresses, facts },
+        };
+        v3::Entry { at: old.at, by: old.by, request: old.request, command }
+    }
+}
+
+impl From<Op> for v3::Op {
+    fn from(old: Op) -> Self {
+        match old {
+            Op::Add { name, spec } => v3::Op::Add { name, spec },
+            Op::Put { name, spec, if_version } => v3::Op::Put { name, spec, if_version },
+            Op::Declare { name, spec } => v3::Op::Declare { name, spec },
+            Op::Modify { name, spec, clear, if_version } => v3::Op::Modify { name, spec, clear, if_version },
+            Op::Delete { name, recursive, stop, if_version } => v3::Op::Delete { name, recursive, stop, if_version },
         }
     }
 }
 
-impl TryFrom<Object> for Node {
-    type Error = StoredError;
-
-    fn try_from(object: Object) -> Stored<Self> {
-        let spec: Spec = object.spec.read()?;
-        Ok(Node {
-            id: ObjectId(object.id),
-            name: name(&object.name)?,
-            version: object.version,
-            spec: spec.into(),
-            set: object.set,
-            created: stamp_back(object.created),
-            modified: stamp_back(object.modified),
-            service: object.service.map(live::Service::try_from).transpose()?.map(Into::into),
-            unregistered: object.unregistered,
-        })
+impl From<Object> for v3::Object {
+    fn from(old: Object) -> Self {
+        v3::Object {
+            id: old.id,
+            name: old.name,
+            version: old.version,
+            spec: old.spec,
+            set: old.set,
+            created: old.created,
+            modified: old.modified,
+            service: old.service,
+            unregistered: old.unregistered,
+            lock: None,
+        }
     }
 }
 

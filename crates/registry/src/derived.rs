@@ -1,0 +1,108 @@
+//! What follows from the objects and is kept beside them, so that nothing has to walk the whole tree.
+
+use imbl::{HashMap, OrdMap, OrdSet};
+
+use byname_api::launch::{Launch, StableSocket, Start};
+use byname_api::object::{InstanceId, ObjectId};
+
+use crate::tree::Node;
+
+/// Maintained by every put and remove, and made anew when a snapshot is read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Derived {
+    by_instance: HashMap<InstanceId, ObjectId>,
+    special: OrdSet<ObjectId>,
+    live: OrdSet<ObjectId>,
+    locked: OrdSet<ObjectId>,
+    sockets: OrdMap<StableSocket, OrdSet<ObjectId>>,
+}
+
+impl Derived {
+    /// The service that an instance belongs to.
+    pub(crate) fn by_instance(&self, id: InstanceId) -> Option<ObjectId> {
+        self.by_instance.get(&id).copied()
+    }
+
+    /// Services that something must be done for although nobody asks: see [`is_special`].
+    pub(crate) fn special(&self) -> impl Iterator<Item = ObjectId> {
+        self.special.iter().copied()
+    }
+
+    /// Services with instances.
+    pub(crate) fn live(&self) -> impl Iterator<Item = ObjectId> {
+        self.live.iter().copied()
+    }
+
+    /// Objects whose lock is held.
+    pub(crate) fn locked(&self) -> impl Iterator<Item = ObjectId> {
+        self.locked.iter().copied()
+    }
+
+    /// The services that declare this stable socket.
+    pub(crate) fn listening(&self, socket: &StableSocket) -> impl Iterator<Item = ObjectId> {
+        self.sockets.get(socket).into_iter().flatten().copied()
+    }
+
+    /// Takes note that an object became another, is new or is gone.
+    pub(crate) fn replace(&mut self, before: Option<&Node>, after: Option<&Node>) {
+        let instances = |node: Option<&Node>| -> Vec<InstanceId> {
+            node.and_then(|n| n.service.as_deref()).into_iter().flat_map(|s| &s.instances).map(|i| i.id).collect()
+        };
+        let (had, has) = (instances(before), instances(after));
+        for gone in had.iter().filter(|i| !has.contains(i)) {
+            self.by_instance.remove(gone);
+        }
+        for (node, instance) in after.iter().flat_map(|n| has.iter().map(|i| (n.id, *i))) {
+            if !had.contains(&instance) {
+                self.by_instance.insert(instance, node);
+            }
+        }
+        if let Some(node) = before.filter(|b| after.is_none_or(|a| a.id != b.id || a.spec != b.spec)) {
+            self.special.remove(&node.id);
+            for socket in sockets(node) {
+                if let Some(who) = self.sockets.get_mut(&socket) {
+                    who.remove(&node.id);
+                    if who.is_empty() {
+                        self.sockets.remove(&socket);
+                    }
+                }
+            }
+        }
+        if let Some(node) = before.filter(|_| !had.is_empty()) {
+            self.live.remove(&node.id);
+        }
+        if let Some(node) = before.filter(|b| b.lock.is_some()) {
+            self.locked.remove(&node.id);
+        }
+        let Some(node) = after else { return };
+        if !has.is_empty() {
+            self.live.insert(node.id);
+        }
+        if node.lock.is_some() {
+            self.locked.insert(node.id);
+        }
+        if before.is_none_or(|b| b.id != node.id || b.spec != node.spec) {
+            if is_special(node) {
+                self.special.insert(node.id);
+            }
+            for socket in sockets(node) {
+                self.sockets.entry(socket).or_default().insert(node.id);
+            }
+        }
+    }
+}
+
+fn launch(node: &Node) -> Option<&Launch> {
+    node.spec.launch.as_ref()
+}
+
+fn sockets(node: &Node) -> Vec<StableSocket> {
+    launch(node).map(Launch::stable_sockets).unwrap_or_default()
+}
+
+/// A service that has stable sockets, stops when idle, or shall always run.
+fn is_special(node: &Node) -> bool {
+    launch(node).is_some_and(|l| {
+        l.listen.is_some() || l.idle_stop.is_some() || l.start() == Start::Always || l.copies().min > 0
+    })
+}
