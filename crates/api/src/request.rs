@@ -717,8 +717,11 @@ pub struct LockRequest {
     pub ttl: Option<Span>,
     /// Wait so long for the holder to let go; not at all when `None`.
     pub wait: Option<Span>,
-    /// The key of the lock that is renewed.
+    /// The key of the lock: 256 bits in hex. The caller may choose it, so that a request that is sent again does not
+    /// wait for itself; else the server does. Whoever shows the key of a lock that is held renews it.
     pub key: Option<String>,
+    /// Only renew: `conflict` when the lock of this key is not held any more.
+    pub renew: bool,
 }
 
 /// What `lock` gives.
@@ -728,7 +731,7 @@ pub struct LockReply {
     pub name: Name,
     /// The fencing token.
     pub fence: u64,
-    /// Proves to be the holder, in hex: renews the lock and lets it go. Given once.
+    /// Proves to be the holder, in hex: renews the lock and lets it go. Given when the server chose it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Renew within this time, in milliseconds.

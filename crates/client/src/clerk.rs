@@ -128,6 +128,11 @@ impl Clerk {
     }
 }
 
+/// 256 random bits in hex.
+fn random_key() -> String {
+    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn names(channel: Channel) -> NamesClient<Channel> {
     NamesClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
 }
@@ -211,12 +216,17 @@ impl NameService for Clerk {
         self.ask(self.read_plan(), message, |channel, request| async { services(channel).report(request).await }).await
     }
 
-    async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
+    async fn lock(&self, cx: &Context, mut request: LockRequest) -> Result<LockReply> {
+        // A key of its own makes a request that is sent again take the lock that the first one took.
+        let chosen = (request.key.is_none() && !request.renew).then(random_key);
+        request.key = request.key.or_else(|| chosen.clone());
         let wait = request.wait.map_or(Duration::ZERO, Span::duration);
         let bound = wait.saturating_add(self.answer_timeout);
         let plan = Plan { bound, tell: false, write: Some(self.request_id(cx)) };
         let message = proto::LockRequest::from(request);
-        self.ask(plan, message, |channel, request| async { names(channel).lock(request).await }).await
+        let send = |channel, request| async { names(channel).lock(request).await };
+        let reply: LockReply = self.ask(plan, message, send).await?;
+        Ok(LockReply { key: reply.key.or(chosen), ..reply })
     }
 
     async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {

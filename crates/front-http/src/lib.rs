@@ -7,6 +7,7 @@
 //!       routes   the table of the interface: paths, parameters, bodies, answers
 //!       decode, body, conditions, patch   the parts of a request, refused with the field's name
 //!       operations   one call of the service each
+//!       events       what a watch tells, as server-sent events
 //!       problem      every error, as problem details (RFC 9457)
 //!       openapi      the table again, as a document
 //! ```
@@ -18,6 +19,7 @@ mod admit;
 mod body;
 mod conditions;
 mod decode;
+mod events;
 mod listen;
 mod openapi;
 mod operations;

@@ -175,6 +175,11 @@ fn header_parameter(header: HeaderParam) -> Value {
             "Identifies this write: the same key within ten minutes is applied once and gets the same answer.",
             json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
         ),
+        HeaderParam::LastEventId => (
+            "Last-Event-ID",
+            "The `id` of the last event that was seen: goes before `from` and `initial`. Browsers send it by themselves.",
+            json!({"type": "string"}),
+        ),
     };
     json!({"name": name, "in": "header", "description": doc, "schema": schema})
 }
@@ -210,6 +215,7 @@ fn responses(route: &Route) -> Value {
 fn success(answer: &Answer) -> Value {
     let content = match answer.content {
         Content::Json(schema) => json!({"application/json": {"schema": reference(schema)}}),
+        Content::Events => json!({"text/event-stream": {"schema": {"type": "string"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
     };
     let mut response = json!({"description": answer.doc, "content": content});

@@ -12,7 +12,7 @@ use byname_api::span::Span;
 use byname_api::{Code, Error, NameService, Result};
 use byname_name::{Name, http as path};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::body;
 use crate::conditions::{self, IfMatch};
 use crate::decode::Query;
+use crate::events;
 use crate::patch::Patch;
 
 /// What an operation works on.
@@ -204,6 +205,63 @@ impl Call<'_> {
         Ok(json(&self.service.withdraw(&self.cx, request).await?))
     }
 
+    pub(crate) async fn report(self) -> Result<Response> {
+        let body: ReportBody = body::json(&self.body)?;
+        let request = ReportRequest {
+            name: Some(self.name),
+            instance: body.instance,
+            load: body.load,
+            uses: body.uses,
+            credential: body.credential,
+        };
+        Ok(json(&self.service.report(&self.cx, request).await?))
+    }
+
+    pub(crate) async fn search(self) -> Result<Response> {
+        let filter = self.query.text("filter");
+        let filter =
+            filter.ok_or_else(|| Error::invalid("filter", "say what to search for, such as (kind=service)"))?;
+        let under = match self.query.text("under") {
+            Some(text) => Name::parse(&text).map_err(|e| Error::from(e).field("under"))?,
+            None => Name::root(),
+        };
+        let request = SearchRequest {
+            filter,
+            under,
+            limit: self.query.count("limit"),
+            next: self.query.text("next"),
+            consistent: self.query.bool("consistent", false),
+        };
+        Ok(json(&self.service.search(&self.cx, request).await?))
+    }
+
+    pub(crate) async fn watch(self) -> Result<Response> {
+        // A browser that connects again says where it was in a header, and sends the address as it was.
+        let last = self.headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
+        let from = last.map(str::to_owned).or_else(|| self.query.text("from"));
+        let request = WatchRequest {
+            pattern: self.query.text("pattern").unwrap_or_else(|| "*".into()),
+            initial: self.query.bool("initial", false) && last.is_none(),
+            from,
+        };
+        let messages = self.service.watch(&self.cx, request).await?;
+        let events = messages.map(|message| Ok::<_, std::convert::Infallible>(events::of(message)));
+        Ok(text(StatusCode::OK, "text/event-stream", Body::from_stream(events)))
+    }
+
+    pub(crate) async fn lock(self) -> Result<Response> {
+        let body: LockBody = self.optional_body()?;
+        let LockBody { ttl, wait, key, renew } = body;
+        let request = LockRequest { name: self.name, ttl, wait, key, renew };
+        Ok(json(&self.service.lock(&self.cx, request).await?))
+    }
+
+    pub(crate) async fn unlock(self) -> Result<Response> {
+        let body: UnlockBody = self.optional_body()?;
+        let request = UnlockRequest { name: self.name, key: body.key };
+        Ok(json(&self.service.unlock(&self.cx, request).await?))
+    }
+
     pub(crate) async fn why(self) -> Result<Response> {
         Ok(json(&self.service.why(&self.cx, self.name).await?))
     }
@@ -297,6 +355,33 @@ struct AdvertiseBody {
 struct WithdrawBody {
     instance: Option<InstanceId>,
     credential: Option<String>,
+}
+
+/// The body of `report`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportBody {
+    instance: Option<InstanceId>,
+    load: Option<f64>,
+    uses: Option<u64>,
+    credential: Option<String>,
+}
+
+/// The body of `lock`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LockBody {
+    ttl: Option<Span>,
+    wait: Option<Span>,
+    key: Option<String>,
+    renew: bool,
+}
+
+/// The body of `unlock`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UnlockBody {
+    key: Option<String>,
 }
 
 /// An answer in JSON.

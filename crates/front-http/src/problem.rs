@@ -78,27 +78,36 @@ impl From<Error> for Problem {
     }
 }
 
+impl Problem {
+    fn status(&self) -> StatusCode {
+        let of_code = || StatusCode::from_u16(self.error.code().http_status()).ok();
+        self.status.or_else(of_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The problem as data: the body, wherever it is sent.
+    pub(crate) fn details(&self) -> impl Serialize + '_ {
+        let code = self.error.code();
+        Details {
+            r#type: format!("/v1/errors/{code}"),
+            title: code.title(),
+            status: self.status().as_u16(),
+            detail: self.error.message(),
+            code,
+            field: self.error.at_field(),
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let code = self.error.code();
-        let status = self
-            .status
-            .or_else(|| StatusCode::from_u16(code.http_status()).ok())
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         if code == Code::Internal {
             tracing::error!(error = self.error.log_line(), "a request failed by a defect of the server");
         } else {
             tracing::debug!(code = code.as_str(), error = self.error.log_line(), "a request was refused");
         }
-        let details = Details {
-            r#type: format!("/v1/errors/{code}"),
-            title: code.title(),
-            status: status.as_u16(),
-            detail: self.error.message(),
-            code,
-            field: self.error.at_field(),
-        };
-        let body = serde_json::to_vec(&details).unwrap_or_default();
+        let body = serde_json::to_vec(&self.details()).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -52,6 +52,11 @@ pub(crate) enum Operation {
     ActMany(Verb),
     Advertise,
     Withdraw,
+    Report,
+    Search,
+    Watch,
+    Lock,
+    Unlock,
     Why,
     Logs,
     Cluster,
@@ -92,6 +97,7 @@ pub(crate) enum HeaderParam {
     IfMatch,
     IfNoneMatch,
     IdempotencyKey,
+    LastEventId,
 }
 
 /// The body of a request; the text is the name of its schema.
@@ -119,6 +125,8 @@ pub(crate) enum Content {
     Json(&'static str),
     /// Text.
     Text,
+    /// Server-sent events.
+    Events,
 }
 
 /// What the dispatcher finds.
@@ -444,6 +452,82 @@ pub(crate) static ROUTES: &[Route] = &[
         headers: KEY_HEADER,
         body: Body::Optional("WithdrawBody"),
         answers: &[json(200, "The instances that are gone.", "WithdrawReply")],
+        errors: &[InvalidName, NotFound, Conflict, AliasLoop, Unsupported, TooLarge],
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: Shape::Verb("report"),
+        operation: Operation::Report,
+        summary: "What a running copy says of itself: its load, and that it is used.",
+        body: Body::Required("ReportBody"),
+        answers: &[json(200, "The instance that the report was taken for.", "ReportReply")],
+        errors: &[InvalidName, NotFound, NotRunning, AliasLoop, Unsupported, TooLarge],
+        ..PLAIN
+    },
+    Route {
+        path: Shape::Exact("/v1/search"),
+        operation: Operation::Search,
+        summary: "Objects whose attributes fit a filter of RFC 4515, sorted by name, in pages.",
+        query: &[
+            Param { name: "filter", kind: K::Text, doc: "The filter, such as `(&(kind=service)(team=media))`." },
+            Param {
+                name: "under",
+                kind: K::Text,
+                doc: "Only this name and what is beneath it; the whole tree when absent.",
+            },
+            Param { name: "limit", kind: K::Count(1, 10_000), doc: "At most so many; 1000 when absent." },
+            Param { name: "next", kind: K::Text, doc: "The `next` of the page before." },
+            CONSISTENT,
+        ],
+        answers: &[json(200, "One page.", "SearchReply")],
+        errors: &[InvalidName, NotFound, TooLarge, Unsupported],
+        ..PLAIN
+    },
+    Route {
+        path: Shape::Exact("/v1/watch"),
+        operation: Operation::Watch,
+        summary: "What changes among the names that match, as server-sent events until the client closes.",
+        query: &[
+            Param { name: "pattern", kind: K::Text, doc: "Which names; every name when absent." },
+            Param {
+                name: "from",
+                kind: K::Text,
+                doc: "Go on after this point: the `id` of an earlier event, or a `revision`. From now on when absent.",
+            },
+            Param { name: "initial", kind: K::Bool(false), doc: "Tell first what is there, as `present` events." },
+        ],
+        headers: &[HeaderParam::LastEventId],
+        answers: &[Answer {
+            status: 200,
+            doc: "Events named `present`, `created`, `changed`, `deleted` and `state`, each with the `name` and the `object`; \
+                  the `id` is where to go on from. An event `at` without an object tells how far the watch has come; an \
+                  event `error` with a problem is the last.",
+            content: Content::Events,
+            headers: &[],
+        }],
+        errors: &[InvalidName, Conflict],
+        ..PLAIN
+    },
+    Route {
+        method: "PUT",
+        path: Shape::Named("/v1/locks/"),
+        operation: Operation::Lock,
+        summary: "Takes or renews the lock of an object. A record is made when there is none, and goes with the lock.",
+        headers: KEY_HEADER,
+        body: Body::Optional("LockBody"),
+        answers: &[json(200, "The fencing token, and the key when the server chose it.", "LockReply")],
+        errors: &[InvalidName, NotFound, Conflict, AliasLoop, Unsupported, TooLarge],
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: Shape::Named("/v1/locks/"),
+        operation: Operation::Unlock,
+        summary: "Lets go of a lock with its key, or breaks it.",
+        headers: KEY_HEADER,
+        body: Body::Optional("UnlockBody"),
+        answers: &[json(200, "Whether there was a lock.", "UnlockReply")],
         errors: &[InvalidName, NotFound, Conflict, AliasLoop, Unsupported, TooLarge],
         ..PLAIN
     },

@@ -154,7 +154,7 @@ impl Inner {
     }
 }
 
-fn hash_of(text: &str, field: &str) -> Result<[u8; 32]> {
+pub(crate) fn hash_of(text: &str, field: &str) -> Result<[u8; 32]> {
     let mut secret = [0; 32];
     hex::decode_to_slice(text.trim(), &mut secret)
         .map_err(|_| Error::invalid(field, "must be 64 hexadecimal digits"))?;

@@ -25,12 +25,22 @@ const QUEUE: usize = 1_024;
 /// Pieces of a log that may wait for one reader.
 const LOG_QUEUE: usize = 64;
 
+/// What a probe found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    /// It runs and takes connections.
+    pub(crate) alive: bool,
+    /// How long it took to find out.
+    pub(crate) took: Duration,
+}
+
 /// The agents, by computer.
 #[derive(Default)]
 pub(crate) struct Agents {
     connected: Mutex<BTreeMap<Name, Agent>>,
     next: AtomicU64,
-    probes: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    probes: Mutex<HashMap<u64, oneshot::Sender<Probed>>>,
+    rests: Mutex<HashMap<u64, oneshot::Sender<Option<u32>>>>,
     logs: Mutex<HashMap<u64, mpsc::Sender<Result<Bytes>>>>,
     /// Told when an agent arrives.
     pub(crate) arrived: Notify,
@@ -63,13 +73,28 @@ impl Agents {
     }
 
     /// Asks an agent whether an instance is alive and answers.
-    pub(crate) async fn probe(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<bool> {
+    pub(crate) async fn probe(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<Probed> {
+        self.ask(&self.probes, computer, order).await
+    }
+
+    /// Asks an agent to let an instance rest, and how many connections it has; `None` when the agent is not there, does
+    /// not answer, or does not know the instance.
+    pub(crate) async fn rest(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<u32> {
+        self.ask(&self.rests, computer, order).await.flatten()
+    }
+
+    async fn ask<A>(
+        &self,
+        asked: &Mutex<HashMap<u64, oneshot::Sender<A>>>,
+        computer: &Name,
+        order: impl FnOnce(u64) -> Order,
+    ) -> Option<A> {
         let request = self.next.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
-        self.probes.lock().insert(request, tell);
+        asked.lock().insert(request, tell);
         let sent = self.send(computer, order(request));
         let answer = if sent { tokio::time::timeout(Duration::from_secs(3), told).await.ok() } else { None };
-        self.probes.lock().remove(&request);
+        asked.lock().remove(&request);
         answer.and_then(std::result::Result::ok)
     }
 
@@ -132,6 +157,7 @@ pub(crate) async fn attach(
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
     let _ = orders.send(Order::Welcome { term: inner.cluster.term(), known: known.clone() }).await;
     inner.agents.connected.lock().insert(name.clone(), agent);
+    inner.tell_sockets(&name);
     inner.agents.arrived.notify_waiters();
     let stream = Stream { computer: name, stream, orders, known, sent };
     tokio::spawn(stream.listen(inner, reports));
@@ -160,15 +186,26 @@ impl Stream {
                     take_report(&inner, &self.orders, report).await;
                 }
                 Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
-                Report::Probed { request, alive, .. } => {
+                Report::Probed { request, alive, micros } => {
                     if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
-                        let _ = waiting.send(alive);
+                        let _ = waiting.send(Probed { alive, took: Duration::from_micros(micros) });
                     }
                 }
-                Report::Knock { .. }
-                | Report::Listening { .. }
-                | Report::Rested { .. }
-                | Report::Connections { .. } => {}
+                Report::Rested { request, connections } => {
+                    if let Some(waiting) = inner.agents.rests.lock().remove(&request) {
+                        let _ = waiting.send(connections);
+                    }
+                }
+                Report::Knock { service, socket, dead } => {
+                    // The start that answers it may need this stream's next reports.
+                    tokio::spawn(inner.clone().answer_knock(self.computer.clone(), service, socket, dead));
+                }
+                Report::Listening { service, sockets } => inner.note_sockets(&self.computer, service, sockets),
+                Report::Connections { counts } => {
+                    for (instance, count) in counts {
+                        inner.usage.note_connections(instance, count);
+                    }
+                }
                 Report::Log { request, bytes, done, error } => {
                     inner.agents.log_piece(&self.computer, request, bytes, done, error).await;
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use byname_api::agent::Order;
-use byname_api::caller::{Right, Standing};
+use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::request::{Context, FindReply, FindRequest};
@@ -38,19 +38,13 @@ impl Inner {
         if request.consistent {
             self.confirm().await?;
         }
-        let wants = Wants {
-            start: request.start,
-            may_start: cx.caller.standing == Standing::Full,
-            force: false,
-            all: request.all,
-            turn: self.turn.fetch_add(1, Ordering::Relaxed),
-        };
+        let wants = self.wants(&request, cx.caller.standing == Standing::Full);
         if let Some(failed) = request.failed {
-            self.check_failed(cx, &request.name, failed).await?;
+            self.check_failed(&cx.caller, &request.name, failed).await?;
         }
         // A service that runs is answered from the view at once.
-        match query::find(&self.view.load(), &request.name, wants, &())? {
-            Outlook::Answer(reply) if !self.names_the_dead(&reply) => return Ok(*reply),
+        match query::find(&self.view.load(), &request.name, wants, &self.usage)? {
+            Outlook::Answer(reply) if self.may_name(&reply) => return Ok(*reply),
             Outlook::Refuse(error) => return Err(error),
             Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
         }
@@ -58,9 +52,17 @@ impl Inner {
         self.await_running(&request.name, wants, deadline(request.timeout), &why).await
     }
 
-    /// Whether an answer holds an instance whose end has not reached the log yet.
-    fn names_the_dead(&self, reply: &FindReply) -> bool {
-        self.has_ended.get().is_some_and(|has_ended| reply.instances.iter().any(|i| has_ended(i.id)))
+    /// What a request asks for.
+    pub(crate) fn wants(&self, request: &FindRequest, may_start: bool) -> Wants {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        Wants { start: request.start, may_start, force: false, all: request.all, turn }
+    }
+
+    /// Whether an answer may be given: none of its instances has ended or is being stopped without the log showing it
+    /// yet. Whoever gets it uses what it names.
+    fn may_name(&self, reply: &FindReply) -> bool {
+        let ended = self.has_ended.get();
+        reply.instances.iter().all(|i| !ended.is_some_and(|has_ended| has_ended(i.id)) && self.usage.touch(i.id))
     }
 
     /// Starts what a name stands for if need be, and waits until it runs. All who wait are answered by one start, and
@@ -85,10 +87,10 @@ impl Inner {
             if let Some(error) = failed_start(&node, &awaited) {
                 return Err(error);
             }
-            let outlook = query::find(&tree, name, wants, &())?;
+            let outlook = query::find(&tree, name, wants, &self.usage)?;
             drop(tree);
             match outlook {
-                Outlook::Answer(reply) if self.names_the_dead(&reply) && Instant::now() < patience => {
+                Outlook::Answer(reply) if !self.may_name(&reply) && Instant::now() < patience => {
                     let _ = tokio::time::timeout_at(patience, changed).await;
                     continue;
                 }
@@ -126,11 +128,11 @@ impl Inner {
 
     /// A client found this instance dead. It is probed before it is believed; one that does not answer makes room for
     /// another.
-    async fn check_failed(self: &Arc<Self>, cx: &Context, name: &Name, failed: InstanceId) -> Result<()> {
+    pub(crate) async fn check_failed(self: &Arc<Self>, caller: &Caller, name: &Name, failed: InstanceId) -> Result<()> {
         let node = query::service_named(&self.view.load(), name)?;
         let Some(service) = &node.service else { return Ok(()) };
         let Some(instance) = service.instance(failed).cloned() else { return Ok(()) };
-        if cx.caller.standing != Standing::Full {
+        if caller.standing != Standing::Full {
             return Ok(());
         }
         let endpoints = query::service_status(&self.view.load(), &node)
@@ -143,16 +145,16 @@ impl Inner {
             }
             None => None,
         };
-        if alive == Some(true) {
+        if alive.is_some_and(|probed| probed.alive) {
             return Ok(());
         }
-        tracing::info!(service = %node.name, instance = %failed, by = cx.caller.principal, "reported dead, and does not answer");
-        let change = Change::Unhealthy { why: format!("does not answer (reported by {})", cx.caller.principal) };
-        self.propose(&cx.caller.principal, None, Command::Report { instance: failed, change }).await?;
+        tracing::info!(service = %node.name, instance = %failed, by = caller.principal, "reported dead, and does not answer");
+        let change = Change::Unhealthy { why: format!("does not answer (reported by {})", caller.principal) };
+        self.propose(&caller.principal, None, Command::Report { instance: failed, change }).await?;
         let full = node.spec.launch.as_ref().is_none_or(|l| service.instances.len() >= l.copies().max as usize);
         if full {
             let withdraw = Command::Withdraw { service: node.id, instances: vec![failed] };
-            self.propose(&cx.caller.principal, None, withdraw).await?;
+            self.propose(&caller.principal, None, withdraw).await?;
         }
         Ok(())
     }

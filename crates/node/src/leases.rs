@@ -1,25 +1,28 @@
-//! Leases of advertised instances: timed by the primary's monotonic clock, ended by a logged command.
+//! Leases of advertised instances and of locks: timed by the primary's monotonic clock, ended by a logged command.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use byname_api::object::InstanceId;
-
 /// When which lease runs out.
-#[derive(Default)]
-pub(crate) struct Leases {
-    inner: Mutex<Inner>,
+pub(crate) struct Leases<Id> {
+    inner: Mutex<Inner<Id>>,
     sooner: Notify,
 }
 
-#[derive(Default)]
-struct Inner {
-    leases: HashMap<InstanceId, Lease>,
-    order: BTreeSet<(Instant, InstanceId)>,
+struct Inner<Id> {
+    leases: HashMap<Id, Lease>,
+    order: BTreeSet<(Instant, Id)>,
+}
+
+impl<Id> Default for Leases<Id> {
+    fn default() -> Self {
+        Leases { inner: Mutex::new(Inner { leases: HashMap::new(), order: BTreeSet::new() }), sooner: Notify::new() }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -29,9 +32,9 @@ struct Lease {
     ends: Instant,
 }
 
-impl Leases {
+impl<Id: Copy + Ord + Hash> Leases<Id> {
     /// Takes note of a lease that the log granted, for one full term from now.
-    pub(crate) fn grant(&self, id: InstanceId, renewal: u64, ttl_ms: u64) {
+    pub(crate) fn grant(&self, id: Id, renewal: u64, ttl_ms: u64) {
         let ttl = Duration::from_millis(ttl_ms);
         let lease = Lease { renewal, ttl, ends: Instant::now() + ttl };
         let mut inner = self.inner.lock();
@@ -44,7 +47,7 @@ impl Leases {
     }
 
     /// Renews a lease without a word in the log; false when there is none.
-    pub(crate) fn renew(&self, id: InstanceId) -> bool {
+    pub(crate) fn renew(&self, id: Id) -> bool {
         let mut inner = self.inner.lock();
         let Some(lease) = inner.leases.get_mut(&id) else { return false };
         let old = lease.ends;
@@ -56,7 +59,7 @@ impl Leases {
     }
 
     /// Forgets a lease.
-    pub(crate) fn end(&self, id: InstanceId) {
+    pub(crate) fn end(&self, id: Id) {
         let mut inner = self.inner.lock();
         if let Some(lease) = inner.leases.remove(&id) {
             inner.order.remove(&(lease.ends, id));
@@ -65,7 +68,7 @@ impl Leases {
 
     /// Waits for the next lease that runs out. It stays out for a short time only: if its end cannot be logged now, it
     /// runs out again.
-    pub(crate) async fn ran_out(&self) -> (InstanceId, u64) {
+    pub(crate) async fn ran_out(&self) -> (Id, u64) {
         loop {
             let next = self.inner.lock().order.first().copied();
             let sooner = self.sooner.notified();

@@ -9,11 +9,17 @@ mod act;
 mod advertise;
 mod agents;
 mod find;
+mod idle;
 mod leases;
+mod locks;
 mod logs;
 mod machine;
+mod sockets;
+mod speed;
 mod start;
+mod usage;
 mod waits;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,12 +35,12 @@ use byname_api::NameService;
 use byname_api::agent;
 use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
-use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Spec, Stamp};
+use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::{Cluster, OpenError, ProposeError};
 use byname_name::{Name, Pattern};
 use byname_registry::service::Origin;
-use byname_registry::{Command, Entry as LogEntry, Event, Reply, query, stored};
+use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
 use machine::{RegistryMachine, View};
 
@@ -63,7 +69,12 @@ pub(crate) struct Inner {
     view: View,
     agents: agents::Agents,
     waits: waits::Waits,
-    leases: leases::Leases,
+    leases: leases::Leases<InstanceId>,
+    lock_leases: leases::Leases<ObjectId>,
+    usage: usage::Usage,
+    sockets: sockets::Sockets,
+    measured: speed::Measured,
+    hub: watch::Hub,
     on_the_way: start::OnTheWay,
     turn: AtomicU64,
     started_at: Instant,
@@ -78,12 +89,25 @@ impl Node {
     pub async fn open(config: Config) -> Result<Node, OpenError> {
         let (machine, view, mut events) = RegistryMachine::new();
         let cluster = Cluster::open(byname_cluster::Options::new(config.dir.clone(), config.id), machine).await?;
-        // What the log told again while it was replayed happened long ago: the view says how things stand now.
-        while events.try_recv().is_ok() {}
+        // What the log told again while it was replayed happened long ago: the view says how things stand now. Only those
+        // who watched then may come back and ask.
+        let mut replayed = Vec::new();
+        while let Ok(batch) = events.try_recv() {
+            replayed.extend(batch);
+        }
+        let first = replayed.iter().find_map(|event| match event {
+            Event::Object { revision, .. } => Some(revision.saturating_sub(1)),
+            _ => None,
+        });
+        let hub = watch::Hub::new(first.unwrap_or(view.load().revision));
+        hub.tell(&replayed);
+        drop(replayed);
         metrics::describe_counter!("byname_finds_total", "Finds answered or refused.");
         metrics::describe_counter!("byname_starts_total", "Copies of services ordered.");
         metrics::describe_counter!("byname_denials_total", "Requests refused for want of a right or a ticket.");
         metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
+        metrics::describe_counter!("byname_knocks_total", "Connections to stable sockets that had to wait for a copy.");
+        metrics::describe_counter!("byname_idle_stops_total", "Copies stopped because nobody used them.");
         let inner = Arc::new(Inner {
             config,
             cluster,
@@ -91,6 +115,11 @@ impl Node {
             agents: agents::Agents::default(),
             waits: waits::Waits::default(),
             leases: leases::Leases::default(),
+            lock_leases: leases::Leases::default(),
+            usage: usage::Usage::default(),
+            sockets: sockets::Sockets::default(),
+            measured: speed::Measured::default(),
+            hub,
             on_the_way: start::OnTheWay::default(),
             turn: AtomicU64::new(0),
             started_at: Instant::now(),
@@ -102,6 +131,8 @@ impl Node {
         inner.take_up();
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
+        tokio::spawn(end_locks(inner.clone()));
+        tokio::spawn(idle::stop_the_idle(inner.clone()));
         Ok(Node { inner })
     }
 
@@ -131,6 +162,10 @@ impl Node {
         metrics::gauge!("byname_agents").set(self.inner.agents.computers().len() as f64);
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
+        let (watchers, events, bytes) = self.inner.hub.measure();
+        metrics::gauge!("byname_watchers").set(watchers as f64);
+        metrics::gauge!("byname_watch_events_kept").set(events as f64);
+        metrics::gauge!("byname_watch_kept_bytes").set(bytes as f64);
         metrics::gauge!("byname_writes_stalled").set(f64::from(u8::from(status.stalled.is_some())));
     }
 }
@@ -146,9 +181,18 @@ impl Inner {
                 }
             }
         }
+        for node in tree.live() {
+            self.follow_speed(node.id);
+        }
         for node in tree.special() {
+            self.follow_use(node.id);
             if start::missing_copies(&node).is_some() {
                 tokio::spawn(self.clone().keep_running(node.id));
+            }
+        }
+        for node in tree.locked() {
+            if let Some(lock) = &node.lock {
+                self.lock_leases.grant(node.id, lock.renewal, lock.ttl_ms);
             }
         }
     }
@@ -197,6 +241,35 @@ impl Inner {
         }
     }
 
+    /// An object as others see it, with what is known beyond the log.
+    pub(crate) fn object(&self, tree: &Tree, node: &byname_registry::Node) -> Object {
+        let mut object = query::object(tree, node, &self.config.dns_suffix);
+        self.add_samples(&mut object);
+        object
+    }
+
+    fn add_samples(&self, object: &mut Object) {
+        if let Some(status) = &mut object.status {
+            self.add_to_instances(status);
+            status.listening = self.sockets.of(object.id);
+        }
+    }
+
+    fn add_to_status(&self, tree: &Tree, status: &mut ServiceStatus) {
+        self.add_to_instances(status);
+        if let Some(node) = tree.get(&status.name) {
+            status.listening = self.sockets.of(node.id);
+        }
+    }
+
+    fn add_to_instances(&self, status: &mut ServiceStatus) {
+        for instance in &mut status.instances {
+            instance.load = query::Samples::load(&self.usage, instance.id);
+            instance.connections = self.usage.connections(instance.id);
+            instance.last_seen = self.usage.seen(instance.id);
+        }
+    }
+
     /// Makes sure that the view holds every write answered so far by any server.
     pub(crate) async fn confirm(&self) -> Result<()> {
         let confirmed = self.cluster.confirm_primary().await;
@@ -208,10 +281,14 @@ impl Inner {
 async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Vec<Event>>) {
     while let Some(batch) = events.recv().await {
         let term = inner.cluster.term();
+        inner.hub.tell(&batch);
         for event in batch {
             match event {
                 Event::Service(id) => {
                     inner.waits.wake(id);
+                    inner.follow_use(id);
+                    inner.follow_sockets(id);
+                    inner.follow_speed(id);
                     let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
                     if short {
                         tokio::spawn(inner.clone().keep_running(id));
@@ -225,12 +302,15 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
                 }
                 Event::Ended { instance, computer } => {
                     inner.leases.end(instance);
+                    inner.usage.forget(instance);
                     if let Some(computer) = computer {
                         inner.agents.send(&computer, agent::Order::Forget { instance });
                     }
                 }
                 Event::Lease { instance, renewal, ttl_ms } => inner.leases.grant(instance, renewal, ttl_ms),
-                Event::Object { .. } | Event::LockLease { .. } => {}
+                Event::LockLease { object, renewal, ttl_ms } => inner.lock_leases.grant(object, renewal, ttl_ms),
+                // Those who wait for a lock of it.
+                Event::Object { node, .. } => inner.waits.wake(node.id),
             }
         }
     }
@@ -249,6 +329,24 @@ async fn end_leases(inner: Arc<Inner>) {
         }
         if let Err(error) = inner.propose("byname", None, Command::Expire { instance, renewal }).await {
             tracing::warn!(%instance, error = error.log_line(), "a lease that ran out cannot be ended now");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Ends locks whose leases ran out.
+async fn end_locks(inner: Arc<Inner>) {
+    loop {
+        let (object, renewal) = inner.lock_leases.ran_out().await;
+        if inner.stopping() {
+            return;
+        }
+        if inner.view.load().by_id(object).is_none_or(|node| node.lock.is_none()) {
+            inner.lock_leases.end(object);
+            continue;
+        }
+        if let Err(error) = inner.propose("byname", None, Command::ExpireLock { object, renewal }).await {
+            tracing::warn!(%object, error = error.log_line(), "a lock that ran out cannot be ended now");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -282,7 +380,9 @@ impl NameService for Node {
         if request.consistent {
             self.inner.confirm().await?;
         }
-        query::read(&self.inner.view.load(), &request.name, &self.inner.config.dns_suffix)
+        let mut reply = query::read(&self.inner.view.load(), &request.name, &self.inner.config.dns_suffix)?;
+        self.inner.add_samples(&mut reply.object);
+        Ok(reply)
     }
 
     async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
@@ -302,7 +402,9 @@ impl NameService for Node {
             self.inner.confirm().await?;
         }
         let tree = self.inner.view.load_full();
-        query::status(&tree, &pattern, request.limit, request.next.as_deref())
+        let mut reply = query::status(&tree, &pattern, request.limit, request.next.as_deref())?;
+        reply.services.iter_mut().for_each(|status| self.inner.add_to_status(&tree, status));
+        Ok(reply)
     }
 
     async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
@@ -311,7 +413,10 @@ impl NameService for Node {
 
     async fn why(&self, cx: &Context, name: Name) -> Result<WhyReply> {
         self.inner.authorise(&cx.caller, Right::Read, &name)?;
-        query::why(&self.inner.view.load(), &name)
+        let tree = self.inner.view.load();
+        let mut reply = query::why(&tree, &name)?;
+        self.inner.add_to_status(&tree, &mut reply.status);
+        Ok(reply)
     }
 
     async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
@@ -353,6 +458,22 @@ impl NameService for Node {
 
     async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
         self.inner.logs(cx, request).await
+    }
+
+    async fn watch(&self, cx: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
+        self.inner.watch(cx, request)
+    }
+
+    async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
+        self.inner.report(cx, request).await
+    }
+
+    async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
+        self.inner.lock(cx, request).await
+    }
+
+    async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
+        self.inner.unlock(cx, request).await
     }
 
     async fn info(&self, _cx: &Context) -> Result<ServerInfo> {

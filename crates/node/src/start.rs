@@ -194,7 +194,7 @@ pub(crate) fn always(launch: &Launch) -> Option<u32> {
 }
 
 /// Whether an entry of `hosts` allows a computer: a label or pattern of labels, an absolute pattern, or a group.
-fn allows(tree: &Tree, entry: &str, computer: &Name, depth: u8) -> bool {
+pub(crate) fn allows(tree: &Tree, entry: &str, computer: &Name, depth: u8) -> bool {
     let text = if entry.starts_with('/') { entry.to_owned() } else { format!("/computers/{entry}") };
     let Ok(pattern) = Pattern::parse(&text) else { return false };
     if pattern.matches(computer) {

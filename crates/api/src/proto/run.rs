@@ -121,6 +121,7 @@ impl From<request::LockRequest> for LockRequest {
             ttl_ms: value.ttl.map(Span::as_millis),
             wait_ms: value.wait.map(Span::as_millis),
             key: value.key,
+            renew: value.renew,
         }
     }
 }
@@ -134,6 +135,7 @@ impl TryFrom<LockRequest> for request::LockRequest {
             ttl: span_option(message.ttl_ms, "ttl_ms")?,
             wait: span_option(message.wait_ms, "wait_ms")?,
             key: message.key,
+            renew: message.renew,
         })
     }
 }

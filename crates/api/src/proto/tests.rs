@@ -322,7 +322,7 @@ proptest! {
         let named = Some(name.clone());
         same::<_, ReportRequest>(r::ReportRequest { name: named, instance, load, uses, credential: secret.clone() });
         same::<_, ReportReply>(r::ReportReply { instance: id });
-        same::<_, LockRequest>(r::LockRequest { name: name.clone(), ttl, wait, key: secret.clone() });
+        same::<_, LockRequest>(r::LockRequest { name: name.clone(), ttl, wait, key: secret.clone(), renew: fence % 2 == 0 });
         same::<_, LockReply>(r::LockReply { name: name.clone(), fence, key: secret.clone(), ttl_ms });
         same::<_, UnlockRequest>(r::UnlockRequest { name, key: secret });
     }

@@ -5,8 +5,10 @@
 
 pub mod advertise;
 pub mod list;
+pub mod locks;
 pub mod services;
 pub mod tree;
+pub mod watch;
 
 use byname_api::error::{Error, Result};
 use byname_api::launch::{Launch, Ready};
@@ -209,6 +211,13 @@ macro_rules! contract_tests {
             advertise:
             an_advertised_name_is_found_until_withdrawn, a_lease_that_is_not_renewed_ends, a_credential_renews_one_instance,
             a_ticket_is_good_once, wrong_endpoints_name_the_field;
+            locks:
+            a_lock_has_one_holder, a_lock_that_is_asked_for_again_is_the_same, a_lock_ends_with_its_lease,
+            a_lock_is_waited_for, a_batch_checks_what_it_takes_for_granted, loads_are_reported_and_chosen_by,
+            what_nobody_uses_stops;
+            watch:
+            a_watch_tells_what_changes, a_watch_goes_on_where_it_ended, a_watch_may_begin_with_what_is_there,
+            a_watch_tells_states, wrong_watches_are_refused, a_watcher_that_does_not_read_holds_nobody_up;
         }
     };
     (@ $fixture:expr; $($module:ident: $($case:ident),*;)*) => { $( mod $module {

@@ -1,0 +1,141 @@
+//! Stopping what nobody uses (DESIGN section 5).
+//!
+//! An instance is idle when no find named it, nobody reported a use and its agent saw no connection for `idle_stop`. Then,
+//! in this order: its agent passes it no new connections and counts those it has; it is retired, which fails if a find
+//! named it meanwhile; its stop is logged. A step that fails takes those before it back. Whoever comes from then on waits
+//! in the agent's socket, or in a find, for the next instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use byname_api::agent::Order;
+use byname_api::caller::Right;
+use byname_api::error::{Code, Error, Result};
+use byname_api::object::{InstanceId, ObjectId};
+use byname_api::request::{Context, ReportReply, ReportRequest};
+use byname_registry::{Command, Reply, query};
+
+use crate::Inner;
+
+impl Inner {
+    /// A service changed: what runs of it and shall stop when idle is followed from now on.
+    pub(crate) fn follow_use(&self, id: ObjectId) {
+        let tree = self.view.load();
+        let Some(node) = tree.by_id(id) else { return };
+        let idle = node.spec.launch.as_ref().and_then(|l| l.idle_stop);
+        for instance in node.service.iter().flat_map(|s| &s.instances) {
+            match idle {
+                Some(idle) => self.usage.follow(instance.id, idle.duration()),
+                None => self.usage.leave_alone(instance.id),
+            }
+        }
+    }
+
+    async fn rest(&self, id: InstanceId, clock: u64) -> Result<Outcome> {
+        let found = {
+            let tree = self.view.load();
+            tree.by_instance(id).map(|n| (n.id, n.service.as_ref().and_then(|s| s.instance(id)?.computer.clone())))
+        };
+        let Some((service, Some(computer))) = found else { return Ok(Outcome::Nobodys) };
+        let connections = self.agents.rest(&computer, |request| Order::Rest { request, instance: id }).await;
+        match connections {
+            Some(0) => {}
+            Some(count) => {
+                self.usage.note_connections(id, count);
+                return Ok(Outcome::Used);
+            }
+            // Its agent is away, or does not know it yet.
+            None => return Ok(Outcome::Unknown),
+        }
+        if !self.usage.retire(id, clock) {
+            self.agents.send(&computer, Order::Wake { instance: id });
+            return Ok(Outcome::Used);
+        }
+        let reply = self.propose("byname", None, Command::Idle { instance: id }).await;
+        if matches!(reply, Ok(Reply::Done)) {
+            metrics::counter!("byname_idle_stops_total").increment(1);
+            return Ok(Outcome::Stopped);
+        }
+        self.usage.bring_back(id);
+        self.agents.send(&computer, Order::Wake { instance: id });
+        // Finds that saw it retired look again.
+        self.waits.wake(service);
+        reply.map(|_| Outcome::Kept)
+    }
+
+    pub(crate) async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
+        let name = request.name.ok_or_else(|| Error::new(Code::InvalidName, "say which name").field("name"))?;
+        if request.load.is_some_and(|load| !load.is_finite() || load < 0.0) {
+            return Err(Error::invalid("load", "must be a number, zero or more"));
+        }
+        if request.load.is_none() && request.uses.is_none() {
+            return Err(Error::invalid("load", "say something: a load, or uses"));
+        }
+        let node = query::service_named(&self.view.load(), &name)?;
+        let service = node.service.clone().unwrap_or_default();
+        let instance = match request.instance {
+            Some(id) => service.instance(id).ok_or_else(|| {
+                Error::new(Code::NotFound, format!("`{}` has no instance {id} now", node.name)).field("instance")
+            })?,
+            None => match service.instances.as_slice() {
+                [one] => one,
+                [] => return Err(Error::new(Code::NotRunning, format!("`{}` does not run", node.name))),
+                _ => return Err(Error::invalid("instance", format!("`{}` has several: say which", node.name))),
+            },
+        };
+        match &request.credential {
+            Some(text) => {
+                let hash = crate::advertise::hash_of(text, "credential")?;
+                if instance.credential != Some(hash) {
+                    let message = "the credential is not that of this instance";
+                    return Err(Error::new(Code::Denied, message).field("credential"));
+                }
+            }
+            None => self.authorise(&cx.caller, Right::Advertise, &node.name)?,
+        }
+        if let Some(load) = request.load {
+            self.usage.note_load(instance.id, load);
+        }
+        if request.uses.is_some_and(|uses| uses > 0) {
+            self.usage.touch(instance.id);
+        }
+        Ok(ReportReply { instance: instance.id })
+    }
+}
+
+enum Outcome {
+    /// It was stopped.
+    Stopped,
+    /// It is used.
+    Used,
+    /// It is wanted all the same.
+    Kept,
+    /// Its agent could not be asked.
+    Unknown,
+    /// It is not there any more, or no agent's.
+    Nobodys,
+}
+
+/// Stops what is idle, as long as the server lives.
+pub(crate) async fn stop_the_idle(inner: Arc<Inner>) {
+    loop {
+        let (id, clock) = inner.usage.idle().await;
+        if inner.stopping() {
+            return;
+        }
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let pause = match inner.rest(id, clock).await {
+                Ok(Outcome::Stopped | Outcome::Nobodys) => return,
+                Ok(Outcome::Used) => Duration::from_millis(50),
+                // What keeps it may change, but not every moment.
+                Ok(Outcome::Kept | Outcome::Unknown) => Duration::from_secs(5),
+                Err(error) => {
+                    tracing::warn!(instance = %id, error = error.log_line(), "an idle instance cannot be stopped now");
+                    Duration::from_secs(1)
+                }
+            };
+            inner.usage.look_again(id, pause);
+        });
+    }
+}
