@@ -2,7 +2,7 @@
 //!
 //! Every service, machine, person and record of a fleet has one name in one tree. This crate says what a
 //! name is, when two names are the same, how names are sorted, which patterns select them, and how a name
-//! is written in a DNS question or in a URL. It is pure: no files, sockets, clocks or randomness.
+//! is written in a DNS question, an LDAP entry, a SPIFFE id or a URL. It is pure: no files, sockets, clocks or randomness.
 //!
 //! # Grammar
 //!
@@ -44,8 +44,8 @@
 //!
 //! # Modules
 //!
-//! [`dns`] and [`http`] hold the forms of a name in those worlds. They are partial where the other world
-//! cannot say what a name can, and then give the reason.
+//! [`dns`], [`ldap`], [`spiffe`] and [`http`] hold the forms of a name in those worlds. They are partial where
+//! the other world cannot say what a name can, and then give the reason.
 
 #![forbid(unsafe_code)]
 
@@ -55,10 +55,12 @@ mod fold;
 pub mod http;
 mod key;
 mod label;
+pub mod ldap;
 mod name;
 mod pattern;
 #[cfg(feature = "serde")]
 mod serde_form;
+pub mod spiffe;
 
 pub use error::{NameError, NameRule};
 pub use fold::folded;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeBounds;
 
-use byname_name::{MAX_DEPTH, MAX_LABEL_BYTES, MAX_NAME_BYTES, Name, NameKey, Pattern, dns, http};
+use byname_name::ldap::LeafType;
+use byname_name::{MAX_DEPTH, MAX_LABEL_BYTES, MAX_NAME_BYTES, Name, NameKey, Pattern, dns, http, ldap, spiffe};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -21,6 +22,13 @@ fn label() -> impl Strategy<Value = String> {
 
 fn name() -> impl Strategy<Value = Name> {
     vec(label(), 0..5).prop_filter_map("a name", |labels| Name::parse(&format!("/{}", labels.join("/"))).ok())
+}
+
+/// Names with labels that have types, and some that only look so.
+fn typed_name() -> impl Strategy<Value = Name> {
+    let typed = "(C|o|OU|cn|L|st|ſt|DC|UID|x|)=[ab=, #+\\\\]{0,3}";
+    let label = prop_oneof![3 => typed, 1 => "[ab,+=#\\\\;]{1,3}", 1 => label()];
+    vec(label, 0..5).prop_filter_map("a name", |labels| Name::parse(&format!("/{}", labels.join("/"))).ok())
 }
 
 fn ascii_name() -> impl Strategy<Value = Name> {
@@ -110,6 +118,8 @@ proptest! {
         }
         let _ = dns::from_dns(&text, "");
         let _ = http::from_path(&text);
+        let _ = ldap::from_dn(&text, "");
+        let _ = spiffe::from_id(&format!("spiffe://a{text}"), "a");
     }
 
     #[test]
@@ -231,6 +241,47 @@ proptest! {
         if let Ok(upper) = upper && upper == name {
             prop_assert_eq!(dns::to_dns(&upper, "").ok(), dns::to_dns(&name, "").ok());
         }
+    }
+
+    #[test]
+    fn a_form_in_ldap_leads_back_to_its_name(name in typed_name(), directory in any::<bool>()) {
+        let leaf = if directory { LeafType::OrganizationalUnit } else { LeafType::CommonName };
+        if let Ok(form) = ldap::to_dn(&name, leaf, "Corp.Example") {
+            prop_assert!(form.ends_with("dc=corp,dc=example"));
+            prop_assert_eq!(ldap::from_dn(&form, "corp.example"), Ok(name.clone()), "{}", form);
+            let spread = form.replace(",dc=", "  ,  DC = ");
+            prop_assert_eq!(ldap::from_dn(&spread, "corp.example"), Ok(name), "{}", spread);
+        }
+    }
+
+    #[test]
+    fn what_is_read_as_a_form_in_ldap_is_the_form_of_that_name(
+        steps in vec(("(cn|ou|OU|c|O|dc|Uid|st)", "([a-c,=+# ]|\\\\,|\\\\=|\\\\#|\\\\ |\\\\c3\\\\a9|\u{338}){0,4}"), 0..4),
+    ) {
+        let text: Vec<String> = steps.iter().map(|(step_type, value)| format!("{step_type}={value}")).collect();
+        if let Ok(name) = ldap::from_dn(&text.join(","), "") {
+            let form = ldap::to_dn(&name, LeafType::CommonName, "").expect("a form");
+            prop_assert_eq!(ldap::from_dn(&form, ""), Ok(name));
+        }
+    }
+
+    #[test]
+    fn different_names_have_different_forms_in_ldap(one in typed_name(), other in typed_name()) {
+        let form = |name: &Name| ldap::to_dn(name, LeafType::CommonName, "a").map(|form| form.to_lowercase());
+        if let (Ok(one_form), Ok(other_form)) = (form(&one), form(&other)) && one_form == other_form {
+            prop_assert_eq!(one, other);
+        }
+    }
+
+    #[test]
+    fn a_form_in_spiffe_leads_back_to_its_name(name in name(), ascii in ascii_name()) {
+        for name in [name, ascii.clone()] {
+            if let Ok(id) = spiffe::to_id(&name, "corp.example") {
+                let back = spiffe::from_id(&id, "corp.example").map(|name| name.to_string());
+                prop_assert_eq!(back, Ok(name.to_string()));
+            }
+        }
+        prop_assert!(spiffe::to_id(&ascii, "corp.example").is_ok());
     }
 
     #[test]
