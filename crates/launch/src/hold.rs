@@ -1,6 +1,8 @@
 //! The holder: a small process around each program, which owns what must survive the agent: the program's output and
 //! its log files, its NOTIFY_SOCKET, its exit status, and the program itself as its child.
 //!
+//! The same process becomes the porter of a service instead when that is what its first message says (`porter`).
+//!
 //! It is one thread and one poll loop. It waits on its standard input, a socket, for its work; that is why one can be
 //! kept ready, with the process that will become the program forked already (`spawn`). From then on the instance's folder is its current folder, and it listens there on `control` for agents
 //! that come later. It leaves when the program and all its descendants have ended; the file `exit` then says how. While
@@ -16,7 +18,6 @@ mod spawn;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,13 +25,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
-};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use crate::proc;
+use crate::{porter, proc};
 use crate::wire::{self, End, Failure, HolderState, Running, Step, ToHolder, Why, Work};
 use output::Output;
 
@@ -67,17 +65,30 @@ fn run() -> io::Result<()> {
     let signals = take_over_signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
-    let mut inbox = Inbox { agent: &agent, signals: &signals, read: Vec::new(), folder: None };
+    let mut inbox = Inbox { agent: &agent, signals: &signals, read: Vec::new(), files: Vec::new() };
     // The agent may go away before it has work.
-    let Some(ToHolder::Prepare) = inbox.next()? else { return Ok(()) };
-    let folder = inbox.folder.take().ok_or_else(|| io::Error::other("no folder comes with the first message"))?;
+    let keeps = match inbox.next()? {
+        Some(ToHolder::Prepare) => false,
+        Some(ToHolder::Keep) => true,
+        _ => return Ok(()),
+    };
+    let folder = inbox.files.pop().ok_or_else(|| io::Error::other("no folder comes with the first message"))?;
     rustix::process::fchdir(&folder)?;
+    if keeps {
+        let read = inbox.read;
+        // Left by a porter that was killed.
+        let _ = std::fs::remove_file("control");
+        let kept = porter::run(agent, read, signals, listen_for_agents()?);
+        let _ = std::fs::remove_file("control");
+        drop(folder);
+        return kept;
+    }
     let place = Place::prepare()?;
     let waiting = spawn::Waiting::fork()?;
     warm_up();
     let Some(ToHolder::Work(work)) = inbox.next()? else { return Ok(()) };
-    let read = inbox.read;
-    let held = hold(*work, place, waiting, agent, read, signals);
+    let (read, sockets) = (inbox.read, inbox.files);
+    let held = hold(*work, sockets, place, waiting, agent, read, signals);
     if let Err(error) = &held {
         // Nobody reads the standard error of a holder.
         Output::new().mark(&format!("the holder failed: {error}"));
@@ -96,12 +107,17 @@ struct Place {
 
 impl Place {
     fn prepare() -> io::Result<Place> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::bind(&listener, &SocketAddrUnix::new("control")?)?;
-        rustix::net::listen(&listener, 8)?;
-        Ok(Place { listener, notify: notify::open()?, output: Output::new() })
+        Ok(Place { listener: listen_for_agents()?, notify: notify::open()?, output: Output::new() })
     }
+}
+
+/// The socket on which agents that come later are heard.
+fn listen_for_agents() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new("control")?)?;
+    rustix::net::listen(&listener, 8)?;
+    Ok(listener)
 }
 
 /// Does once what a start will do, so that its code and memory are at hand by then.
@@ -127,6 +143,7 @@ fn take_over_signals() -> io::Result<SignalFd> {
 
 fn hold(
     work: Work,
+    sockets: Vec<OwnedFd>,
     place: Place,
     waiting: spawn::Waiting,
     agent: OwnedFd,
@@ -145,7 +162,7 @@ fn hold(
             name
         }
     };
-    let released = waiting.release(work, notify_path);
+    let released = waiting.release(work, notify_path, sockets);
     rustix::io::ioctl_fionbio(&agent, true)?;
     let mut holder = Holder {
         state: HolderState { format: wire::FORMAT, ..HolderState::default() },
@@ -180,7 +197,8 @@ struct Inbox<'a> {
     agent: &'a OwnedFd,
     signals: &'a SignalFd,
     read: Vec<u8>,
-    folder: Option<OwnedFd>,
+    /// Descriptors that came along.
+    files: Vec<OwnedFd>,
 }
 
 impl Inbox<'_> {
@@ -203,23 +221,15 @@ impl Inbox<'_> {
             if !said {
                 continue;
             }
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [io::IoSliceMut::new(&mut bytes)];
-            let got = match rustix::net::recvmsg(self.agent, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            let got = match wire::receive(self.agent, &mut bytes, &mut self.files) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),
                 other => other?,
             };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(files) = message {
-                    self.folder = files.last().or(self.folder.take());
-                }
-            }
-            if got.bytes == 0 {
+            if got == 0 {
                 return Ok(None);
             }
-            self.read.extend_from_slice(bytes.get(..got.bytes).unwrap_or_default());
+            self.read.extend_from_slice(bytes.get(..got).unwrap_or_default());
         }
     }
 }
@@ -386,7 +396,7 @@ impl Holder {
                 Ok(Some(json)) => match serde_json::from_slice(&json) {
                     Ok(ToHolder::Ready) => self.state.ready = true,
                     Ok(ToHolder::Stop { why, timeout_ms }) => self.stop(why, Duration::from_millis(timeout_ms)),
-                    Ok(ToHolder::Prepare | ToHolder::Work(_)) | Err(_) => {}
+                    Ok(ToHolder::Prepare | ToHolder::Keep | ToHolder::Work(_)) | Err(_) => {}
                 },
             }
         }

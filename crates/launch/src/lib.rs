@@ -17,6 +17,7 @@ mod instance;
 mod link;
 mod logs;
 mod plan;
+mod porter;
 mod ports;
 mod proc;
 mod ready;

@@ -107,6 +107,7 @@ pub(crate) fn plan(
         data,
         cgroup: cgroup.map(|c| c.path.as_path().into()),
         notify,
+        sockets: Vec::new(),
         ticket: ticket(&order.ticket.program, &order.ticket.server),
         log_bytes: LOG_BYTES,
     });

@@ -1,17 +1,15 @@
 //! Holders: starting one, keeping one ready, and talking to one.
 
 use std::ffi::OsString;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Pair;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -44,6 +42,14 @@ impl Conn {
     /// Sends a message.
     pub(crate) async fn send(&mut self, message: &ToHolder) -> io::Result<()> {
         self.stream.write_all(&wire::frame(message)?).await
+    }
+
+    /// Sends a message and descriptors with it.
+    pub(crate) async fn send_with(&mut self, message: &ToHolder, files: &[OwnedFd]) -> io::Result<()> {
+        let frame = wire::frame(message)?;
+        let send = || wire::send(&self.stream, &frame, files).map_err(io::Error::from);
+        let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
+        self.stream.write_all(frame.get(sent..).unwrap_or_default()).await
     }
 
     /// Whether the other end is still there, as far as can be seen.
@@ -79,28 +85,8 @@ impl Spare {
     /// Starts a holder. It waits for its work, and leaves by itself when the connection ends before that.
     pub(crate) fn spawn(&self) -> io::Result<Waiting> {
         let (folder, lock) = Folder::create_spare(&self.dir)?;
-        let (own, other) = Pair::pair()?;
-        own.set_nonblocking(true)?;
-        let (program, args) =
-            self.command.split_first().ok_or_else(|| io::Error::other("no command for the holder is configured"))?;
-        let mut child = Command::new(program)
-            .args(args)
-            .env_clear()
-            .stdin(Stdio::from(OwnedFd::from(other)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        // Only to collect its status: the holder's end shows on the connection.
-        tokio::spawn(async move { child.wait().await });
-        // The first message and the folder. The agent's own descriptor of it is closed, and so the lock is the holder's.
-        let frame = wire::frame(&ToHolder::Prepare)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let folders = [lock.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&folders));
-        // A new socket has room for so few bytes.
-        rustix::net::sendmsg(&own, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL)?;
-        Ok(Waiting { conn: Conn::new(UnixStream::from_std(own)?), folder })
+        let stream = spawn(&self.command, &[], &ToHolder::Prepare, lock)?;
+        Ok(Waiting { conn: Conn::new(stream), folder })
     }
 
     /// Makes a holder ready, if none is. In the background: loading it takes a few milliseconds.
@@ -116,4 +102,32 @@ impl Spare {
             }
         });
     }
+}
+
+/// Starts a process of the holder's kind, with its first message and the locked folder that it is for.
+/// `words` are for people who look at the list of processes.
+pub(crate) fn spawn(
+    command: &[OsString],
+    words: &[&str],
+    first: &ToHolder,
+    folder: OwnedFd,
+) -> io::Result<UnixStream> {
+    let (own, other) = Pair::pair()?;
+    own.set_nonblocking(true)?;
+    let (program, args) =
+        command.split_first().ok_or_else(|| io::Error::other("no command for the holder is configured"))?;
+    let mut child = Command::new(program)
+        .args(args)
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(other)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    // Only to collect its status: the process's end shows on the connection.
+    tokio::spawn(async move { child.wait().await });
+    // The agent's own descriptor of the folder is closed afterwards, and so the lock is that of the process. A new
+    // socket has room for so few bytes.
+    wire::send(&own, &wire::frame(first)?, &[folder])?;
+    UnixStream::from_std(own)
 }

@@ -5,9 +5,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +30,9 @@ pub(crate) enum ToHolder {
     /// The first message: get ready in this folder. It comes along as a descriptor, locked by the agent; the lock passes
     /// to the holder with it.
     Prepare,
-    /// What to start. By now the folder is the instance's.
+    /// Instead of `Prepare`: become the porter of a service (`porter`) in this folder. What follows is said in its words.
+    Keep,
+    /// What to start. By now the folder is the instance's. The sockets that the program is given come along.
     Work(Box<Work>),
     /// Remember that the program is ready, for an agent that asks later.
     Ready,
@@ -69,6 +77,9 @@ pub(crate) struct Work {
     /// fits a socket address. Else the holder opens one in the abstract space.
     #[serde(default)]
     pub(crate) notify: Option<Text>,
+    /// The names of the listening sockets that the program is given, from descriptor 3 on (sd_listen_fds(3)).
+    #[serde(default)]
+    pub(crate) sockets: Vec<String>,
     /// What the program reads from BYNAME_TICKET_FD. In memory only.
     pub(crate) ticket: String,
     /// The size at which `log` becomes `log.1`.
@@ -223,6 +234,37 @@ pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
         head.copy_from_slice(&(length as u32).to_le_bytes());
     }
     Ok(bytes)
+}
+
+/// The most descriptors that come with one message.
+const FILES: usize = 32;
+
+/// Sends bytes, and descriptors with the first of them.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], files: &[OwnedFd]) -> Result<usize, Errno> {
+    if files.is_empty() {
+        return rustix::net::send(socket, bytes, SendFlags::NOSIGNAL);
+    }
+    let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(Errno::INVAL);
+    }
+    rustix::net::sendmsg(socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+}
+
+/// Receives bytes, and the descriptors that come with them. 0 bytes: the other end is gone.
+pub(crate) fn receive(socket: impl AsFd, bytes: &mut [u8], files: &mut Vec<OwnedFd>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(bytes)];
+    let got = rustix::net::recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            files.extend(came);
+        }
+    }
+    Ok(got.bytes)
 }
 
 /// Takes the first whole frame's JSON from what was read so far.

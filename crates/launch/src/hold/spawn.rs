@@ -25,6 +25,10 @@ use crate::wire::{self, Failure, Step, Work};
 /// The number of the descriptor on which the program finds its tickets. Descriptors from 3 on are for passed sockets
 /// (LISTEN_FDS), and a plain `sh` redirects from single digits only.
 const TICKET_FD: i32 = 9;
+/// Where the passed sockets begin (SD_LISTEN_FDS_START).
+const FIRST_SOCKET: i32 = 3;
+/// Above all descriptors that a program may be given: 16 sockets and the tickets.
+const ASIDE: i32 = 64;
 
 /// A process that is ready to become the program.
 pub(super) struct Waiting {
@@ -54,6 +58,8 @@ impl Waiting {
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
                 drop((orders, output));
+                // Out of the way of sockets that may have to be at descriptor 3 and after it.
+                let taken = rustix::io::fcntl_dupfd_cloexec(&taken, ASIDE).unwrap_or(taken);
                 become_program(holder, &taken, &output_in)
             }
             ForkResult::Parent { child } => {
@@ -63,11 +69,16 @@ impl Waiting {
         }
     }
 
-    /// Lets it go.
-    pub(super) fn release(self, work: Work, notify: OsString) -> Result<Released, Failure> {
+    /// Lets it go, with the listening sockets that it is given.
+    pub(super) fn release(
+        self,
+        work: Work,
+        notify: OsString,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Released, Failure> {
         let failed = |error: io::Error| Failure::of(Step::Prepare, error.raw_os_error().unwrap_or(0));
         let orders = wire::frame(&Orders { work, notify: notify.into() }).map_err(failed)?;
-        send_all(&self.orders, &orders).map_err(failed)?;
+        send_all(&self.orders, &orders, &sockets).map_err(failed)?;
         Ok(Released(self))
     }
 }
@@ -81,7 +92,7 @@ impl Released {
         let Released(Waiting { pid, orders, output }) = self;
         let mut buffer = Vec::new();
         // The end without a word is the good one: the socket was closed by the exec.
-        while let Ok(1..) = read_more(&orders, &mut buffer) {}
+        while let Ok(1..) = read_more(&orders, &mut buffer, &mut Vec::new()) {}
         match wire::take_frame(&mut buffer) {
             Ok(None) => Ok((pid, output)),
             Ok(Some(json)) => Err(serde_json::from_slice(&json).unwrap_or(Failure::of(Step::Prepare, 0))),
@@ -96,10 +107,13 @@ impl Failure {
     }
 }
 
-fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+fn send_all(socket: &OwnedFd, mut bytes: &[u8], mut files: &[OwnedFd]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL) {
-            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+        match wire::send(socket, bytes, files) {
+            Ok(n) => {
+                bytes = bytes.get(n..).unwrap_or_default();
+                files = &[];
+            }
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -107,10 +121,10 @@ fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn read_more(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+fn read_more(socket: &OwnedFd, buffer: &mut Vec<u8>, files: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut bytes = [0; 16 << 10];
     loop {
-        match rustix::io::read(socket, &mut bytes) {
+        match wire::receive(socket, &mut bytes, files) {
             Ok(n) => {
                 buffer.extend_from_slice(bytes.get(..n).unwrap_or_default());
                 return Ok(n);
@@ -126,7 +140,7 @@ fn become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> ! {
     if let Err(failure) = try_become_program(holder, socket, output)
         && let Ok(frame) = wire::frame(&failure)
     {
-        let _ = send_all(socket, &frame);
+        let _ = send_all(socket, &frame, &[]);
     }
     std::process::exit(127)
 }
@@ -149,17 +163,22 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
     let (ticket, ticket_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(at(Step::Prepare))?;
 
     super::warm_up();
-    let mut buffer = Vec::new();
+    let (mut buffer, mut sockets) = (Vec::new(), Vec::new());
     let Orders { work, notify } = loop {
         if let Some(json) = wire::take_frame(&mut buffer).map_err(io_at(Step::Prepare))? {
             break serde_json::from_slice(&json).map_err(|_| Failure::of(Step::Prepare, 0))?;
         }
         // The holder has left without work.
-        if read_more(socket, &mut buffer).map_err(io_at(Step::Prepare))? == 0 {
+        if read_more(socket, &mut buffer, &mut sockets).map_err(io_at(Step::Prepare))? == 0 {
             std::process::exit(0);
         }
     };
+    if sockets.len() != work.sockets.len() {
+        return Err(Failure::of(Step::Prepare, 0));
+    }
     File::from(ticket_in).write_all(work.ticket.as_bytes()).map_err(io_at(Step::Prepare))?;
+    // Before the number of descriptors is limited: what is to go elsewhere must not be where others go.
+    let (ticket, sockets) = set_aside(ticket, sockets).map_err(at(Step::Prepare))?;
     if let Some(folder) = &work.cgroup {
         let procs = PathBuf::from(folder.as_os_str()).join("cgroup.procs");
         File::options().write(true).open(procs).and_then(|mut f| f.write_all(b"0")).map_err(io_at(Step::Cgroup))?;
@@ -190,15 +209,41 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
     command.env_clear();
     command.envs(work.env.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str())));
     command.env("NOTIFY_SOCKET", notify.as_os_str());
-    command.env("BYNAME_TICKET_FD", TICKET_FD.to_string());
-
-    // SAFETY: descriptor 9 is the reserved one, open since before the fork and owned by nobody in this copy that could
-    // close it.
-    let mut ticket_fd = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(TICKET_FD) });
-    rustix::io::dup2(&ticket, &mut ticket_fd).map_err(at(Step::Prepare))?;
+    // Above the sockets when there are so many that they need its usual place.
+    let after = FIRST_SOCKET + i32::try_from(sockets.len()).unwrap_or(0);
+    let ticket_fd = TICKET_FD.max(after);
+    command.env("BYNAME_TICKET_FD", ticket_fd.to_string());
+    if !sockets.is_empty() {
+        command.env("LISTEN_FDS", sockets.len().to_string());
+        command.env("LISTEN_PID", std::process::id().to_string());
+        command.env("LISTEN_FDNAMES", work.sockets.join(":"));
+    }
+    for (to, socket) in (FIRST_SOCKET..).zip(&sockets) {
+        place(socket, to).map_err(at(Step::Prepare))?;
+        // As systemd gives them. The mode belongs to the socket, and whoever had it before may have changed it.
+        rustix::io::ioctl_fionbio(socket, false).map_err(at(Step::Prepare))?;
+    }
+    place(&ticket, ticket_fd).map_err(at(Step::Prepare))?;
     SigSet::empty().thread_set_mask().map_err(|e| Failure::of(Step::Session, e as i32))?;
     let error = command.exec();
     Err(Failure { what: program.as_os_str().to_string_lossy().into(), ..io_at(Step::Exec)(error) })
+}
+
+/// Moves what the program is given to high numbers, if it is given sockets.
+fn set_aside(ticket: OwnedFd, sockets: Vec<OwnedFd>) -> rustix::io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    if sockets.is_empty() {
+        return Ok((ticket, sockets));
+    }
+    let aside = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(&fd, ASIDE);
+    Ok((aside(ticket)?, sockets.into_iter().map(aside).collect::<Result<_, _>>()?))
+}
+
+/// Puts a descriptor where the program will look for it, without close-on-exec.
+fn place(fd: &OwnedFd, number: i32) -> rustix::io::Result<()> {
+    // SAFETY: whatever has this number in this copy of the holder is closed by `dup2` and not used afterwards: the
+    // reserved descriptor 9, or with sockets something of the holder's, which this process never touches.
+    let mut target = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+    rustix::io::dup2(fd, &mut target)
 }
 
 /// Sets a limit, or the nearest that the process may set.
