@@ -148,10 +148,13 @@ pub(crate) enum Command {
     #[command(
         long_about = "Add a name. Missing parents are made as directories.\n\n\
             The kind is told by what is given: a value makes a record, a target an alias, a member a group, an \
-            address a computer, a program or command a service; nothing makes a directory.",
+            address a computer, a junction server a junction, a program or command a service; nothing makes a \
+            directory.",
         after_long_help = "Examples:\n  byname add /conf/motd --value 'Hello'\n  \
             byname add /web --ready http -- python3 -m http.server '${PORT}'\n  \
-            byname add /db --program redis --copies 0..1 --idle-stop 10m"
+            byname add /db --program redis --copies 0..1 --idle-stop 10m\n  \
+            byname add /pg --program postgres --listen 127.0.0.1:5432\n  \
+            byname add /dns --junction-server /byname/resolvers --interface dns"
     )]
     Add(Box<AddArgs>),
     /// Change what is declared about a name
@@ -567,6 +570,8 @@ mod tests {
             "add /a --kind thing",
             "add /a --copies 3..1",
             "add /a --limit memory=lots",
+            "add /a --listen localhost:80",
+            "add /a --handover hand",
             "dev --dns 127.0.0.1:53",
             "server --join abc",
             "completions tcsh",

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use byname_api::object::{Forms, InstanceId, Kind, LastExit, Object, ObjectId, ServiceStatus, Spec, Stamp, Version};
+use byname_api::object::{
+    Choose, Forms, InstanceId, Kind, LastExit, Listening, Lock, Object, ObjectId, ServiceStatus, Spec, Stamp, Version,
+};
 use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
@@ -83,6 +85,10 @@ fn stamp() -> Stamp {
     Stamp { at: AT, by: "uid:0".into() }
 }
 
+fn lock() -> Lock {
+    Lock { fence: 42, by: "uid:7".into(), since: AT, ttl_ms: 30_000 }
+}
+
 fn missing(name: &Name) -> Error {
     Error::new(Code::NotFound, format!("there is no `{name}`"))
 }
@@ -120,6 +126,20 @@ fn status(of: &str) -> ServiceStatus {
     match of {
         "/BVODS/QS" => {
             status = ServiceStatus { state: State::Running, instances: vec![instance()], starts: 3, ..status };
+        }
+        "/busy" => {
+            let endpoints = vec![Endpoint { protocol: "tcp".into(), address: "127.0.0.1".into(), port: 80 }];
+            let busy = Instance { id: InstanceId(8), endpoints, load: Some(0.5), connections: Some(12), ..instance() };
+            let socket = |computer: &str, socket: &str, error: Option<&str>| Listening {
+                computer: name(computer),
+                socket: socket.into(),
+                error: error.map(Into::into),
+            };
+            let listening = vec![
+                socket("/computers/h", "127.0.0.1:5432", None),
+                socket("/computers/i", "unix:/run/x", Some("permission denied")),
+            ];
+            status = ServiceStatus { state: State::Running, instances: vec![busy], starts: 1, listening, ..status };
         }
         "/failed" => {
             let last_lines = "no such file\nbye\u{1b}[2J".into();
@@ -174,6 +194,16 @@ impl NameService for Fake {
         match r.name.as_str() {
             "/BVODS/QS" => reply.instances = vec![instance()],
             "/conf/motd" => reply.value = Some("Hello\nworld".into()),
+            "/busy" => reply.instances = status("/busy").instances,
+            "/dns" => {
+                reply.kind = Kind::Junction;
+                reply.junction = Some(Junction {
+                    servers: vec!["/dns1".into(), "/dns2".into()],
+                    choose: Choose::Random,
+                    interface: "dns".into(),
+                    parameter: Some("corp.example".into()),
+                });
+            }
             "/team" => reply.members = Some(vec!["/people/a".into(), "/people/b".into()]),
             "/computers/h" => reply.addresses = Some(vec!["192.0.2.1".into()]),
             "/failed" => return Err(Error::new(Code::CrashLooping, "it keeps failing")),
@@ -193,11 +223,12 @@ impl NameService for Fake {
             created: stamp(),
             modified: stamp(),
             status: Some(status(r.name.as_str())),
-            lock: None,
+            lock: (r.name.as_str() == "/BVODS/QS").then(lock),
             forms: Some(Forms {
                 dns: "qs.bvods.byname.internal".into(),
                 http: "/v1/names/BVODS/QS".into(),
-                ..Forms::default()
+                ldap: "cn=QS,ou=BVODS,dc=byname,dc=internal".into(),
+                spiffe: "spiffe://byname.internal/BVODS/QS".into(),
             }),
         };
         Ok(ReadReply { object, fresh: Fresh::default() })
@@ -230,7 +261,10 @@ impl NameService for Fake {
     async fn status(&self, _cx: &Context, r: ListRequest) -> Result<StatusReply> {
         let pattern: Pattern = r.pattern.parse().unwrap();
         let services = tree().into_iter().filter(|(n, k, _)| *k == Kind::Service && pattern.matches(n));
-        let services = services.map(|(n, ..)| status(n.as_str())).collect();
+        let mut services: Vec<ServiceStatus> = services.map(|(n, ..)| status(n.as_str())).collect();
+        if r.pattern == "/busy" {
+            services.push(status("/busy"));
+        }
         Ok(StatusReply { services, next: None, fresh: Fresh::default() })
     }
 
