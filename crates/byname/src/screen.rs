@@ -114,6 +114,12 @@ impl Screen {
         self.raw(b"\n")
     }
 
+    /// Writes a value as JSON on one line, for streams of them.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        self.raw(b"\n")
+    }
+
     /// Text of standard output in a colour.
     pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
         painted(self.out_colour, paint, text)
