@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 pub(crate) mod declare;
+pub(crate) mod keep;
 pub(crate) mod serve;
 
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use byname_api::span::Span;
 
 use crate::screen::Format;
 use declare::{DeclareArgs, LaunchArgs, word};
+pub(crate) use keep::ReportArgs;
+use keep::{LockArgs, RunArgs, SearchArgs, UnlockArgs, WatchArgs};
 use serve::{AgentArgs, DevArgs, ServerArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -80,6 +83,27 @@ pub(crate) enum Command {
             byname list --set bvods"
     )]
     List(ListArgs),
+    /// Find names by their attributes
+    #[command(
+        long_about = "Find names by their attributes, with a filter as LDAP has it (RFC 4515).\n\n\
+            Besides those declared, every object has the attributes name, cn (its last label), kind, owner, state, \
+            target, member, address, value and version. A table has a column for each attribute that the filter \
+            names. Put filters in quotes.",
+        after_long_help = "Examples:\n  byname search team=media\n  \
+            byname search '(&(kind=service)(tier>=2)(!(state=running)))' --under /BVODS\n  \
+            byname search -o name 'title=*demand*'"
+    )]
+    Search(SearchArgs),
+    /// Tell what changes, as it changes
+    #[command(
+        long_about = "Tell what changes among the names that match, a line for each change, until it is interrupted. \
+            When the connection breaks it goes on where it was, and nothing is lost.\n\n\
+            `created`, `changed` and `deleted` are changes of what is declared, `state` those of instances and locks; \
+            `present` is what --initial tells first. With `-o json` each line has `at`: --from goes on behind it.",
+        after_long_help = "Examples:\n  byname watch\n  byname watch --initial '/BVODS/**'\n  \
+            byname watch -o json '/conf/*' | while read -r line; do …; done\n  byname watch --count 1 /conf/motd"
+    )]
+    Watch(WatchArgs),
     /// Show the state of services
     #[command(
         long_about = "Show the state of the services that match, a line for each instance.",
@@ -127,6 +151,16 @@ pub(crate) enum Command {
         after_long_help = "Example:\n  byname reset /BVODS/QS"
     )]
     Reset(ActArgs),
+    /// Run a command under a name
+    #[command(
+        long_about = "Run a command under a name, in the foreground. The name is advertised when the command takes \
+            connections, kept as long as it runs, and withdrawn at its end; the status is that of the command.\n\n\
+            A free port is picked when none is given: it is in PORT, and ${PORT} expands in the arguments. SIGINT and \
+            SIGTERM are passed on.",
+        after_long_help = "Examples:\n  byname run /web -- python3 -m http.server '${PORT}'\n  \
+            byname run /db --port 5432 -- postgres -D /var/lib/db"
+    )]
+    Run(RunArgs),
     /// Say where a service answers that Byname did not start
     #[command(
         long_about = "Say where a service answers. Without --ttl the command stays, renews what it said until it is \
@@ -143,15 +177,45 @@ pub(crate) enum Command {
         after_long_help = "Example:\n  byname withdraw /web"
     )]
     Withdraw(WithdrawArgs),
+    /// Say what load a running copy has
+    #[command(
+        long_about = "Say what load a running copy of a service has, or that it was used. The load decides where \
+            `choose = \"least-loaded\"` leads; a use puts off `idle_stop`.\n\n\
+            Within a program that Byname launched the instance is its own.",
+        after_long_help = "Examples:\n  byname report /BVODS/QS --load 0.7\n  byname report \"$BYNAME_NAME\" --uses 1"
+    )]
+    Report(ReportArgs),
+    /// Hold the lock of a name, or run a command while it is held
+    #[command(
+        long_about = "Hold the lock of a name: one holder at a time, in the whole fleet. Without a command it is held \
+            until the interrupt, and its fencing token is printed. With a command it is held while that runs; \
+            BYNAME_FENCE is in its environment, signals are passed on, its status is the status, and it is told to \
+            end (SIGTERM) if the lock is lost.\n\n\
+            The token is greater than that of every earlier lock: what the lock guards shall refuse a smaller one \
+            than the greatest it has seen.",
+        after_long_help = "Examples:\n  byname lock /jobs/nightly -- ./nightly.sh\n  \
+            byname lock --wait 1m --ttl 10s /jobs/nightly"
+    )]
+    Lock(LockArgs),
+    /// Take a lock away from its holder
+    #[command(
+        long_about = "Take a lock away from its holder, with --break. Without it, it only says who holds the lock: a \
+            holder lets go when it ends.",
+        after_long_help = "Examples:\n  byname unlock /jobs/nightly\n  byname unlock --break /jobs/nightly"
+    )]
+    Unlock(UnlockArgs),
 
     /// Add a name
     #[command(
         long_about = "Add a name. Missing parents are made as directories.\n\n\
             The kind is told by what is given: a value makes a record, a target an alias, a member a group, an \
-            address a computer, a program or command a service; nothing makes a directory.",
+            address a computer, a junction server a junction, a program or command a service; nothing makes a \
+            directory.",
         after_long_help = "Examples:\n  byname add /conf/motd --value 'Hello'\n  \
             byname add /web --ready http -- python3 -m http.server '${PORT}'\n  \
-            byname add /db --program redis --copies 0..1 --idle-stop 10m"
+            byname add /db --program redis --copies 0..1 --idle-stop 10m\n  \
+            byname add /pg --program postgres --listen 127.0.0.1:5432\n  \
+            byname add /dns --junction-server /byname/resolvers --interface dns"
     )]
     Add(Box<AddArgs>),
     /// Change what is declared about a name
@@ -474,8 +538,8 @@ pub(crate) struct HelpArgs {
 
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Ask", &["find", "show", "list", "status", "why", "logs"]),
-    ("Run", &["launch", "stop", "restart", "reset", "advertise", "withdraw"]),
+    ("Ask", &["find", "show", "list", "search", "status", "why", "logs", "watch"]),
+    ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
     ("Serve", &["dev", "server", "agent"]),
     ("More", &["validate", "version", "completions", "help"]),
@@ -495,7 +559,8 @@ pub(crate) fn short_help() -> &'static str {
      \x20 byname apply -f examples/bvods      make the tree as files declare it\n\
      \x20 byname find /BVODS/QS               where is it? starts it when it does not run\n\
      \x20 byname list '/BVODS/**'             which names are there\n\
-     \x20 byname status                       what runs\n\n\
+     \x20 byname status                       what runs\n\
+     \x20 byname watch                        what changes, as it changes\n\n\
      All commands: byname help"
 }
 
@@ -560,6 +625,16 @@ mod tests {
             "find --failed x /a",
             "list --limit 0",
             "launch",
+            "search",
+            "watch --from x --initial",
+            "watch --count 0",
+            "report /a",
+            "report /a --load much",
+            "run /a",
+            "run /a --port 1 --endpoint h:1 -- x",
+            "run /a --ready-port -- x",
+            "lock",
+            "unlock",
             "advertise /a",
             "advertise /a --port 0",
             "apply",
@@ -567,6 +642,8 @@ mod tests {
             "add /a --kind thing",
             "add /a --copies 3..1",
             "add /a --limit memory=lots",
+            "add /a --listen localhost:80",
+            "add /a --handover hand",
             "dev --dns 127.0.0.1:53",
             "server --join abc",
             "completions tcsh",

@@ -6,9 +6,13 @@ pub(crate) mod advertise;
 pub(crate) mod apply;
 pub(crate) mod change;
 pub(crate) mod find;
+pub(crate) mod lock;
 pub(crate) mod look;
+pub(crate) mod run;
+pub(crate) mod search;
 pub(crate) mod validate;
 pub(crate) mod version;
+pub(crate) mod watch;
 pub(crate) mod why;
 
 use std::sync::Arc;
@@ -36,15 +40,15 @@ pub(crate) struct Session {
     pub screen: Screen,
     /// The present, for ages.
     pub now: Timestamp,
+    /// Tells the time of what comes later.
+    pub clock: fn() -> Timestamp,
 }
 
 impl Session {
     /// A session that speaks to this server.
     pub(crate) fn new(service: Arc<dyn NameService>, context: Name, screen: Screen) -> Self {
         let caller = Caller { principal: "anyone".into(), standing: Standing::ReadOnly };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        let now = Timestamp(u64::try_from(now).unwrap_or(u64::MAX));
-        Session { service, cx: Context::of(caller), context, screen, now }
+        Session { service, cx: Context::of(caller), context, screen, now: clock(), clock }
     }
 
     /// A name as the user wrote it.
@@ -76,6 +80,17 @@ impl Session {
     fn age(&self, at: Timestamp) -> String {
         age_ms(self.now.0.saturating_sub(at.0))
     }
+}
+
+/// The time of this host.
+fn clock() -> Timestamp {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    Timestamp(u64::try_from(now).unwrap_or(u64::MAX))
+}
+
+/// Whether trying again may help.
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Timeout | Code::RateLimited)
 }
 
 fn quoted(error: Error, text: &str) -> Error {

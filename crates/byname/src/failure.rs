@@ -78,5 +78,11 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Failure::System(error.to_string())
+    }
+}
+
 /// What commands return.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use byname_api::object::{Forms, InstanceId, Kind, LastExit, Object, ObjectId, ServiceStatus, Spec, Stamp, Version};
+use byname_api::object::{
+    Choose, Forms, InstanceId, Kind, LastExit, Listening, Lock, Object, ObjectId, ServiceStatus, Spec, Stamp, Version,
+};
 use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
@@ -36,6 +38,11 @@ pub(crate) struct Done {
 
 /// Runs a command line against a fake service.
 pub(crate) async fn run(line: &str) -> Done {
+    run_in(line, &Environment::default()).await
+}
+
+/// The same in this environment.
+pub(crate) async fn run_in(line: &str, env: &Environment) -> Done {
     let words = std::iter::once("byname").chain(line.split_whitespace());
     let cli = Cli::from_arg_matches(&cli::command().get_matches_from(words)).unwrap();
     let fake = Fake::default();
@@ -44,7 +51,8 @@ pub(crate) async fn run(line: &str) -> Done {
     let context = cli.global.root.as_deref().map_or(Name::root(), |r| r.parse().unwrap());
     let mut session = Session::new(Arc::new(fake), context, screen);
     session.now = Timestamp(AT.0 + 90_000);
-    let outcome = crate::ask(&mut session, cli.command.unwrap_or(Command::Version), &Environment::default()).await;
+    session.clock = || Timestamp(AT.0 + 90_000);
+    let outcome = crate::ask(&mut session, cli.command.unwrap_or(Command::Version), env).await;
     let status = match outcome {
         Ok(()) | Err(Failure::Pipe) => 0,
         Err(failure) => session.screen.tell(&failure),
@@ -81,6 +89,27 @@ fn name(text: &str) -> Name {
 
 fn stamp() -> Stamp {
     Stamp { at: AT, by: "uid:0".into() }
+}
+
+/// The service of the tree has a lock; services have a state.
+fn object(name: Name, spec: &str) -> Object {
+    let spec: Spec = toml::from_str(spec).unwrap();
+    let service = spec.kind() == Kind::Service;
+    Object {
+        id: ObjectId(5),
+        version: Version(2),
+        spec,
+        created: stamp(),
+        modified: stamp(),
+        status: service.then(|| status(name.as_str())),
+        lock: (name.as_str() == "/BVODS/QS").then(lock),
+        forms: None,
+        name,
+    }
+}
+
+fn lock() -> Lock {
+    Lock { fence: 42, by: "uid:7".into(), since: AT, ttl_ms: 30_000 }
 }
 
 fn missing(name: &Name) -> Error {
@@ -120,6 +149,20 @@ fn status(of: &str) -> ServiceStatus {
     match of {
         "/BVODS/QS" => {
             status = ServiceStatus { state: State::Running, instances: vec![instance()], starts: 3, ..status };
+        }
+        "/busy" => {
+            let endpoints = vec![Endpoint { protocol: "tcp".into(), address: "127.0.0.1".into(), port: 80 }];
+            let busy = Instance { id: InstanceId(8), endpoints, load: Some(0.5), connections: Some(12), ..instance() };
+            let socket = |computer: &str, socket: &str, error: Option<&str>| Listening {
+                computer: name(computer),
+                socket: socket.into(),
+                error: error.map(Into::into),
+            };
+            let listening = vec![
+                socket("/computers/h", "127.0.0.1:5432", None),
+                socket("/computers/i", "unix:/run/x", Some("permission denied")),
+            ];
+            status = ServiceStatus { state: State::Running, instances: vec![busy], starts: 1, listening, ..status };
         }
         "/failed" => {
             let last_lines = "no such file\nbye\u{1b}[2J".into();
@@ -174,6 +217,16 @@ impl NameService for Fake {
         match r.name.as_str() {
             "/BVODS/QS" => reply.instances = vec![instance()],
             "/conf/motd" => reply.value = Some("Hello\nworld".into()),
+            "/busy" => reply.instances = status("/busy").instances,
+            "/dns" => {
+                reply.kind = Kind::Junction;
+                reply.junction = Some(Junction {
+                    servers: vec!["/dns1".into(), "/dns2".into()],
+                    choose: Choose::Random,
+                    interface: "dns".into(),
+                    parameter: Some("corp.example".into()),
+                });
+            }
             "/team" => reply.members = Some(vec!["/people/a".into(), "/people/b".into()]),
             "/computers/h" => reply.addresses = Some(vec!["192.0.2.1".into()]),
             "/failed" => return Err(Error::new(Code::CrashLooping, "it keeps failing")),
@@ -185,22 +238,14 @@ impl NameService for Fake {
     async fn read(&self, _cx: &Context, r: ReadRequest) -> Result<ReadReply> {
         let spec = "kind = 'service'\nowner = 'uid:0'\nattributes = { title = 'Query server' }\n\
                     launch = { program = 'query-server', args = ['--port', '${PORT}'] }";
-        let object = Object {
-            name: r.name.clone(),
-            id: ObjectId(5),
-            version: Version(2),
-            spec: toml::from_str(spec).unwrap(),
-            created: stamp(),
-            modified: stamp(),
-            status: Some(status(r.name.as_str())),
-            lock: None,
-            forms: Some(Forms {
-                dns: "qs.bvods.byname.internal".into(),
-                http: "/v1/names/BVODS/QS".into(),
-                ..Forms::default()
-            }),
+        let forms = Forms {
+            dns: "qs.bvods.byname.internal".into(),
+            http: "/v1/names/BVODS/QS".into(),
+            ldap: "cn=QS,ou=BVODS,dc=byname,dc=internal".into(),
+            spiffe: "spiffe://byname.internal/BVODS/QS".into(),
         };
-        Ok(ReadReply { object, fresh: Fresh::default() })
+        let object = object(r.name, spec);
+        Ok(ReadReply { object: Object { forms: Some(forms), ..object }, fresh: Fresh::default() })
     }
 
     async fn list(&self, _cx: &Context, r: ListRequest) -> Result<ListReply> {
@@ -230,7 +275,10 @@ impl NameService for Fake {
     async fn status(&self, _cx: &Context, r: ListRequest) -> Result<StatusReply> {
         let pattern: Pattern = r.pattern.parse().unwrap();
         let services = tree().into_iter().filter(|(n, k, _)| *k == Kind::Service && pattern.matches(n));
-        let services = services.map(|(n, ..)| status(n.as_str())).collect();
+        let mut services: Vec<ServiceStatus> = services.map(|(n, ..)| status(n.as_str())).collect();
+        if r.pattern == "/busy" {
+            services.push(status("/busy"));
+        }
         Ok(StatusReply { services, next: None, fresh: Fresh::default() })
     }
 
@@ -317,6 +365,78 @@ impl NameService for Fake {
             _ => vec![Ok("one\ntw".into()), Ok("o\u{1b}[0m".into())],
         };
         Ok(stream::iter(pieces).boxed())
+    }
+
+    async fn search(&self, _cx: &Context, r: SearchRequest) -> Result<SearchReply> {
+        let (next, limit) = (r.next.clone().unwrap_or_default(), r.limit.unwrap_or(1_000));
+        self.note(format!("search {} under={} limit={limit} next={next}", r.filter, r.under));
+        let found = |name: &str, spec: &str| object(self::name(name), spec);
+        let objects = match next.as_str() {
+            "" => vec![found("/BVODS/QS", "kind = 'service'\nattributes = { team = 'media', Tier = [1, 2] }")],
+            // A page may be empty and not the last.
+            "1" => Vec::new(),
+            _ => vec![found("/conf/motd", "kind = 'record'\nvalue = 'Hello'\nattributes = { team = 'media' }")],
+        };
+        let next = match next.as_str() {
+            "" => Some("1".into()),
+            "1" => Some("2".into()),
+            _ => None,
+        };
+        Ok(SearchReply { objects, next, fresh: Fresh::default() })
+    }
+
+    async fn watch(&self, _cx: &Context, r: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
+        self.note(format!("watch {} from={:?} initial={}", r.pattern, r.from, r.initial));
+        let event = |change: Change, name: &str, spec: &str| {
+            let object = object(self::name(name), spec);
+            WatchEvent { change, name: object.name.clone(), object }
+        };
+        let message = |at: &str, events: Vec<WatchEvent>| Ok(WatchReply { at: at.into(), events });
+        let motd = |value: &str| event(Change::Changed, "/conf/motd", &format!("kind = 'record'\nvalue = '{value}'"));
+        let broken = || Err(Error::new(Code::Unavailable, "the server has gone"));
+        let messages = match r.from.as_deref() {
+            Some("w0") => return Err(Error::new(Code::Conflict, "that is too long ago")),
+            // Within a revision the place does not move: what was seen of it comes again.
+            Some("w2") => vec![
+                message("w2", Vec::new()),
+                message("w2", vec![motd("3")]),
+                message("w3", vec![event(Change::Deleted, "/conf/motd", "kind = 'record'\nvalue = '3'")]),
+                message("w4", vec![event(Change::State, "/BVODS/QS", "kind = 'service'")]),
+            ],
+            _ => vec![
+                message(
+                    "w1",
+                    if r.initial { vec![event(Change::Present, "/a", "kind = 'directory'")] } else { vec![] },
+                ),
+                message("w1", vec![event(Change::Created, "/conf/motd", "kind = 'record'\nvalue = '1'")]),
+                message("w2", vec![motd("2")]),
+                message("w2", vec![motd("3")]),
+                broken(),
+            ],
+        };
+        Ok(stream::iter(messages).chain(stream::pending()).boxed())
+    }
+
+    async fn report(&self, _cx: &Context, r: ReportRequest) -> Result<ReportReply> {
+        self.note(format!("report {} instance={:?} load={:?} uses={:?}", r.name.unwrap(), r.instance, r.load, r.uses));
+        Ok(ReportReply { instance: r.instance.unwrap_or(InstanceId(7)) })
+    }
+
+    async fn lock(&self, _cx: &Context, r: LockRequest) -> Result<LockReply> {
+        self.note(format!("lock {} ttl={:?} wait={:?} key={:?}", r.name, r.ttl, r.wait, r.key));
+        match (r.name.as_str(), &r.key) {
+            ("/taken", _) => Err(Error::new(Code::Conflict, "uid:7 holds it")),
+            ("/lost", Some(_)) => Err(Error::new(Code::Conflict, "the lock is not held any more")),
+            _ => {
+                let ttl_ms = r.ttl.map_or(30, byname_api::span::Span::as_millis);
+                Ok(LockReply { name: r.name, fence: 42, key: r.key.is_none().then(|| "c0ffee".into()), ttl_ms })
+            }
+        }
+    }
+
+    async fn unlock(&self, _cx: &Context, r: UnlockRequest) -> Result<UnlockReply> {
+        self.note(format!("unlock {} key={:?}", r.name, r.key));
+        Ok(UnlockReply { released: r.name.as_str() != "/free" })
     }
 
     async fn info(&self, _cx: &Context) -> Result<ServerInfo> {

@@ -24,7 +24,7 @@ use byname_client::{Clerk, Options};
 use byname_name::Name;
 
 use cli::{Cli, Command};
-use commands::{Session, act, advertise, apply, change, find, look, validate, version, why};
+use commands::{Session, act, advertise, apply, change, find, lock, look, search, validate, version, watch, why};
 use environment::Environment;
 use failure::{Failure, Outcome};
 use screen::{Format, Screen};
@@ -119,6 +119,11 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         Command::Find(args) => find::run(session, args).await,
         Command::Show(args) => look::show(session, args).await,
         Command::List(args) => look::list(session, args).await,
+        Command::Search(args) => search::run(session, args).await,
+        Command::Watch(args) => {
+            let stop = interrupted()?;
+            watch::run(session, args, stop).await
+        }
         Command::Status(args) => look::status(session, args).await,
         Command::Why(args) => why::why(session, args).await,
         Command::Logs(args) => why::logs(session, args).await,
@@ -132,6 +137,13 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
             advertise::advertise(session, args, env, stop).await
         }
         Command::Withdraw(args) => advertise::withdraw(session, args).await,
+        Command::Report(args) => advertise::report(session, args, env).await,
+        Command::Run(args) => commands::run::run(session, args).await,
+        Command::Lock(args) => {
+            let stop = interrupted()?;
+            lock::lock(session, args, stop).await
+        }
+        Command::Unlock(args) => lock::unlock(session, args).await,
         Command::Add(args) => change::add(session, *args).await,
         Command::Edit(args) => change::edit(session, *args).await,
         Command::Delete(args) => change::delete(session, args).await,

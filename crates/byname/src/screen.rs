@@ -114,6 +114,12 @@ impl Screen {
         self.raw(b"\n")
     }
 
+    /// Writes a value as JSON on one line, for streams of them.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        self.raw(b"\n")
+    }
+
     /// Text of standard output in a colour.
     pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
         painted(self.out_colour, paint, text)
@@ -257,7 +263,7 @@ impl From<&str> for Cell {
 
 /// Aligned columns, written in portions: widths grow from portion to portion and never shrink.
 pub(crate) struct Table {
-    heads: &'static [&'static str],
+    heads: Vec<String>,
     widths: Vec<usize>,
     headed: bool,
     rows: Vec<Vec<Cell>>,
@@ -265,8 +271,10 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table with these headings.
-    pub(crate) fn new(heads: &'static [&'static str]) -> Self {
-        Table { heads, widths: heads.iter().map(|h| h.len()).collect(), headed: false, rows: Vec::new() }
+    pub(crate) fn new<H: Into<String> + Clone>(heads: &[H]) -> Self {
+        let heads: Vec<String> = heads.iter().cloned().map(Into::into).collect();
+        let widths = heads.iter().map(|h| h.chars().count()).collect();
+        Table { heads, widths, headed: false, rows: Vec::new() }
     }
 
     /// Adds a row; texts lose line ends and control characters.
@@ -292,7 +300,7 @@ impl Table {
         }
         if !self.headed {
             self.headed = true;
-            let heads = self.heads.iter().map(|h| Cell::new(*h, Paint::Bold)).collect();
+            let heads = self.heads.iter().map(|h| Cell::new(h.as_str(), Paint::Bold)).collect();
             self.rows.insert(0, heads);
         }
         for row in std::mem::take(&mut self.rows) {

@@ -179,9 +179,11 @@ impl Source<'_> {
             if let Some(target) = table.get_mut("target") {
                 self.absolute(target, context, "target");
             }
-            if let Some(DeValue::Array(members)) = table.get_mut("members").map(Spanned::get_mut) {
-                for member in members.iter_mut() {
-                    self.absolute(member, context, "members");
+            for field in ["members", "servers"] {
+                if let Some(DeValue::Array(names)) = table.get_mut(field).map(Spanned::get_mut) {
+                    for name in names.iter_mut() {
+                        self.absolute(name, context, field);
+                    }
                 }
             }
         }
@@ -365,11 +367,16 @@ target = "b"
 ["/g"]
 kind = "group"
 members = ["m", "/n"]
+
+["/j"]
+kind = "junction"
+servers = ["s", "/t"]
+interface = "byname.names/1"
 "#,
         )
         .unwrap();
         let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
-        assert_eq!(names, ["/z/QS", "/ctx/a/alias", "/g"]);
+        assert_eq!(names, ["/z/QS", "/ctx/a/alias", "/g", "/j"]);
         assert_eq!((declared[0].line, declared[0].column), (2, 2));
         let launch = declared[0].spec.launch.as_ref().unwrap();
         assert_eq!(launch.command.as_ref().unwrap(), &["/folder/serve", "--db", "/folder/x.db"]);
@@ -378,6 +385,7 @@ members = ["m", "/n"]
         assert_eq!(launch.directory.as_deref(), Some("/folder"));
         assert_eq!(declared[1].spec.target.as_ref().unwrap().as_str(), "/ctx/b");
         assert_eq!(declared[2].spec.members.as_ref().unwrap(), &["/ctx/m", "/n"]);
+        assert_eq!(declared[3].spec.servers.as_ref().unwrap(), &["/ctx/s", "/t"]);
     }
 
     #[test]
@@ -405,6 +413,15 @@ members = ["m", "/n"]
             ("[\"/a\"]\nkind = 'alias'\ntarget = 'x//y'", "t.toml:3:10: target: "),
             ("[\"/a\"]\nkind = 'alias'\ntarget = 7", "t.toml:3:10: target: "),
             ("[\"/a\"]\nattributes = { x = { y = 1 } }", "t.toml:2:20: attributes.x: the value is of the wrong type"),
+            (
+                "[\"/a\"]\nkind = 'junction'\nservers = ['/b']\ninterface = 'a b'",
+                "t.toml:4:1: interface: a junction needs what its servers speak",
+            ),
+            (
+                "[\"/a\"]\nkind = 'service'\nlaunch = { program = 'p', listen = ['localhost:1'] }",
+                "t.toml:3:27: launch.listen: `localhost:1` is no socket",
+            ),
+            ("[\"/a\"]\nkind = 'record'\nindex = ['team']", "t.toml:3:1: index: only a directory has this"),
             ("[\"/a\"]\nttl = 'soon'", "t.toml:2:7: ttl: `soon` is not a length of time"),
             ("[BVODS./x]", "t.toml:1:8: "),
             ("[\"/a\"]\n[\"/a\"]", "t.toml:2:2: duplicate key"),

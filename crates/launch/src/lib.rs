@@ -12,6 +12,7 @@ mod alive;
 mod catalogue;
 mod cgroup;
 mod folder;
+pub mod foreground;
 pub mod hold;
 mod instance;
 mod link;

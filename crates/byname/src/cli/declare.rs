@@ -8,7 +8,9 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
-use byname_api::launch::{Copies, EndpointSpec, EnvValue, Launch, Limits, OnPartition, Ready, Restart, Start};
+use byname_api::launch::{
+    Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart, StableSocket, Start,
+};
 use byname_api::object::{Choose, Kind, Spec};
 use byname_api::request::parse_attribute;
 use byname_api::span::Span;
@@ -36,6 +38,18 @@ pub(crate) struct DeclareArgs {
     /// Computer: an IP address, the best first; may be repeated
     #[arg(long = "address", value_name = "ADDRESS")]
     pub addresses: Vec<String>,
+    /// Directory: an attribute of what is beneath it that searches find fast; may be repeated
+    #[arg(long = "index", value_name = "ATTR")]
+    pub index: Vec<String>,
+    /// Junction: a server that holds the rest of the tree, or a group of them; may be repeated
+    #[arg(long = "junction-server", value_name = "NAME")]
+    pub servers: Vec<String>,
+    /// Junction: what its servers speak, such as byname.names/1, dns or ldap
+    #[arg(long, value_name = "WORD")]
+    pub interface: Option<String>,
+    /// Junction: what is handed to its servers beside the rest of the name
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub parameter: Option<String>,
     /// An attribute, NAME=VALUE; several of one name are its values, NAME= removes it; may be repeated
     #[arg(long = "attr", value_name = "NAME=VALUE")]
     pub attributes: Vec<String>,
@@ -48,7 +62,7 @@ pub(crate) struct DeclareArgs {
     /// Who is responsible
     #[arg(long)]
     pub owner: Option<String>,
-    /// Service: which instance a find gives
+    /// Service: which instance a find gives. Junction: which of its servers is asked
     #[arg(long, value_parser = word::<Choose>(["first", "fastest", "random", "round-robin", "least-loaded", "nearest", "all"]))]
     pub choose: Option<Choose>,
 }
@@ -93,6 +107,12 @@ pub(crate) struct LaunchArgs {
     /// What it listens on: PROTOCOL:PORT, PORT or PROTOCOL:ADDRESS:PORT, port 0 picks one; may be repeated
     #[arg(long = "endpoint", value_name = "PROTO:PORT", value_parser = endpoint)]
     pub endpoints: Vec<EndpointSpec>,
+    /// A stable socket that wakes it, ADDRESS:PORT or unix:/PATH; may be repeated
+    #[arg(long = "listen", value_name = "SOCKET", value_parser = socket)]
+    pub listen: Vec<String>,
+    /// How the connections of --listen get to it: bytes are relayed, or it takes the socket itself (LISTEN_FDS)
+    #[arg(long, value_parser = word::<Handover>(["relay", "fds"]))]
+    pub handover: Option<Handover>,
     /// How one learns that it is ready
     #[arg(long, value_parser = word::<Ready>(["advertise", "notify", "port", "http"]))]
     pub ready: Option<Ready>,
@@ -136,16 +156,19 @@ pub(crate) fn spec(declare: &DeclareArgs, launch: &LaunchArgs, context: &Name, f
         members: None,
         addresses: some(&declare.addresses),
         value: value(declare)?,
-        index: None,
+        index: some(&declare.index),
         servers: None,
-        interface: None,
-        parameter: None,
+        interface: declare.interface.clone(),
+        parameter: declare.parameter.clone(),
     };
     if let Some(target) = &declare.target {
         spec.target = Some(Name::resolve(context, target).map_err(|e| Error::from(e).field("target"))?);
     }
     if !declare.members.is_empty() {
         spec.members = Some(declare.members.iter().map(|m| name("members", m)).collect::<Result<_>>()?);
+    }
+    if !declare.servers.is_empty() {
+        spec.servers = Some(declare.servers.iter().map(|s| name("servers", s)).collect::<Result<_>>()?);
     }
     for attribute in &declare.attributes {
         parse_attribute(attribute, spec.attributes.get_or_insert_default())?;
@@ -163,6 +186,8 @@ pub(crate) fn kind_of(spec: &Spec) -> Kind {
         Kind::Group
     } else if spec.addresses.is_some() {
         Kind::Computer
+    } else if spec.servers.is_some() || spec.interface.is_some() || spec.parameter.is_some() {
+        Kind::Junction
     } else if spec.launch.is_some() || spec.choose.is_some() {
         Kind::Service
     } else {
@@ -245,6 +270,8 @@ fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
         start_by: some(&args.start_by),
         idle_stop: args.idle_stop,
         endpoints: (!args.endpoints.is_empty()).then(|| args.endpoints.clone()),
+        listen: some(&args.listen),
+        handover: args.handover,
         ready: args.ready,
         ready_path: args.ready_path.clone(),
         start_timeout: args.start_timeout,
@@ -253,7 +280,7 @@ fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
         limits,
         user: args.user.clone(),
         on_partition: args.on_partition,
-        ..Launch::default()
+        dns_start: None,
     };
     Ok((launch != Launch::default()).then_some(launch))
 }
@@ -292,6 +319,10 @@ fn endpoint(text: &str) -> Result<EndpointSpec, String> {
         return Err(bad());
     }
     Ok(EndpointSpec { protocol: protocol.into(), port: port.parse().map_err(|_| bad())?, address })
+}
+
+fn socket(text: &str) -> Result<String, String> {
+    StableSocket::parse(text).map(|_| text.to_owned()).map_err(|e| e.message().to_owned())
 }
 
 fn limit(text: &str) -> Result<Limits, String> {
@@ -334,6 +365,26 @@ mod tests {
             (&["--value", "-1"], "kind = 'record'\nvalue = '-1'"),
             (&["--target", "a/b"], "kind = 'alias'\ntarget = '/ctx/a/b'"),
             (&["--member", "/a", "--member", "b"], "kind = 'group'\nmembers = ['/a', '/ctx/b']"),
+            (&["--index", "team", "--index", "tier"], "kind = 'directory'\nindex = ['team', 'tier']"),
+            (
+                &[
+                    "--junction-server",
+                    "/s/1",
+                    "--junction-server",
+                    "s2",
+                    "--interface",
+                    "dns",
+                    "--parameter",
+                    "-p",
+                    "--choose",
+                    "random",
+                ],
+                "kind = 'junction'\nservers = ['/s/1', '/ctx/s2']\ninterface = 'dns'\nparameter = '-p'\nchoose = 'random'",
+            ),
+            (
+                &["--listen", "127.0.0.1:5432", "--listen", "unix:/run/x.sock", "--handover", "fds", "--", "x"],
+                "kind = 'service'\n[launch]\ncommand = ['x']\nlisten = ['127.0.0.1:5432', 'unix:/run/x.sock']\nhandover = 'fds'",
+            ),
             (&["--address", "192.0.2.1"], "kind = 'computer'\naddresses = ['192.0.2.1']"),
             (
                 &["--attr", "n=1", "--attr", "n=two", "--attr", "f=true", "--ttl", "5m", "--owner", "me"],
@@ -398,6 +449,11 @@ mod tests {
             (&["--env", "=x"], "launch.env"),
             (&["--command", "echo 'x"], "launch.command"),
             (&["--restart", "often=1"], "launch.restart"),
+            (&["--interface", "dns"], "servers"),
+            (&["--junction-server", "/a"], "interface"),
+            (&["--junction-server", "a//b", "--interface", "dns"], "servers"),
+            (&["--handover", "fds", "--", "x"], "launch.handover"),
+            (&["--index", "a b"], "index"),
             (&["--value-file", "/does/not/exist"], "value"),
         ] {
             assert_eq!(add(words).unwrap_err().at_field(), Some(field), "{words:?}");

@@ -6,21 +6,21 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use byname_api::object::InstanceId;
-use byname_api::request::{AdvertiseReply, AdvertiseRequest, WithdrawRequest};
+use byname_api::request::{AdvertiseReply, AdvertiseRequest, ReportRequest, WithdrawRequest};
 use byname_api::service::Endpoint;
 use byname_api::span::Span;
 use byname_api::{Code, Error, Result};
 use byname_name::Name;
 use sha2::{Digest, Sha256};
 
-use super::Session;
-use crate::cli::{AdvertiseArgs, WithdrawArgs};
+use super::{Session, may_pass};
+use crate::cli::{AdvertiseArgs, ReportArgs, WithdrawArgs};
 use crate::environment::Environment;
 use crate::failure::Outcome;
 use crate::screen::Format;
 
 /// How long a lease that is held in the foreground lasts without renewal.
-const HELD_TTL: Span = Span::from_secs(30);
+pub(crate) const HELD_TTL: Span = Span::from_secs(30);
 
 /// `advertise`. Ends when `stop` does, unless it only had to say it once.
 pub(crate) async fn advertise(
@@ -66,8 +66,27 @@ pub(crate) async fn withdraw(session: &mut Session, args: WithdrawArgs) -> Outco
     Ok(())
 }
 
+/// `report`. Within a launched program the instance is its own.
+pub(crate) async fn report(session: &mut Session, args: ReportArgs, env: &Environment) -> Outcome {
+    let name = session.name(&args.name)?;
+    let own = env.own_name.as_deref().is_some_and(|own| Name::parse(own).is_ok_and(|own| own == name));
+    let instance = match (args.instance, env.own_instance.as_deref().filter(|_| own)) {
+        (None, Some(own)) => Some(own.parse()?),
+        (given, _) => given,
+    };
+    let request =
+        ReportRequest { name: Some(name.clone()), instance, load: args.load, uses: args.uses, credential: None };
+    let reply = session.service.report(&session.cx, request).await?;
+    match session.screen.format {
+        Format::Json => session.screen.json(&reply)?,
+        Format::Name => session.screen.line(&reply.instance.to_string())?,
+        Format::Table => session.screen.line(&format!("reported {name} ({})", reply.instance))?,
+    }
+    Ok(())
+}
+
 /// Renews until `stop`, then withdraws.
-async fn hold(
+pub(crate) async fn hold(
     session: &mut Session,
     name: &Name,
     request: AdvertiseRequest,
@@ -112,11 +131,7 @@ async fn hold(
     Ok(())
 }
 
-fn may_pass(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Timeout | Code::RateLimited)
-}
-
-fn print(session: &mut Session, name: &Name, reply: &AdvertiseReply) -> Outcome {
+pub(crate) fn print(session: &mut Session, name: &Name, reply: &AdvertiseReply) -> Outcome {
     match session.screen.format {
         // The credential is this process's own and shown to nobody.
         Format::Json => session.screen.json(&AdvertiseReply { credential: None, ..reply.clone() })?,
@@ -180,7 +195,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// `tcp://HOST:PORT`, `HOST:PORT`, `:PORT` or `unix:/PATH`. Names of hosts are looked up here and now.
-fn endpoint(text: &str) -> Result<Endpoint> {
+pub(crate) fn endpoint(text: &str) -> Result<Endpoint> {
     let bad = || {
         let message =
             format!("`{}` is no endpoint: write tcp://HOST:PORT, HOST:PORT or unix:/PATH", text.escape_debug());
@@ -232,6 +247,19 @@ mod tests {
         }
         for bad in ["", "80", "tcp://h", "h:0", "h:99999", "unix:x"] {
             assert_eq!(endpoint(bad).unwrap_err().at_field(), Some("endpoint"), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_is_of_the_instance_that_is_meant() {
+        let done = run("report /web --load 0.25 --uses 3 --instance i5").await;
+        assert_eq!(done.log, ["report /web instance=Some(InstanceId(5)) load=Some(0.25) uses=Some(3)"]);
+        assert_eq!(done.out, "reported /web (i5)\n");
+        for (own, expected) in [("/web", "Some(InstanceId(9))"), ("/other", "None")] {
+            let env =
+                Environment { own_name: Some(own.into()), own_instance: Some("i9".into()), ..Environment::default() };
+            let done = crate::fake::run_in("report -o name /web --uses 1", &env).await;
+            assert_eq!(done.log, [format!("report /web instance={expected} load=None uses=Some(1)")]);
         }
     }
 

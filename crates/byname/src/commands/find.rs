@@ -1,6 +1,6 @@
 //! `find`: where is it?
 
-use byname_api::request::{FindReply, FindRequest};
+use byname_api::request::{FindReply, FindRequest, Junction};
 use byname_api::service::Instance;
 
 use super::{Session, address};
@@ -36,6 +36,15 @@ fn print(screen: &mut Screen, reply: &FindReply) -> Outcome {
     for line in reply.members.iter().chain(&reply.addresses).flatten() {
         screen.line(line)?;
     }
+    match (&reply.junction, screen.format) {
+        (Some(found), Format::Name) => {
+            for server in &found.servers {
+                screen.line(server)?;
+            }
+        }
+        (Some(found), _) => junction(screen, found)?,
+        (None, _) => {}
+    }
     match screen.format {
         Format::Name => {
             for endpoint in reply.instances.iter().flat_map(|i| &i.endpoints) {
@@ -49,13 +58,18 @@ fn print(screen: &mut Screen, reply: &FindReply) -> Outcome {
 
 /// The table of instances: a line for each endpoint.
 pub(crate) fn instances(screen: &mut Screen, instances: &[Instance]) -> Outcome {
-    let mut table = Table::new(&["ADDRESS", "PROTOCOL", "PID", "STATE", "INSTANCE"]);
+    let samples = Samples::of(instances);
+    let heads = ["ADDRESS", "PROTOCOL", "PID", "STATE", "INSTANCE"].into_iter().chain(samples.heads());
+    let mut table = Table::new(&heads.collect::<Vec<_>>());
     for instance in instances {
-        let about = [
+        let about: Vec<Cell> = [
             Cell::from(instance.pid),
             Cell::new(instance.state.as_str(), Paint::of(instance.state)),
             Cell::from(instance.id.to_string()),
-        ];
+        ]
+        .into_iter()
+        .chain(samples.cells(Some(instance)))
+        .collect();
         if instance.endpoints.is_empty() {
             table.row([Cell::from("-"), Cell::from("-")].into_iter().chain(about.clone()));
         }
@@ -63,6 +77,52 @@ pub(crate) fn instances(screen: &mut Screen, instances: &[Instance]) -> Outcome 
             let place = [Cell::from(address(endpoint)), Cell::from(endpoint.protocol.as_str())];
             table.row(place.into_iter().chain(about.clone()));
         }
+    }
+    Ok(table.print(screen)?)
+}
+
+/// Which columns of samples a table has: those that some instance has a value for.
+#[derive(Clone, Copy)]
+pub(crate) struct Samples {
+    load: bool,
+    connections: bool,
+}
+
+impl Samples {
+    /// The columns for these instances.
+    pub(crate) fn of<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Self {
+        let mut samples = Samples { load: false, connections: false };
+        for instance in instances {
+            samples.load |= instance.load.is_some();
+            samples.connections |= instance.connections.is_some();
+        }
+        samples
+    }
+
+    /// Their headings.
+    pub(crate) fn heads(self) -> impl Iterator<Item = &'static str> {
+        [(self.load, "LOAD"), (self.connections, "CONNECTIONS")].into_iter().filter(|(on, _)| *on).map(|(_, head)| head)
+    }
+
+    /// Their cells in the line of an instance, or of a service that has none.
+    pub(crate) fn cells(self, of: Option<&Instance>) -> impl Iterator<Item = Cell> {
+        let load = self.load.then(|| Cell::from(of.and_then(|i| i.load)));
+        let connections = self.connections.then(|| Cell::from(of.and_then(|i| i.connections)));
+        load.into_iter().chain(connections)
+    }
+}
+
+/// Where the tree goes on: a line for each server.
+fn junction(screen: &mut Screen, junction: &Junction) -> Outcome {
+    let mut table = Table::new(&["SERVER", "INTERFACE", "CHOOSE", "PARAMETER"]);
+    let choose = serde_json::to_value(junction.choose)?;
+    for server in &junction.servers {
+        table.row([
+            Cell::from(server.as_str()),
+            Cell::from(junction.interface.as_str()),
+            Cell::from(choose.as_str()),
+            Cell::from(junction.parameter.as_ref()),
+        ]);
     }
     Ok(table.print(screen)?)
 }
@@ -95,6 +155,22 @@ mod tests {
         assert_eq!(run("find /conf/motd").await.out, "Hello\nworld\n");
         assert_eq!(run("find /team").await.out, "/people/a\n/people/b\n");
         assert_eq!(run("find /computers/h").await.out, "192.0.2.1\n");
+        assert_eq!(
+            run("find /dns").await.out,
+            "SERVER  INTERFACE  CHOOSE  PARAMETER\n\
+             /dns1   dns        random  corp.example\n\
+             /dns2   dns        random  corp.example\n"
+        );
+        assert_eq!(run("find -o name /dns").await.out, "/dns1\n/dns2\n");
+    }
+
+    #[tokio::test]
+    async fn samples_have_columns_when_there_are_any() {
+        assert_eq!(
+            run("find /busy").await.out,
+            "ADDRESS       PROTOCOL  PID   STATE    INSTANCE  LOAD  CONNECTIONS\n\
+             127.0.0.1:80  tcp       4242  running  i8        0.5   12\n"
+        );
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
 //! `show`, `list` and `status`: what is there.
 
-use byname_api::object::{Object, ServiceStatus};
+use byname_api::object::{Listening, Object, ServiceStatus};
 use byname_api::request::{ListReply, ListRequest, ReadReply, ReadRequest, StatusReply};
+use byname_api::span::Span;
 use byname_api::{Code, Error};
 use byname_name::Pattern;
 
-use super::{Session, addresses, find};
+use super::find::{self, Samples};
+use super::{Session, addresses};
 use crate::cli::{ListArgs, ReadArgs, StatusArgs};
 use crate::difference::fields;
 use crate::failure::Outcome;
@@ -129,9 +131,11 @@ pub(crate) async fn status(session: &mut Session, args: StatusArgs) -> Outcome {
             }
         }
         Format::Table => {
-            let mut table = Table::new(&["NAME", "STATE", "PID", "ADDRESS", "STARTS", "AGE", "NOTE"]);
+            let samples = Samples::of(reply.services.iter().flat_map(|s| &s.instances));
+            let heads = ["NAME", "STATE", "PID", "ADDRESS", "STARTS", "AGE"].into_iter();
+            let mut table = Table::new(&heads.chain(samples.heads()).chain(["NOTE"]).collect::<Vec<_>>());
             for service in &reply.services {
-                status_rows(session, &mut table, service);
+                status_rows(session, &mut table, service, samples);
             }
             table.print(&mut session.screen)?;
         }
@@ -140,25 +144,26 @@ pub(crate) async fn status(session: &mut Session, args: StatusArgs) -> Outcome {
 }
 
 /// A line for each instance, one for a service that has none.
-fn status_rows(session: &Session, table: &mut Table, service: &ServiceStatus) {
+fn status_rows(session: &Session, table: &mut Table, service: &ServiceStatus, samples: Samples) {
     let name = || Cell::from(service.name.as_str());
     let starts = || Cell::from(service.starts.to_string());
     let note = note(service);
     if service.instances.is_empty() {
         let state = Cell::new(service.state.as_str(), Paint::of(service.state));
-        table.row([name(), state, "-".into(), "-".into(), starts(), "-".into(), note.clone().into()]);
+        let row = [name(), state, "-".into(), "-".into(), starts(), "-".into()].into_iter();
+        table.row(row.chain(samples.cells(None)).chain([note.clone().into()]));
     }
     for instance in &service.instances {
         let note = instance.health.as_ref().map_or(note.clone(), |health| health.clone());
-        table.row([
+        let row = [
             name(),
             Cell::new(instance.state.as_str(), Paint::of(instance.state)),
             Cell::from(instance.pid),
             addresses(&instance.endpoints).into(),
             starts(),
             Cell::from(instance.started.map(|at| session.age(at))),
-            note.into(),
-        ]);
+        ];
+        table.row(row.into_iter().chain(samples.cells(Some(instance))).chain([note.into()]));
     }
 }
 
@@ -167,6 +172,9 @@ fn note(service: &ServiceStatus) -> String {
     if let Some(held) = &service.held {
         return format!("held by {}", held.by);
     }
+    if let Some(deaf) = service.listening.iter().find_map(not_listening) {
+        return deaf;
+    }
     if service.unregistered {
         return "unregistered".into();
     }
@@ -174,6 +182,12 @@ fn note(service: &ServiceStatus) -> String {
         Some(exit) if service.failures > 0 => format!("{} (failures: {})", exit.how, service.failures),
         _ => String::new(),
     }
+}
+
+/// What is wrong with a stable socket, in words.
+pub(crate) fn not_listening(socket: &Listening) -> Option<String> {
+    let error = socket.error.as_ref()?;
+    Some(format!("cannot listen on {} at {}: {error}", socket.socket, socket.computer))
 }
 
 /// No match of a pattern is an empty answer; no match of a plain name is an error.
@@ -210,6 +224,13 @@ fn print_status(session: &mut Session, status: &ServiceStatus) -> Outcome {
         let age = session.age(exit.at);
         session.screen.line(&format!("last exit {age} ago: {} {}", exit.instance, exit.how))?;
     }
+    for socket in &status.listening {
+        let line = match not_listening(socket) {
+            Some(wrong) => session.screen.paint(Paint::Red, &printable(&wrong)),
+            None => format!("listens on {} at {}", socket.socket, socket.computer),
+        };
+        session.screen.line(&line)?;
+    }
     find::instances(&mut session.screen, &status.instances)
 }
 
@@ -228,9 +249,19 @@ fn describe(object: &Object) -> Vec<(String, String)> {
     for (key, stamp) in [("created", &object.created), ("modified", &object.modified)] {
         lines.push((key.to_owned(), format!("{} by {}", stamp.at, printable(&stamp.by))));
     }
+    if let Some(lock) = &object.lock {
+        let ttl = Span::from_millis(lock.ttl_ms);
+        let by = printable(&lock.by);
+        lines.push(("lock".to_owned(), format!("fence {} held by {by} since {}, for {ttl}", lock.fence, lock.since)));
+    }
     if let Some(forms) = &object.forms {
-        lines.push(("dns".to_owned(), printable(&forms.dns)));
-        lines.push(("http".to_owned(), printable(&forms.http)));
+        for (world, form) in
+            [("dns", &forms.dns), ("http", &forms.http), ("ldap", &forms.ldap), ("spiffe", &forms.spiffe)]
+        {
+            if !form.is_empty() {
+                lines.push((world.to_owned(), printable(form)));
+            }
+        }
     }
     lines
 }
@@ -308,8 +339,11 @@ mod tests {
              \x20 owner             uid:0\n\
              \x20 created           2023-11-14T22:13:20.000Z by uid:0\n\
              \x20 modified          2023-11-14T22:13:20.000Z by uid:0\n\
+             \x20 lock              fence 42 held by uid:7 since 2023-11-14T22:13:20.000Z, for 30s\n\
              \x20 dns               qs.bvods.byname.internal\n\
              \x20 http              /v1/names/BVODS/QS\n\
+             \x20 ldap              cn=QS,ou=BVODS,dc=byname,dc=internal\n\
+             \x20 spiffe            spiffe://byname.internal/BVODS/QS\n\
              \n\
              running, 3 starts\n\
              ADDRESS          PROTOCOL  PID   STATE    INSTANCE\n\
@@ -317,5 +351,23 @@ mod tests {
              [::1]:80         http      4242  running  i7\n"
         );
         assert_eq!(run("show -o name /BVODS/QS").await.out, "/BVODS/QS\n");
+    }
+
+    #[tokio::test]
+    async fn stable_sockets_are_shown_with_what_is_wrong_with_them() {
+        let show = run("show /busy").await.out;
+        assert!(show.contains("\nlistens on 127.0.0.1:5432 at /computers/h\n"), "{show}");
+        let wrong = "cannot listen on unix:/run/x at /computers/i: permission denied";
+        assert!(show.contains(&format!("\n{wrong}\n")), "{show}");
+        assert_eq!(
+            run("status /busy").await.out,
+            format!(
+                "NAME   STATE    PID   ADDRESS       STARTS  AGE  LOAD  CONNECTIONS  NOTE\n\
+                 /busy  running  4242  127.0.0.1:80  1       90s  0.5   12           {wrong}\n"
+            )
+        );
+        let why = run("why /busy").await.out;
+        assert!(why.contains(&format!("\nIt {wrong}.\n")), "{why}");
+        assert!(why.ends_with("What to do: mend what keeps the socket from being listened on.\n"), "{why}");
     }
 }

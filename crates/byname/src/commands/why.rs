@@ -9,6 +9,7 @@ use byname_api::request::{LogsRequest, WhyReply};
 use byname_api::service::State;
 
 use super::Session;
+use super::look::not_listening;
 use crate::cli::{LogsArgs, NameArgs};
 use crate::failure::Outcome;
 use crate::screen::{Format, Paint, printable};
@@ -66,6 +67,9 @@ fn write_story(session: &Session, reply: &WhyReply, status: &ServiceStatus, text
             session.age(held.at)
         )?;
     }
+    for wrong in status.listening.iter().filter_map(not_listening) {
+        writeln!(text, "It {}.", printable(&wrong))?;
+    }
     if !reply.story.is_empty() {
         writeln!(text)?;
     }
@@ -110,6 +114,9 @@ fn advice(status: &ServiceStatus) -> String {
             format!(
                 "What to do: mend what the last lines tell (all of them: `byname logs {name}`); `byname find {name}` tries again."
             )
+        }
+        _ if status.listening.iter().any(|s| s.error.is_some()) => {
+            "What to do: mend what keeps the socket from being listened on.".into()
         }
         State::Stopped => {
             format!("What to do: `byname find {name}` starts it, or `byname launch {name}` if it is manual.")
