@@ -496,8 +496,7 @@ impl Porter {
     }
 
     fn watch(&self, socket: &OwnedFd, number: u64) -> Result<(), Errno> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(number), flags)
     }
 

@@ -35,6 +35,7 @@ use byname_api::NameService;
 use byname_api::agent;
 use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
+use byname_api::filter::Filter;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::{Cluster, OpenError, ProposeError};
@@ -458,6 +459,19 @@ impl NameService for Node {
 
     async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
         self.inner.logs(cx, request).await
+    }
+
+    async fn search(&self, cx: &Context, request: SearchRequest) -> Result<SearchReply> {
+        let filter = Filter::parse(&request.filter)?;
+        self.inner.authorise(&cx.caller, Right::Read, &request.under)?;
+        if request.consistent {
+            self.inner.confirm().await?;
+        }
+        let tree = self.inner.view.load_full();
+        let suffix = &self.inner.config.dns_suffix;
+        let mut reply = query::search(&tree, &filter, &request.under, request.limit, request.next.as_deref(), suffix)?;
+        reply.objects.iter_mut().for_each(|object| self.inner.add_samples(object));
+        Ok(reply)
     }
 
     async fn watch(&self, cx: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {

@@ -7,7 +7,8 @@ use byname_api::object::{
 };
 use byname_api::request::{Entry, FindReply, Fresh, Happening, Junction, ListReply, ReadReply, StatusReply, WhyReply};
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
-use byname_name::{Name, NameKey, Pattern};
+use byname_name::ldap::LeafType;
+use byname_name::{Name, NameKey, Pattern, dns, http, ldap, spiffe};
 
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
@@ -292,10 +293,6 @@ pub fn read(tree: &Tree, name: &Name, dns_suffix: &str) -> Result<ReadReply> {
 
 /// An object as others see it.
 pub fn object(tree: &Tree, node: &Node, dns_suffix: &str) -> Object {
-    let dns = match byname_name::dns::to_dns(&node.name, dns_suffix) {
-        Ok(form) => form,
-        Err(none) => format!("none: {none}"),
-    };
     Object {
         name: node.name.clone(),
         id: node.id,
@@ -305,7 +302,21 @@ pub fn object(tree: &Tree, node: &Node, dns_suffix: &str) -> Object {
         modified: node.modified.clone(),
         status: service_status(tree, node),
         lock: node.lock.as_deref().map(|l| Lock { fence: l.fence, by: l.by.clone(), since: l.since, ttl_ms: l.ttl_ms }),
-        forms: Some(Forms { dns, http: byname_name::http::to_names_path(&node.name), ..Forms::default() }),
+        forms: Some(forms(node, dns_suffix)),
+    }
+}
+
+/// The name in other worlds; the trust domain of SPIFFE and the suffix of LDAP are that of the DNS.
+fn forms(node: &Node, suffix: &str) -> Forms {
+    fn shown(form: std::result::Result<String, impl std::fmt::Display>) -> String {
+        form.unwrap_or_else(|none| format!("none: {none}"))
+    }
+    let leaf = if node.kind() == Kind::Directory { LeafType::OrganizationalUnit } else { LeafType::CommonName };
+    Forms {
+        dns: shown(dns::to_dns(&node.name, suffix)),
+        http: http::to_names_path(&node.name),
+        ldap: shown(ldap::to_dn(&node.name, leaf, suffix)),
+        spiffe: shown(spiffe::to_id(&node.name, suffix)),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::screen::Format;
 /// `lock`. Without a command it holds the lock until `stop`.
 pub(crate) async fn lock(session: &mut Session, args: LockArgs, stop: impl Future<Output = ()>) -> Outcome {
     let name = session.name(&args.name)?;
-    let request = LockRequest { name: name.clone(), ttl: args.ttl, wait: args.wait, key: None };
+    let request = LockRequest { name: name.clone(), ttl: args.ttl, wait: args.wait, key: None, renew: false };
     let asked = Instant::now();
     tokio::pin!(stop);
     let reply = tokio::select! {
@@ -24,7 +24,7 @@ pub(crate) async fn lock(session: &mut Session, args: LockArgs, stop: impl Futur
         () = &mut stop => return Ok(()),
     };
     let mut held = Held {
-        request: LockRequest { wait: None, key: reply.key.clone(), ..request },
+        request: LockRequest { wait: None, key: reply.key.clone(), renew: true, ..request },
         until: asked,
         ttl: Duration::ZERO,
     };

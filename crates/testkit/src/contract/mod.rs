@@ -217,7 +217,8 @@ macro_rules! contract_tests {
             what_nobody_uses_stops;
             watch:
             a_watch_tells_what_changes, a_watch_goes_on_where_it_ended, a_watch_may_begin_with_what_is_there,
-            a_watch_tells_states, wrong_watches_are_refused, a_watcher_that_does_not_read_holds_nobody_up;
+            a_watch_tells_states, wrong_watches_are_refused, a_watcher_that_does_not_read_holds_nobody_up,
+            searches_find_what_fits, searches_come_in_pages;
         }
     };
     (@ $fixture:expr; $($module:ident: $($case:ident),*;)*) => { $( mod $module {
