@@ -222,8 +222,10 @@ pub(crate) enum Command {
     #[command(
         long_about = "Change what is declared about a name: the fields that are given, and nothing else. --unset \
             takes a field back to unsaid, by its path as `show` prints it. Changes of a launch take effect at the \
-            next start.",
-        after_long_help = "Examples:\n  byname edit /conf/motd --value 'Good evening'\n  \
+            next start.\n\n\
+            Without any field the declaration is opened in an editor (VISUAL, EDITOR, vi). Then the difference is \
+            shown and applied, if nobody has changed the name meanwhile.",
+        after_long_help = "Examples:\n  byname edit /conf/motd --value 'Good evening'\n  byname edit /db\n  \
             byname edit /db --copies 1..2 --unset launch.idle_stop\n  byname edit /db --attr owner-team=media"
     )]
     Edit(Box<EditArgs>),
@@ -278,6 +280,14 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  byname validate examples/bvods\n  byname validate /etc/byname"
     )]
     Validate(ValidateArgs),
+    /// Show or set what relative names are read against
+    #[command(
+        long_about = "Show or set what names and patterns without `/` in front are read against. It is noted for this \
+            user, in ~/.local/state/byname/context.\n\n\
+            --root counts more, then BYNAME_ROOT, then what is set here, then `root` in client.toml.",
+        after_long_help = "Examples:\n  byname context\n  byname context /BVODS\n  byname context --unset"
+    )]
+    Context(ContextArgs),
     /// Show the versions of this command and of the server
     #[command(
         long_about = "Show the versions of this command and, when one can be reached, of the server, with what the \
@@ -521,6 +531,16 @@ pub(crate) struct ValidateArgs {
     pub paths: Vec<PathBuf>,
 }
 
+/// `context`.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// The name to read relative names against; a relative one is read against the present context
+    pub name: Option<String>,
+    /// Forget what was set
+    #[arg(long, conflicts_with = "name")]
+    pub unset: bool,
+}
+
 /// `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
@@ -542,7 +562,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
     ("Serve", &["dev", "server", "agent"]),
-    ("More", &["validate", "version", "completions", "help"]),
+    ("More", &["context", "validate", "version", "completions", "help"]),
 ];
 
 /// The command line as clap knows it, with the commands of `--help` in groups.

@@ -5,6 +5,8 @@ pub(crate) mod act;
 pub(crate) mod advertise;
 pub(crate) mod apply;
 pub(crate) mod change;
+pub(crate) mod context;
+pub(crate) mod editor;
 pub(crate) mod find;
 pub(crate) mod lock;
 pub(crate) mod look;

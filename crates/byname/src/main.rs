@@ -70,6 +70,10 @@ async fn run(cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> 
     let outcome = match cli.command {
         None => screen.line(cli::short_help()).map_err(Failure::from),
         Some(Command::Help(args)) => help(args.command.as_deref()),
+        Some(Command::Context(args)) => {
+            let root = cli.global.root.as_deref();
+            commands::context::run(&mut screen, env, &reach::Places::default(), root, &args)
+        }
         Some(Command::Completions(args)) => completions(&mut screen, &args.shell),
         Some(Command::Validate(args)) => match context(env, &cli.global) {
             Ok(context) => validate::run(&mut screen, &args.paths, &context),
@@ -145,7 +149,7 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         }
         Command::Unlock(args) => lock::unlock(session, args).await,
         Command::Add(args) => change::add(session, *args).await,
-        Command::Edit(args) => change::edit(session, *args).await,
+        Command::Edit(args) => change::edit(session, *args, env).await,
         Command::Delete(args) => change::delete(session, args).await,
         Command::Alias(args) => change::alias(session, args).await,
         Command::Apply(args) => apply::run(session, args).await,
@@ -158,6 +162,7 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         | Command::Server(_)
         | Command::Agent(_)
         | Command::Completions(_)
+        | Command::Context(_)
         | Command::Help(_) => Err(Error::internal("this command asks no server").into()),
     }
 }
@@ -183,11 +188,7 @@ fn connect(env: &Environment, global: &cli::GlobalArgs) -> byname_api::Result<Ar
 
 /// What relative names are read against.
 fn context(env: &Environment, global: &cli::GlobalArgs) -> Outcome<Name> {
-    let config = reach::client_config(&reach::Places::default())?;
-    match global.root.as_ref().or(env.root.as_ref()).or(config.root.as_ref()) {
-        Some(text) => Ok(Name::parse(text).map_err(|e| Error::from(e).field("root"))?),
-        None => Ok(Name::root()),
-    }
+    Ok(reach::context(env, &reach::Places::default(), global.root.as_deref())?.0)
 }
 
 fn help(of: Option<&str>) -> Outcome {
