@@ -296,10 +296,21 @@ pub(crate) enum Command {
     Version,
     /// Print the completion script for a shell
     #[command(
-        long_about = "Print the completion script for a shell.",
-        after_long_help = "Example:\n  byname completions bash > ~/.local/share/bash-completion/completions/byname"
+        long_about = "Print the completion script for a shell. On a tab it asks the server which names there are, \
+            label by label, for half a second at most.",
+        after_long_help = "Examples:\n  source <(byname completions bash)\n  \
+            byname completions bash > ~/.local/share/bash-completion/completions/byname\n  \
+            byname completions zsh > ~/.zfunc/_byname\n  \
+            byname completions fish > ~/.config/fish/completions/byname.fish"
     )]
     Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(
+        long_about = "Write the manual pages: byname.1 and a page for each command into a folder, or byname.1 to \
+            standard output.",
+        after_long_help = "Examples:\n  byname man /usr/local/share/man/man1\n  byname man | man -l -"
+    )]
+    Man(ManArgs),
     /// Show help for a command
     Help(HelpArgs),
 }
@@ -549,6 +560,14 @@ pub(crate) struct CompletionsArgs {
     pub shell: String,
 }
 
+/// `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder, made when it is not there
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
 /// `help`.
 #[derive(Debug, Args)]
 pub(crate) struct HelpArgs {
@@ -562,8 +581,23 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
     ("Serve", &["dev", "server", "agent"]),
-    ("More", &["context", "validate", "version", "completions", "help"]),
+    ("More", &["context", "validate", "version", "completions", "man", "help"]),
 ];
+
+const EXIT_STATUS: &str =
+    "Exit status: 0 ok, 1 other error, 2 usage, 3 not found, 4 denied, 5 unavailable or timeout, 6 conflict.";
+
+/// The command line with what its manual page adds.
+pub(crate) fn manual() -> clap::Command {
+    let mut command = Cli::command().about("one name for everything, and a name starts what it names");
+    command = command.after_long_help(format!(
+        "{EXIT_STATUS} `run` and `lock` end with the status of the command that they ran.\n\n\
+         A server is found by --server, BYNAME_SERVER, /etc/byname/client.toml, /run/byname/byname.sock, or at the \
+         socket of this user's `byname dev`, in this order. BYNAME_ROOT, BYNAME_OUTPUT, BYNAME_TOKEN and \
+         BYNAME_TOKEN_FILE stand for the options of these names."
+    ));
+    command
+}
 
 /// The command line as clap knows it, with the commands of `--help` in groups.
 pub(crate) fn command() -> clap::Command {
@@ -607,9 +641,7 @@ fn grouped_help(command: &clap::Command) -> String {
     ] {
         help.push_str(&format!("  \x1b[32m{flag:<width$}{plain} {about}\n"));
     }
-    help.push_str(
-        "\nExit status: 0 ok, 1 other error, 2 usage, 3 not found, 4 denied, 5 unavailable or timeout, 6 conflict.\n",
-    );
+    help.push_str(&format!("\n{EXIT_STATUS}\n"));
     help
 }
 

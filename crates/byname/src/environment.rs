@@ -20,6 +20,9 @@ const INHERITED: [&str; 12] = [
     "LD_LIBRARY_PATH",
 ];
 
+/// The variable that the scripts of `byname completions` set.
+pub(crate) const COMPLETE: &str = "BYNAME_COMPLETE";
+
 /// Everything that Byname takes from the environment, read once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
@@ -51,6 +54,8 @@ pub(crate) struct Environment {
     pub editor: Option<String>,
     /// Somebody sits at a terminal: standard input and output are one.
     pub terminal: bool,
+    /// BYNAME_COMPLETE: this shell asks what could stand at the cursor.
+    pub completes: Option<String>,
     /// HOME.
     pub home: Option<PathBuf>,
     /// XDG_STATE_HOME, when it is absolute as its specification asks.
@@ -84,6 +89,7 @@ impl Environment {
             for_programs: INHERITED.iter().filter_map(|name| Some((OsString::from(name), value(name)?))).collect(),
             editor: text("VISUAL").or_else(|| text("EDITOR")),
             terminal: false,
+            completes: text(COMPLETE),
             home: folder("HOME"),
             state_home: folder("XDG_STATE_HOME"),
         }
