@@ -45,7 +45,7 @@ pub(crate) struct GlobalArgs {
     /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; default /]
+    /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; `byname context`; default /]
     #[arg(long, global = true, value_name = "NAME")]
     pub root: Option<String>,
     /// Form of the output [BYNAME_OUTPUT; default table]
