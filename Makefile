@@ -4,6 +4,7 @@ SHELL       := /bin/bash
 TARGET      := $(or $(CARGO_TARGET_DIR),target)
 # nextest runs test binaries side by side; without it the tests are the same, only slower.
 RUN_TESTS   := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --all-targets) --no-fail-fast
+INTO        := $(DESTDIR)$(or $(PREFIX),/usr/local)
 SAY         := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ SAY         := @printf '\n== %s\n'
 help:
 	@echo 'make build     the debug binary, $(TARGET)/debug/byname'
 	@echo 'make release   the release binary, $(TARGET)/release/byname'
-	@echo 'make install   the release binary to $$PREFIX/bin (default /usr/local)'
+	@echo 'make install   the release binary, its manual pages and completions to $$PREFIX (default /usr/local)'
 	@echo 'make demo      the video-on-demand system: found, used, killed and found again'
 	@echo 'make test      everything that is checked before a change is taken'
 	@echo 'make check     only formatting, lints and the rules of the repository'
@@ -34,7 +35,12 @@ release:
 	cargo build --locked --release --package byname
 
 install: release
-	install -D -m 755 $(TARGET)/release/byname $(or $(PREFIX),/usr/local)/bin/byname
+	install -D -m 755 $(TARGET)/release/byname $(INTO)/bin/byname
+	$(TARGET)/release/byname man $(INTO)/share/man/man1
+	install -d $(INTO)/share/bash-completion/completions $(INTO)/share/zsh/site-functions $(INTO)/share/fish/vendor_completions.d
+	$(TARGET)/release/byname completions bash >$(INTO)/share/bash-completion/completions/byname
+	$(TARGET)/release/byname completions zsh >$(INTO)/share/zsh/site-functions/_byname
+	$(TARGET)/release/byname completions fish >$(INTO)/share/fish/vendor_completions.d/byname.fish
 
 test: need check unit examples demo-debug
 	$(SAY) 'all good'

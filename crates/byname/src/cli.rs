@@ -45,7 +45,7 @@ pub(crate) struct GlobalArgs {
     /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; default /]
+    /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; `byname context`; default /]
     #[arg(long, global = true, value_name = "NAME")]
     pub root: Option<String>,
     /// Form of the output [BYNAME_OUTPUT; default table]
@@ -222,8 +222,10 @@ pub(crate) enum Command {
     #[command(
         long_about = "Change what is declared about a name: the fields that are given, and nothing else. --unset \
             takes a field back to unsaid, by its path as `show` prints it. Changes of a launch take effect at the \
-            next start.",
-        after_long_help = "Examples:\n  byname edit /conf/motd --value 'Good evening'\n  \
+            next start.\n\n\
+            Without any field the declaration is opened in an editor (VISUAL, EDITOR, vi). Then the difference is \
+            shown and applied, if nobody has changed the name meanwhile.",
+        after_long_help = "Examples:\n  byname edit /conf/motd --value 'Good evening'\n  byname edit /db\n  \
             byname edit /db --copies 1..2 --unset launch.idle_stop\n  byname edit /db --attr owner-team=media"
     )]
     Edit(Box<EditArgs>),
@@ -278,6 +280,14 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  byname validate examples/bvods\n  byname validate /etc/byname"
     )]
     Validate(ValidateArgs),
+    /// Show or set what relative names are read against
+    #[command(
+        long_about = "Show or set what names and patterns without `/` in front are read against. It is noted for this \
+            user, in ~/.local/state/byname/context.\n\n\
+            --root counts more, then BYNAME_ROOT, then what is set here, then `root` in client.toml.",
+        after_long_help = "Examples:\n  byname context\n  byname context /BVODS\n  byname context --unset"
+    )]
+    Context(ContextArgs),
     /// Show the versions of this command and of the server
     #[command(
         long_about = "Show the versions of this command and, when one can be reached, of the server, with what the \
@@ -286,10 +296,21 @@ pub(crate) enum Command {
     Version,
     /// Print the completion script for a shell
     #[command(
-        long_about = "Print the completion script for a shell.",
-        after_long_help = "Example:\n  byname completions bash > ~/.local/share/bash-completion/completions/byname"
+        long_about = "Print the completion script for a shell. On a tab it asks the server which names there are, \
+            label by label, for half a second at most.",
+        after_long_help = "Examples:\n  source <(byname completions bash)\n  \
+            byname completions bash > ~/.local/share/bash-completion/completions/byname\n  \
+            byname completions zsh > ~/.zfunc/_byname\n  \
+            byname completions fish > ~/.config/fish/completions/byname.fish"
     )]
     Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(
+        long_about = "Write the manual pages: byname.1 and a page for each command into a folder, or byname.1 to \
+            standard output.",
+        after_long_help = "Examples:\n  byname man /usr/local/share/man/man1\n  byname man | man -l -"
+    )]
+    Man(ManArgs),
     /// Show help for a command
     Help(HelpArgs),
 }
@@ -521,12 +542,30 @@ pub(crate) struct ValidateArgs {
     pub paths: Vec<PathBuf>,
 }
 
+/// `context`.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// The name to read relative names against; a relative one is read against the present context
+    pub name: Option<String>,
+    /// Forget what was set
+    #[arg(long, conflicts_with = "name")]
+    pub unset: bool,
+}
+
 /// `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_parser = ["bash", "zsh", "fish"])]
     pub shell: String,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder, made when it is not there
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }
 
 /// `help`.
@@ -542,8 +581,23 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
     ("Serve", &["dev", "server", "agent"]),
-    ("More", &["validate", "version", "completions", "help"]),
+    ("More", &["context", "validate", "version", "completions", "man", "help"]),
 ];
+
+const EXIT_STATUS: &str =
+    "Exit status: 0 ok, 1 other error, 2 usage, 3 not found, 4 denied, 5 unavailable or timeout, 6 conflict.";
+
+/// The command line with what its manual page adds.
+pub(crate) fn manual() -> clap::Command {
+    let mut command = Cli::command().about("one name for everything, and a name starts what it names");
+    command = command.after_long_help(format!(
+        "{EXIT_STATUS} `run` and `lock` end with the status of the command that they ran.\n\n\
+         A server is found by --server, BYNAME_SERVER, /etc/byname/client.toml, /run/byname/byname.sock, or at the \
+         socket of this user's `byname dev`, in this order. BYNAME_ROOT, BYNAME_OUTPUT, BYNAME_TOKEN and \
+         BYNAME_TOKEN_FILE stand for the options of these names."
+    ));
+    command
+}
 
 /// The command line as clap knows it, with the commands of `--help` in groups.
 pub(crate) fn command() -> clap::Command {
@@ -587,9 +641,7 @@ fn grouped_help(command: &clap::Command) -> String {
     ] {
         help.push_str(&format!("  \x1b[32m{flag:<width$}{plain} {about}\n"));
     }
-    help.push_str(
-        "\nExit status: 0 ok, 1 other error, 2 usage, 3 not found, 4 denied, 5 unavailable or timeout, 6 conflict.\n",
-    );
+    help.push_str(&format!("\n{EXIT_STATUS}\n"));
     help
 }
 

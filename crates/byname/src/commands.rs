@@ -5,9 +5,12 @@ pub(crate) mod act;
 pub(crate) mod advertise;
 pub(crate) mod apply;
 pub(crate) mod change;
+pub(crate) mod context;
+pub(crate) mod editor;
 pub(crate) mod find;
 pub(crate) mod lock;
 pub(crate) mod look;
+pub(crate) mod man;
 pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod validate;
@@ -47,8 +50,7 @@ pub(crate) struct Session {
 impl Session {
     /// A session that speaks to this server.
     pub(crate) fn new(service: Arc<dyn NameService>, context: Name, screen: Screen) -> Self {
-        let caller = Caller { principal: "anyone".into(), standing: Standing::ReadOnly };
-        Session { service, cx: Context::of(caller), context, screen, now: clock(), clock }
+        Session { service, cx: anyone(), context, screen, now: clock(), clock }
     }
 
     /// A name as the user wrote it.
@@ -80,6 +82,11 @@ impl Session {
     fn age(&self, at: Timestamp) -> String {
         age_ms(self.now.0.saturating_sub(at.0))
     }
+}
+
+/// What goes along with a request of somebody whom the server will know better.
+pub(crate) fn anyone() -> Context {
+    Context::of(Caller { principal: "anyone".into(), standing: Standing::ReadOnly })
 }
 
 /// The time of this host.

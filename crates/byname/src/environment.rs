@@ -1,6 +1,7 @@
 //! What the process's environment says. Nothing else in the workspace reads it.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// The variables that launched programs inherit from the agent.
@@ -18,6 +19,9 @@ const INHERITED: [&str; 12] = [
     "XDG_RUNTIME_DIR",
     "LD_LIBRARY_PATH",
 ];
+
+/// The variable that the scripts of `byname completions` set.
+pub(crate) const COMPLETE: &str = "BYNAME_COMPLETE";
 
 /// Everything that Byname takes from the environment, read once.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +50,12 @@ pub(crate) struct Environment {
     pub log: Option<String>,
     /// What launched programs inherit: where programs are, who and in which language; nothing of Byname's own.
     pub for_programs: Vec<(OsString, OsString)>,
+    /// VISUAL, else EDITOR: a line for the shell that edits a file.
+    pub editor: Option<String>,
+    /// Somebody sits at a terminal: standard input and output are one.
+    pub terminal: bool,
+    /// BYNAME_COMPLETE: this shell asks what could stand at the cursor.
+    pub completes: Option<String>,
     /// HOME.
     pub home: Option<PathBuf>,
     /// XDG_STATE_HOME, when it is absolute as its specification asks.
@@ -55,7 +65,8 @@ pub(crate) struct Environment {
 impl Environment {
     /// Reads the environment of this process.
     pub(crate) fn read() -> Self {
-        Self::from(&|name| std::env::var_os(name))
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        Environment { terminal, ..Self::from(&|name| std::env::var_os(name)) }
     }
 
     fn from(get: &dyn Fn(&str) -> Option<OsString>) -> Self {
@@ -76,6 +87,9 @@ impl Environment {
             dumb_terminal: text("TERM").is_some_and(|v| v == "dumb"),
             log: text("BYNAME_LOG"),
             for_programs: INHERITED.iter().filter_map(|name| Some((OsString::from(name), value(name)?))).collect(),
+            editor: text("VISUAL").or_else(|| text("EDITOR")),
+            terminal: false,
+            completes: text(COMPLETE),
             home: folder("HOME"),
             state_home: folder("XDG_STATE_HOME"),
         }

@@ -310,7 +310,8 @@ impl NameService for Fake {
     async fn batch(&self, _cx: &Context, r: BatchRequest) -> Result<BatchReply> {
         let ops: Vec<String> = r.ops.iter().map(|op| serde_json::to_string(op).unwrap()).collect();
         let set = r.set.map_or_else(String::new, |s| format!("set={s} "));
-        self.note(format!("batch {set}{}", ops.join(" ")));
+        let dry = if r.dry_run { "dry " } else { "" };
+        self.note(format!("batch {set}{dry}{}", ops.join(" ")));
         let taken = |op: &Op| op.name().is_under(&name("/refused"));
         if let Some(index) = r.ops.iter().position(taken) {
             let error = Error::new(Code::AlreadyExists, "the name is taken");

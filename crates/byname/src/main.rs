@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod complete;
 mod difference;
 mod environment;
 mod failure;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use clap::{FromArgMatches, ValueEnum};
 
+use byname_api::Error;
 use byname_api::request::Verb;
-use byname_api::{Code, Error};
 use byname_client::{Clerk, Options};
 use byname_name::Name;
 
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == "hold") {
         byname_launch::hold::main(words);
     }
+    let env = Environment::read();
+    if complete::answered(&env) {
+        return ExitCode::SUCCESS;
+    }
     let cli = match cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
@@ -44,7 +49,6 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let env = Environment::read();
     let format = cli.global.output.or_else(|| Format::from_str(env.output.as_deref()?, true).ok());
     let mut screen = Screen::standard(format.unwrap_or_default(), &env);
     match runtime(cli.command.as_ref()) {
@@ -70,7 +74,12 @@ async fn run(cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> 
     let outcome = match cli.command {
         None => screen.line(cli::short_help()).map_err(Failure::from),
         Some(Command::Help(args)) => help(args.command.as_deref()),
+        Some(Command::Context(args)) => {
+            let root = cli.global.root.as_deref();
+            commands::context::run(&mut screen, env, &reach::Places::default(), root, &args)
+        }
         Some(Command::Completions(args)) => completions(&mut screen, &args.shell),
+        Some(Command::Man(args)) => commands::man::run(&mut screen, args.folder.as_deref()),
         Some(Command::Validate(args)) => match context(env, &cli.global) {
             Ok(context) => validate::run(&mut screen, &args.paths, &context),
             Err(e) => Err(e),
@@ -145,7 +154,7 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         }
         Command::Unlock(args) => lock::unlock(session, args).await,
         Command::Add(args) => change::add(session, *args).await,
-        Command::Edit(args) => change::edit(session, *args).await,
+        Command::Edit(args) => change::edit(session, *args, env).await,
         Command::Delete(args) => change::delete(session, args).await,
         Command::Alias(args) => change::alias(session, args).await,
         Command::Apply(args) => apply::run(session, args).await,
@@ -158,6 +167,8 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         | Command::Server(_)
         | Command::Agent(_)
         | Command::Completions(_)
+        | Command::Context(_)
+        | Command::Man(_)
         | Command::Help(_) => Err(Error::internal("this command asks no server").into()),
     }
 }
@@ -183,11 +194,7 @@ fn connect(env: &Environment, global: &cli::GlobalArgs) -> byname_api::Result<Ar
 
 /// What relative names are read against.
 fn context(env: &Environment, global: &cli::GlobalArgs) -> Outcome<Name> {
-    let config = reach::client_config(&reach::Places::default())?;
-    match global.root.as_ref().or(env.root.as_ref()).or(config.root.as_ref()) {
-        Some(text) => Ok(Name::parse(text).map_err(|e| Error::from(e).field("root"))?),
-        None => Ok(Name::root()),
-    }
+    Ok(reach::context(env, &reach::Places::default(), global.root.as_deref())?.0)
 }
 
 fn help(of: Option<&str>) -> Outcome {
@@ -208,8 +215,7 @@ fn built(command: &mut clap::Command) -> &mut clap::Command {
 }
 
 fn completions(screen: &mut Screen, shell: &str) -> Outcome {
-    let shell = clap_complete::Shell::from_str(shell, true).map_err(|e| Error::new(Code::InvalidArgument, e))?;
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut cli::command(), "byname", &mut script);
+    let script = complete::script(shell)
+        .ok_or_else(|| Failure::usage(format!("there are no completions for `{}`", shell.escape_debug())))?;
     Ok(screen.raw(&script)?)
 }

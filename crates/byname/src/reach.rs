@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use byname_api::{Code, Error, Result};
+use byname_name::Name;
 
 use crate::environment::{Environment, system_config_dir};
 
@@ -46,6 +47,14 @@ pub(crate) struct Places {
     system_socket: PathBuf,
 }
 
+#[cfg(test)]
+impl Places {
+    /// The files of a host that is one folder.
+    pub(crate) fn within(dir: &Path) -> Self {
+        Places { config: dir.join("client.toml"), system_socket: dir.join("system.sock") }
+    }
+}
+
 impl Default for Places {
     fn default() -> Self {
         Places {
@@ -65,6 +74,80 @@ pub(crate) fn client_config(places: &Places) -> Result<ClientConfig> {
     toml::from_str(&text).map_err(|e| {
         Error::new(Code::InvalidArgument, format!("{}: {}", places.config.display(), e.to_string().trim_end()))
     })
+}
+
+/// Who said what relative names are read against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// `--root`.
+    Flag,
+    /// BYNAME_ROOT.
+    Environment,
+    /// `byname context`.
+    Context,
+    /// `client.toml`.
+    File,
+    /// Nobody: it is the root.
+    Nobody,
+}
+
+impl Said {
+    /// The word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Said::Flag => "flag",
+            Said::Environment => "environment",
+            Said::Context => "context",
+            Said::File => "file",
+            Said::Nobody => "default",
+        }
+    }
+}
+
+/// What relative names are read against: `--root`, BYNAME_ROOT, what `byname context` noted, `client.toml`, the root.
+///
+/// # Errors
+///
+/// `invalid-name` for one that is no name.
+pub(crate) fn context(env: &Environment, places: &Places, root: Option<&str>) -> Result<(Name, Said)> {
+    let parsed = |text: &str| Name::parse(text).map_err(|e| Error::from(e).field("root"));
+    for (given, said) in [(root, Said::Flag), (env.root.as_deref(), Said::Environment)] {
+        if let Some(text) = given {
+            return Ok((parsed(text)?, said));
+        }
+    }
+    if let Some(note) = context_path(env)
+        && let Ok(text) = fs::read_to_string(&note)
+    {
+        let name = Name::parse(text.strip_suffix('\n').unwrap_or(&text));
+        let advice = format!("{} (`byname context --unset` forgets it)", note.display());
+        return Ok((name.map_err(|e| Error::from(e).within(advice))?, Said::Context));
+    }
+    match client_config(places)?.root {
+        Some(text) => Ok((parsed(&text)?, Said::File)),
+        None => Ok((Name::root(), Said::Nobody)),
+    }
+}
+
+/// Notes down, for later commands of this user, what relative names are read against; none forgets it.
+///
+/// # Errors
+///
+/// The user's state folder cannot be written, or is not known.
+pub(crate) fn note_context(env: &Environment, name: Option<&Name>) -> io::Result<()> {
+    let unknown = || io::Error::other("neither HOME nor XDG_STATE_HOME is set");
+    let note = context_path(env).ok_or_else(unknown)?;
+    match name {
+        Some(name) => write_note(&note, name.as_str().as_bytes()),
+        None => match fs::remove_file(note) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn context_path(env: &Environment) -> Option<PathBuf> {
+    Some(env.state_dir()?.join("context"))
 }
 
 /// Finds out where to ask.
@@ -100,16 +183,21 @@ pub(crate) fn target(
 /// The folder cannot be written. A server goes on without: its user then gives the token file by hand.
 pub(crate) fn remember(env: &Environment, listen: SocketAddr, token_file: &Path) -> io::Result<()> {
     let Some(note) = note_path(env, listen.ip(), listen.port()) else { return Ok(()) };
-    let Some(folder) = note.parent() else { return Ok(()) };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let token_file = fs::canonicalize(token_file)?;
-    // Written beside and renamed, so that a reader never sees half a path.
-    let fresh = folder.join(format!(".{}.{}", listen.port(), std::process::id()));
+    write_note(&note, std::os::unix::ffi::OsStrExt::as_bytes(token_file.as_os_str()))
+}
+
+/// Writes a line for this user only.
+fn write_note(note: &Path, line: &[u8]) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (note.parent(), note.file_name()) else { return Ok(()) };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // Written beside and renamed, so that a reader never sees half of it.
+    let fresh = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(std::os::unix::ffi::OsStrExt::as_bytes(token_file.as_os_str()))?;
+    file.write_all(line)?;
     file.write_all(b"\n")?;
     drop(file);
-    fs::rename(&fresh, &note)
+    fs::rename(&fresh, note)
 }
 
 /// Takes the note of [`remember`] back, when it is still this server's. Called by a server that ends.
@@ -187,7 +275,7 @@ mod tests {
     use super::*;
 
     fn places(dir: &Path) -> Places {
-        Places { config: dir.join("client.toml"), system_socket: dir.join("system.sock") }
+        Places::within(dir)
     }
 
     #[test]

@@ -104,10 +104,16 @@ pub(crate) async fn hold(
         }
         let renewal =
             AdvertiseRequest { instance: Some(held.instance), credential: held.credential.clone(), ..request.clone() };
-        let answer = match session.service.advertise(&session.cx, renewal).await {
-            // The lease ended meanwhile, or the server does not know it any more: begin anew.
-            Err(e) if !may_pass(e.code()) => session.service.advertise(&session.cx, request.clone()).await,
-            answer => answer,
+        let renewed = async {
+            match session.service.advertise(&session.cx, renewal).await {
+                // The lease ended meanwhile, or the server does not know it any more: begin anew.
+                Err(e) if !may_pass(e.code()) => session.service.advertise(&session.cx, request.clone()).await,
+                answer => answer,
+            }
+        };
+        let answer = tokio::select! {
+            answer = renewed => answer,
+            () = &mut stop => break,
         };
         match answer {
             Ok(renewed) => {

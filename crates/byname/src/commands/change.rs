@@ -4,9 +4,10 @@ use byname_api::object::{Kind, Spec};
 use byname_api::request::{BatchReply, BatchRequest, Op, Outcome as Done};
 use byname_api::{Code, Error};
 
-use super::Session;
+use super::{Session, editor};
 use crate::cli::declare::{kind_of, spec};
 use crate::cli::{AddArgs, AliasArgs, DeleteArgs, EditArgs};
+use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
 use crate::screen::{Format, Paint};
 
@@ -19,12 +20,16 @@ pub(crate) async fn add(session: &mut Session, args: AddArgs) -> Outcome {
 }
 
 /// `edit`.
-pub(crate) async fn edit(session: &mut Session, args: EditArgs) -> Outcome {
+pub(crate) async fn edit(session: &mut Session, args: EditArgs, env: &Environment) -> Outcome {
     let spec = spec(&args.declare, &args.launch, &session.context, &here()?)?;
-    if spec == Spec::default() && args.unset.is_empty() {
-        return Err(Failure::usage("nothing to change: give a field, such as --ttl 5m, or --unset FIELD"));
-    }
     let name = session.name(&args.name)?;
+    if spec == Spec::default() && args.unset.is_empty() {
+        if env.editor.is_none() && !env.terminal {
+            let message = "nothing to change: give a field, such as --ttl 5m, or --unset FIELD; or set EDITOR";
+            return Err(Failure::usage(message));
+        }
+        return editor::edit(session, name, args.if_version, env, &mut || editor::ask(env)).await;
+    }
     change(session, vec![Op::Modify { name, spec, clear: args.unset, if_version: args.if_version }]).await
 }
 
@@ -113,7 +118,8 @@ pub(crate) fn split_op(error: Error) -> (Option<usize>, Error) {
     (Some(index), if field.is_empty() || field == "spec" { own } else { own.field(field) })
 }
 
-fn here() -> Outcome<std::path::PathBuf> {
+/// The folder that `./x` is relative to.
+pub(crate) fn here() -> Outcome<std::path::PathBuf> {
     std::env::current_dir().map_err(|e| Failure::System(format!("cannot tell the current folder: {e}")))
 }
 

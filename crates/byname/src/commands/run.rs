@@ -7,6 +7,7 @@ use byname_api::service::Endpoint;
 use byname_api::{Code, Error, Result};
 use byname_launch::foreground::{self, Foreground};
 use byname_name::Name;
+use tokio::sync::oneshot;
 
 use super::advertise::{self, HELD_TTL, endpoint};
 use super::lock::ended;
@@ -67,16 +68,21 @@ pub(crate) async fn run(session: &mut Session, args: RunArgs) -> Outcome {
         }
     };
     session.screen.say(&format!("byname: {name} is advertised ({})", reply.instance));
-    let mut status = None;
-    let held = advertise::hold(session, &name, request, reply, async { status = Some(program.wait().await) }).await;
-    if let Err(Failure::Error(error)) = &held {
-        session.screen.say(&format!("byname: note: the name is not kept any more: {error}"));
-    }
-    match status {
-        Some(status) => ended(status?),
-        // The name was lost on the way; the command is not.
-        None => ended(program.wait().await?),
-    }
+    // Side by side, so that a signal does not wait for an answer of the server; and the command outlives its name.
+    let (end, over) = oneshot::channel::<()>();
+    let waiting = async {
+        let status = program.wait().await;
+        drop(end);
+        status
+    };
+    let keeping = async {
+        let held = advertise::hold(session, &name, request, reply, async { drop(over.await) }).await;
+        if let Err(Failure::Error(error)) = &held {
+            session.screen.say(&format!("byname: note: the name is not kept any more: {error}"));
+        }
+    };
+    let (status, ()) = tokio::join!(waiting, keeping);
+    ended(status?)
 }
 
 fn is_taken(port: u16) -> bool {
