@@ -18,6 +18,9 @@ mod admit;
 mod body;
 mod conditions;
 mod decode;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod openapi;
 mod operations;

@@ -12,6 +12,9 @@ mod alive;
 mod catalogue;
 mod cgroup;
 mod folder;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hold;
 mod instance;
 mod link;
