@@ -1,5 +1,6 @@
 //! `cargo xtask`: the chores of this repository that need more than a line of shell.
 
+mod fuzz;
 mod tidy;
 
 use std::path::Path;
@@ -10,6 +11,8 @@ cargo xtask COMMAND
 
   tidy    check the rules of the code and of the documents; CONTRIBUTING.md gives each with its reason
   rules   print the rules and their reasons
+  fuzz [TARGET] [--seconds N]
+          run one fuzz target of fuzz/, or all, for 60 s each or N
   help    print this
 ";
 
@@ -22,14 +25,15 @@ fn main() -> ExitCode {
             tidy::print_rules();
             Ok(true)
         }
+        ["fuzz", rest @ ..] => match fuzz::Order::parse(rest) {
+            Some(order) => fuzz::run(root(), &order),
+            None => return unknown(&words),
+        },
         [] | ["help" | "-h" | "--help"] => {
             print!("{HELP}");
             Ok(true)
         }
-        _ => {
-            eprint!("xtask: there is no `{}`\n\n{HELP}", words.join(" "));
-            return ExitCode::from(2);
-        }
+        _ => return unknown(&words),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,6 +43,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn unknown(words: &[&str]) -> ExitCode {
+    eprint!("xtask: there is no `{}`\n\n{HELP}", words.join(" "));
+    ExitCode::from(2)
 }
 
 /// The repository's folder: the one above this crate's.

@@ -78,6 +78,9 @@
 mod cluster;
 pub mod disk;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lock;
 mod log;
 mod network;

@@ -20,6 +20,9 @@ mod body;
 mod conditions;
 mod decode;
 mod events;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod openapi;
 mod operations;

@@ -13,6 +13,9 @@ mod catalogue;
 mod cgroup;
 mod folder;
 pub mod foreground;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hold;
 mod instance;
 mod link;

@@ -6,10 +6,12 @@ use super::tree::{File, Tree};
 /// Endings of files of ours: a word in backticks that ends so is meant as a file.
 const ENDINGS: [&str; 6] = [".rs", ".py", ".md", ".sh", ".proto", ".c"];
 /// Made by a build or a run, and so in no clone.
-const MADE: [&str; 3] = ["target", "bench/out", "__pycache__"];
+const MADE: [&str; 4] = ["target", "bench/out", "fuzz/artifacts", "__pycache__"];
 /// Parts that stand for something else.
-const STAND_FOR: [&str; 13] =
-    ["NAME", "DIR", "DATA", "CODE", "CRATE", "NNNN", "ID", "FILE", "COMMAND", "VERSION", "SERVICE", "PROTOCOL", "vN"];
+const STAND_FOR: [&str; 14] = [
+    "TARGET", "NAME", "DIR", "DATA", "CODE", "CRATE", "NNNN", "ID", "FILE", "COMMAND", "VERSION", "SERVICE",
+    "PROTOCOL", "vN",
+];
 
 /// Every path that a document names, as a link, in backticks or in a command, exists.
 pub(super) fn paths(tree: &Tree) -> Vec<Finding> {

@@ -68,7 +68,7 @@ pub(super) fn machines(tree: &Tree) -> Vec<Finding> {
     ];
     let mut findings = Vec::new();
     for file in tree.files() {
-        if file.path == "Cargo.lock" {
+        if file.path == "Cargo.lock" || file.path.ends_with("/Cargo.lock") {
             for (at, line) in file.text.lines().enumerate() {
                 let source = line.strip_prefix("source = ").map(|text| text.trim_matches('"'));
                 if let Some(source) = source.filter(|source| *source != REGISTRY) {
