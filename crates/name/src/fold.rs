@@ -23,6 +23,13 @@ pub(crate) fn push_folded(text: &str, out: &mut String) {
     }
 }
 
+/// Any text as names are compared: NFC(simple fold(NFC(text))). Two texts that are the same to people fold to the same.
+pub fn folded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    push_folded(&nfc(text), &mut out);
+    out
+}
+
 /// Simple case folding of one character.
 pub(crate) fn fold_char(c: char) -> char {
     if c.is_ascii() { c.to_ascii_lowercase() } else { CASE.simple_fold(c) }

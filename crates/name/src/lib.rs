@@ -61,6 +61,7 @@ mod pattern;
 mod serde_form;
 
 pub use error::{NameError, NameRule};
+pub use fold::folded;
 pub use key::NameKey;
 pub use label::{MAX_DEPTH, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use name::{Labels, Name};

@@ -14,8 +14,10 @@ pub mod stored;
 
 mod batch;
 mod derived;
+mod index;
 mod lifecycle;
 mod lock;
+mod search;
 mod sessions;
 mod tree;
 

@@ -9,6 +9,7 @@ use byname_api::request::{Entry, FindReply, Fresh, Happening, Junction, ListRepl
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::{Name, NameKey, Pattern};
 
+pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
 use crate::tree::{Node, Resolved, Tree};
 
@@ -17,7 +18,7 @@ pub const DEFAULT_LIMIT: u32 = 1_000;
 /// Entries on a page at most.
 pub const MAX_LIMIT: u32 = 10_000;
 /// A page ends when it holds so many bytes of names, so that it fits in a message.
-const PAGE_BYTES: usize = 2 << 20;
+pub(crate) const PAGE_BYTES: usize = 2 << 20;
 
 /// What a find wants.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +227,7 @@ fn keep_least(running: &mut Vec<&Instance>, sample: impl Fn(InstanceId) -> Optio
     running.retain(|i| of(i) <= least);
 }
 
-fn fresh(tree: &Tree) -> Fresh {
+pub(crate) fn fresh(tree: &Tree) -> Fresh {
     Fresh { revision: tree.revision, age_ms: 0, stale: false }
 }
 

@@ -12,6 +12,7 @@ use byname_api::span::Timestamp;
 use byname_name::{Name, NameKey};
 
 use crate::derived::Derived;
+use crate::index::Indexes;
 use crate::service::{LockState, Service};
 
 /// How many aliases a name may lead through.
@@ -55,6 +56,7 @@ pub struct Tree {
     nodes: OrdMap<NameKey, Arc<Node>>,
     by_id: HashMap<ObjectId, NameKey>,
     derived: Derived,
+    indexes: Indexes,
     /// Changes with every command that changes anything.
     pub revision: u64,
     /// Logged time: that of the newest command, and never going back.
@@ -79,6 +81,7 @@ impl Default for Tree {
             nodes: OrdMap::new(),
             by_id: HashMap::new(),
             derived: Derived::default(),
+            indexes: Indexes::default(),
             revision: 0,
             now: Timestamp(0),
             next_id: 1,
@@ -103,6 +106,15 @@ impl Tree {
     /// The object of exactly this name, aliases not followed.
     pub fn get(&self, name: &Name) -> Option<Arc<Node>> {
         name.with_key(|key| self.nodes.get(key)).cloned()
+    }
+
+    /// The object of this key.
+    pub(crate) fn at(&self, key: &NameKey) -> Option<Arc<Node>> {
+        self.nodes.get(key).cloned()
+    }
+
+    pub(crate) fn indexes(&self) -> &Indexes {
+        &self.indexes
     }
 
     /// The object of this id.
@@ -245,15 +257,34 @@ impl Tree {
         let (key, node) = (node.name.key(), Arc::new(node));
         self.by_id.insert(node.id, key.clone());
         let before = self.nodes.insert(key, node.clone());
-        self.derived.replace(before.as_deref(), Some(&node));
+        self.note(before.as_deref(), Some(&node));
         node
+    }
+
+    /// Keeps up what follows from the objects.
+    fn note(&mut self, before: Option<&Node>, after: Option<&Node>) {
+        self.derived.replace(before, after);
+        self.indexes.replace(before, after);
+        if Indexes::declares_anew(before, after)
+            && let Some(node) = before.or(after)
+        {
+            let key = node.name.key();
+            match after.and_then(|n| n.spec.index.as_deref()) {
+                Some(declared) => {
+                    let mut indexes = std::mem::take(&mut self.indexes);
+                    indexes.rebuild(&key, declared, self.range(key.subtree_range()));
+                    self.indexes = indexes;
+                }
+                None => self.indexes.forget(&key),
+            }
+        }
     }
 
     /// Takes an object out.
     pub(crate) fn remove(&mut self, name: &Name) -> Option<Arc<Node>> {
         let node = self.nodes.remove(&name.key())?;
         self.by_id.remove(&node.id);
-        self.derived.replace(Some(&node), None);
+        self.note(Some(&node), None);
         Some(node)
     }
 
