@@ -36,6 +36,9 @@ struct Entry {
     place: NameKey,
 }
 
+/// Entries that stand together.
+type Run = (Bound<Entry>, Bound<Entry>);
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kept {
     /// In an order of bits that is that of the numbers.
@@ -122,7 +125,7 @@ impl Index {
     }
 
     /// The ranges of entries that hold everything that may fit a comparison; `None` when the index does not help.
-    fn ranges(&self, term: &Filter) -> Option<Vec<(Bound<Entry>, Bound<Entry>)>> {
+    fn ranges(&self, term: &Filter) -> Option<Vec<Run>> {
         let (name, _) = comparison(term)?;
         let attribute = self.attributes.iter().position(|a| a == name)?;
         let least = |value| Bound::Included(Entry { attribute, value, place: NameKey::root() });
@@ -240,7 +243,7 @@ impl Indexes {
         }
         let mut terms = Vec::new();
         conjunction(filter, &mut terms);
-        let mut best: Option<(usize, &Index, Vec<(Bound<Entry>, Bound<Entry>)>)> = None;
+        let mut best: Option<(usize, &Index, Vec<Run>)> = None;
         for directory in std::iter::successors(Some(under.clone()), NameKey::parent) {
             let Some(index) = self.0.get(&directory) else { continue };
             for ranges in terms.iter().filter_map(|term| index.ranges(term)) {
