@@ -21,7 +21,7 @@ pub(crate) async fn lock(session: &mut Session, args: LockArgs, stop: impl Futur
     let reply = tokio::select! {
         reply = session.service.lock(&session.cx, request.clone()) => reply?,
         // It may have been taken at this moment; then it ends with its lease.
-        () = &mut stop => return Ok(()),
+        () = &mut stop => return Err(Failure::System(format!("interrupted before the lock of `{name}` was had"))),
     };
     let mut held = Held {
         request: LockRequest { wait: None, key: reply.key.clone(), ..request },
@@ -182,6 +182,20 @@ mod tests {
         task.await.unwrap().unwrap();
         let last = std::iter::from_fn(|| calls.try_recv().ok()).last().unwrap();
         assert_eq!(last, "unlock /l key=Some(\"c0ffee\")");
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_before_the_lock_is_had_is_no_good_end() {
+        let (screen, out, _) = Screen::captured(Format::Name, false);
+        let mut session = Session::new(Arc::new(Fake::default()), Name::root(), screen);
+        let args = LockArgs {
+            name: "/slow".into(),
+            ttl: None,
+            wait: Some("1h".parse().unwrap()),
+            words: vec!["false".into()],
+        };
+        let outcome = lock(&mut session, args, async {}).await;
+        assert_eq!((outcome.unwrap_err().exit_status(), out.take()), (1, String::new()));
     }
 
     #[tokio::test]
