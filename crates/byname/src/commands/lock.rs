@@ -216,8 +216,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_whose_lock_is_lost_is_told_to_end() {
-        let done = run("lock --ttl 30ms /lost -- sleep 1000").await;
+        let folder = tempfile::tempdir().unwrap();
+        let (script, told) = (folder.path().join("sh"), folder.path().join("told"));
+        // It goes by itself in the end, so that nothing is left behind when it is not told.
+        let text = format!(
+            "trap 'echo TERM > {}; exit' TERM; n=0; while [ $n -lt 500 ]; do n=$((n + 1)); sleep 0.02; done",
+            told.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        let done = run(&format!("lock --ttl 3s /lost -- sh {}", script.display())).await;
         assert_eq!(done.status, 6);
+        assert_eq!(std::fs::read_to_string(told).unwrap(), "TERM\n");
         assert!(done.talk.contains("SIGTERM") && done.talk.contains("is lost: the lock is not held"), "{}", done.talk);
     }
 
