@@ -135,6 +135,9 @@ fn replay(found: &mut Recovered, number: usize, end: Option<u64>, snapshot: Opti
     } else if header.last != found.last {
         return Err(corrupt(&path, 0, "it does not go on where the file before it ends"));
     }
+    if end.is_some_and(|end| end > bytes) {
+        return Err(corrupt(&path, bytes, "the file is shorter than the file after it says"));
+    }
     found.vote = header.vote;
     found.force_mark = true;
 

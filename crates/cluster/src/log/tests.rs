@@ -143,3 +143,26 @@ async fn memory_holds_the_end_of_the_log_only() {
     assert!(inner.tail_bytes <= 600 << 10, "{} bytes", inner.tail_bytes);
     assert!(inner.tail.len() < 1000, "{} entries", inner.tail.len());
 }
+
+#[test]
+fn a_file_that_is_shorter_than_its_successor_says_is_damage_and_is_not_made_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let header =
+        |sequence, prev_end| SegmentHeader { node: 1, sequence, prev_end, last: None, purged: None, vote: None };
+    for (sequence, prev_end) in [(1, 0), (2, 1 << 40)] {
+        let mut content = header(sequence, prev_end).encode().to_vec();
+        // Something that looks like the header of a frame of 2 GiB.
+        let mut frame = vec![1; 8];
+        frame.extend_from_slice(&[2, 0, 0, 0, sequence as u8, 0, 0, 0]);
+        frame.resize(40, 0);
+        frame[4..8].copy_from_slice(&(1u32 << 31).to_le_bytes());
+        content.extend_from_slice(&frame);
+        std::fs::write(recover::segment_path(dir.path(), sequence), content).unwrap();
+    }
+    match recover::recover(&LocalDisk, dir.path(), 1, None) {
+        Err(OpenError::Corrupt { file, offset, .. }) => {
+            assert_eq!((file, offset), (recover::segment_path(dir.path(), 1), 552));
+        }
+        other => panic!("{:?}", other.map(|found| found.end)),
+    }
+}
