@@ -31,6 +31,7 @@ use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Spec, Stamp};
 use byname_api::request::*;
+use byname_cluster::disk::{Disk, LocalDisk};
 use byname_cluster::{Cluster, OpenError, ProposeError};
 use byname_name::{Name, Pattern};
 use byname_registry::service::Origin;
@@ -76,8 +77,21 @@ pub(crate) struct Inner {
 impl Node {
     /// Opens the log, restores the tree and begins to work.
     pub async fn open(config: Config) -> Result<Node, OpenError> {
+        let options = byname_cluster::Options::new(config.dir.clone(), config.id);
+        Node::open_on(Arc::new(LocalDisk), options, config).await
+    }
+
+    /// [`open`](Node::open) on another disk and with other sizes of the log: a disk that fails when a test wants it to.
+    ///
+    /// # Errors
+    /// Those of [`open`](Node::open).
+    pub async fn open_on(
+        disk: Arc<dyn Disk>,
+        options: byname_cluster::Options,
+        config: Config,
+    ) -> Result<Node, OpenError> {
         let (machine, view, mut events) = RegistryMachine::new();
-        let cluster = Cluster::open(byname_cluster::Options::new(config.dir.clone(), config.id), machine).await?;
+        let cluster = Cluster::open_on(disk, options, machine).await?;
         // What the log told again while it was replayed happened long ago: the view says how things stand now.
         while events.try_recv().is_ok() {}
         metrics::describe_counter!("byname_finds_total", "Finds answered or refused.");
