@@ -166,3 +166,23 @@ fn a_file_that_is_shorter_than_its_successor_says_is_damage_and_is_not_made_room
         other => panic!("{:?}", other.map(|found| found.end)),
     }
 }
+
+#[test]
+fn an_entry_that_none_could_follow_is_damage() {
+    let last = id(1, u64::MAX);
+    let header = SegmentHeader { node: 1, sequence: 1, prev_end: 0, last: None, purged: None, vote: None };
+    let blank = |index| Record::Entry(LogEntry { log_id: id(1, index), payload: EntryPayload::Blank });
+    let mut files = vec![SegmentHeader { last: Some(last), ..header.clone() }.encode().to_vec()];
+    for record in [blank(u64::MAX), Record::Truncate(Some(last)), Record::Purge(last)] {
+        let mut content = header.encode().to_vec();
+        frame::encode(&record, 1, SEGMENT_HEADER as u64, &mut content);
+        frame::encode(&blank(0), 1, SEGMENT_HEADER as u64, &mut content);
+        files.push(content);
+    }
+    for content in files {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(recover::segment_path(dir.path(), 1), content).unwrap();
+        let found = recover::recover(&LocalDisk, dir.path(), 1, None).map(|found| found.last);
+        assert!(matches!(found, Err(OpenError::Corrupt { .. })), "{found:?}");
+    }
+}
