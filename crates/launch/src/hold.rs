@@ -28,8 +28,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use crate::{porter, proc};
 use crate::wire::{self, End, Failure, HolderState, Running, Step, ToHolder, Why, Work};
+use crate::{porter, proc};
 use output::Output;
 
 /// How long a program may take to end when the holder itself gets SIGTERM.

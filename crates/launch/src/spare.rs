@@ -106,12 +106,7 @@ impl Spare {
 
 /// Starts a process of the holder's kind, with its first message and the locked folder that it is for.
 /// `words` are for people who look at the list of processes.
-pub(crate) fn spawn(
-    command: &[OsString],
-    words: &[&str],
-    first: &ToHolder,
-    folder: OwnedFd,
-) -> io::Result<UnixStream> {
+pub(crate) fn spawn(command: &[OsString], words: &[&str], first: &ToHolder, folder: OwnedFd) -> io::Result<UnixStream> {
     let (own, other) = Pair::pair()?;
     own.set_nonblocking(true)?;
     let (program, args) =

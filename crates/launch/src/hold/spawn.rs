@@ -70,12 +70,7 @@ impl Waiting {
     }
 
     /// Lets it go, with the listening sockets that it is given.
-    pub(super) fn release(
-        self,
-        work: Work,
-        notify: OsString,
-        sockets: Vec<OwnedFd>,
-    ) -> Result<Released, Failure> {
+    pub(super) fn release(self, work: Work, notify: OsString, sockets: Vec<OwnedFd>) -> Result<Released, Failure> {
         let failed = |error: io::Error| Failure::of(Step::Prepare, error.raw_os_error().unwrap_or(0));
         let orders = wire::frame(&Orders { work, notify: notify.into() }).map_err(failed)?;
         send_all(&self.orders, &orders, &sockets).map_err(failed)?;

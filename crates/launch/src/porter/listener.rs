@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::talk::Trouble;
+use crate::wire::Trouble;
 
 /// How many connections may wait in the kernel; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
@@ -62,7 +62,9 @@ impl Listener {
 
 fn open(socket: &StableSocket) -> Result<Open, Trouble> {
     match socket {
-        StableSocket::Tcp(address) => tcp(*address).map(|socket| Open { socket, file: None }).map_err(|e| trouble(e, "")),
+        StableSocket::Tcp(address) => {
+            tcp(*address).map(|socket| Open { socket, file: None }).map_err(|e| trouble(e, ""))
+        }
         StableSocket::Unix(path) => unix(path),
     }
 }
@@ -136,7 +138,9 @@ fn is_listened_on(path: &str) -> bool {
     }
     // Bound by another spelling of the path.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return true };
+    let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+        return true;
+    };
     let Ok(address) = SocketAddrUnix::new(path) else { return true };
     !matches!(rustix::net::connect(&socket, &address), Err(Errno::CONNREFUSED | Errno::PROTOTYPE))
 }
