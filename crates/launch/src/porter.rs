@@ -11,7 +11,6 @@
 
 mod listener;
 mod relay;
-pub(crate) mod talk;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -30,10 +29,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::ports::Transport;
-use crate::wire;
+use crate::wire::{self, FromPorter, Sockets, Target, ToPorter};
 use listener::{Listener, Open};
 use relay::{Pipes, Relay, Side, Stage, Turn};
-use talk::{FromPorter, Sockets, Target, ToPorter};
 
 /// How often sockets that could not be opened are tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -714,6 +712,7 @@ impl Porter {
             }
             // A client that was reset need not wait any longer. One that has said all it wants to say does.
             Stage::Connecting { .. } | Stage::Waiting if client && flags.contains(epoll::EventFlags::ERR) => {
+                relay.was_reset();
                 self.drop_relay(id);
             }
             Stage::Connecting { .. } | Stage::Waiting => {}

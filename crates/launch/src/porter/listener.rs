@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::talk::Trouble;
+use crate::wire::Trouble;
 
 /// How many connections may wait in the kernel; it takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
