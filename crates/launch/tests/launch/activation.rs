@@ -63,7 +63,8 @@ pub(crate) fn echo() -> Launch {
     Launch { limits, ..command(Ready::Port, [own.to_str().unwrap(), "serve", "${PORT}"]) }
 }
 
-fn raise_limit() {
+/// For thousands of connections.
+pub(crate) fn raise_limit() {
     let resource = rustix::process::Resource::Nofile;
     let mut limit = rustix::process::getrlimit(resource);
     limit.current = limit.maximum;
