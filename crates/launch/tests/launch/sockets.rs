@@ -12,7 +12,7 @@ use byname_api::object::InstanceId;
 use byname_api::{Code, Error};
 use byname_name::Name;
 
-use crate::activation::{connect, echo, echoes};
+use crate::activation::{connect, echo, echoes, porter};
 use crate::host::{self, Host, command, eventually, free_address, listen, plain, run};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests![
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests![
     a_start_without_its_socket_fails_and_says_why,
     who_connects_while_the_program_stops_knocks_afterwards,
     an_agent_that_comes_back_knows_who_has_the_sockets,
+    a_program_keeps_its_socket_when_the_porter_is_killed,
     two_services_cannot_have_one_socket,
     a_port_of_another_program_is_taken_when_it_is_free,
     a_stable_socket_is_no_port_for_programs,
@@ -215,6 +216,26 @@ fn an_agent_that_comes_back_knows_who_has_the_sockets() {
                 _ => {}
             }
         }
+        let _client = connect(&address);
+        agent.until_knock().await;
+    });
+}
+
+fn a_program_keeps_its_socket_when_the_porter_is_killed() {
+    run(async {
+        let host = Host::new();
+        let mut agent = host.agent().await;
+        let address = free_address();
+        agent.listen(listen(Handover::Fds, [&address])).await;
+        agent.start_service(1, handed([&address])).await;
+        agent.until_ready(1).await;
+        host::kill(porter(&host).unwrap());
+        let told = agent.until_listening(7).await;
+        assert_eq!(told[0].1, Some(format!("{address} is still held by the program that it was handed to")));
+        echoes(&mut connect(&address), "still served");
+        agent.stop(1, true).await;
+        agent.until_ended(1).await;
+        assert_eq!(agent.until_listening(7).await, [(address.clone(), None)]);
         let _client = connect(&address);
         agent.until_knock().await;
     });
