@@ -5,7 +5,7 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use byname_api::launch::{Launch, StableSocket};
 use byname_api::object::{InstanceId, ObjectId};
 
-use crate::packed::is_special;
+use crate::stored::packed::is_special;
 use crate::tree::Node;
 
 /// Maintained by every put and remove, and made anew when a snapshot is read.
@@ -24,7 +24,7 @@ impl Derived {
         self.by_instance.get(&id).copied()
     }
 
-    /// Services that something must be done for although nobody asks: see `packed::is_special`.
+    /// Services that something must be done for although nobody asks: see `stored::packed::is_special`.
     pub(crate) fn special(&self) -> impl Iterator<Item = ObjectId> {
         self.special.iter().copied()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use byname_api::object::ObjectId;
 
-use crate::packed::Slot;
+use crate::stored::packed::Slot;
 
 /// Children of a node, as a power of two.
 const BITS: u32 = 5;

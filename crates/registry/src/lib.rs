@@ -19,7 +19,6 @@ mod index;
 mod lifecycle;
 mod lock;
 mod names;
-mod packed;
 mod search;
 mod sessions;
 mod tree;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::packed::Slot;
+use crate::stored::packed::Slot;
 
 /// Slots in a leaf. Small, because copying one touches every object in it.
 const LEAF: usize = 32;

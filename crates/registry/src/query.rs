@@ -9,9 +9,9 @@ use byname_api::request::{Entry, FindReply, Fresh, Happening, Junction, ListRepl
 use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::{Name, NameKey, Pattern};
 
-use crate::packed::Slot;
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
+use crate::stored::packed::Slot;
 use crate::tree::{Node, Resolved, Tree};
 use crate::walk::{self, Found, Matches};
 

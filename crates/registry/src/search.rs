@@ -14,8 +14,8 @@ use byname_api::request::SearchReply;
 use byname_name::{Name, NameKey, folded};
 
 use crate::index::{Number, declared};
-use crate::packed::Slot;
 use crate::query::{DEFAULT_LIMIT, MAX_LIMIT, PAGE_BYTES, fresh, just_after, object};
+use crate::stored::packed::Slot;
 use crate::tree::{Node, Tree};
 
 /// A page looks at so many objects at most, and then ends early.

@@ -15,8 +15,8 @@ use crate::derived::Derived;
 use crate::ids::Ids;
 use crate::index::Indexes;
 use crate::names::Names;
-use crate::packed::Slot;
 use crate::service::{LockState, Service};
+use crate::stored::packed::Slot;
 
 /// How many aliases a name may lead through.
 const MAX_ALIASES: usize = 32;
@@ -360,7 +360,7 @@ impl Tree {
             match after.and_then(|n| n.spec.index.as_deref()) {
                 Some(declared) => {
                     let mut indexes = std::mem::take(&mut self.indexes);
-                    indexes.rebuild(&key, declared, self.subtree(key.as_bytes()).map(Slot::unpack));
+                    indexes.rebuild(&key, declared, self.subtree(key.as_bytes()).filter(|s| s.has_attributes()).map(Slot::unpack));
                     self.indexes = indexes;
                 }
                 None => self.indexes.forget(&key),

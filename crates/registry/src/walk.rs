@@ -5,7 +5,7 @@ use std::ops::{Bound, RangeBounds};
 use byname_name::{NameKey, Pattern};
 
 use crate::names::{Names, Walk};
-use crate::packed::Slot;
+use crate::stored::packed::Slot;
 
 /// In front of a label, so that a pattern for it alone is one for a name of two.
 const FRONT: &str = "x";

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use byname_api::request::RequestId;
 use byname_api::span::Timestamp;
 
+use super::packed::Slot;
 use super::{FORMAT, StoredError, v1, v2, v3};
 use crate::Registry;
-use crate::packed::Slot;
 use crate::sessions::Sessions;
 use crate::tree::{Node, Tree};
 

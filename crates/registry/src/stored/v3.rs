@@ -67,7 +67,7 @@ enum Reply {
     Unlocked(bool),
 }
 
-/// What an object has beyond its declaration, which the object's own record holds packed (`crate::packed`).
+/// What an object has beyond its declaration, which the object's own record holds packed (`crate::stored::packed`).
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct More {
     id: u64,
