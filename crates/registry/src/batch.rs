@@ -14,8 +14,10 @@ use crate::tree::{Node, Tree};
 
 /// The most changes that one batch may hold.
 pub const MAX_OPS: usize = 10_000;
-/// So many names beneath a name are counted in a message, or looked at for loops.
+/// So many names beneath a name are counted in a message.
 const MANY: usize = 1_000;
+/// So many names beneath the target of a new alias are looked at for loops that it would close.
+const LOOKED_AT: usize = 64;
 
 /// Applies changes, all or nothing. With `show` the results carry the declarations before and after.
 pub(crate) fn apply(
@@ -335,7 +337,7 @@ impl Change<'_> {
             _ => error.field("target"),
         })?;
         let beneath = end.key();
-        for slot in self.tree.subtree(beneath.as_bytes()).take(MANY).filter(|s| s.kind() == Kind::Alias) {
+        for slot in self.tree.subtree(beneath.as_bytes()).take(LOOKED_AT).filter(|s| s.kind() == Kind::Alias) {
             let other = slot.name();
             if self.tree.follow(&other, true, within).is_err_and(|e| e.code() == Code::AliasLoop) {
                 let what = format!("with `{name}` as an alias of `{target}`, `{other}` would lead back to itself");

@@ -7,7 +7,7 @@ use byname_api::object::ObjectId;
 use crate::stored::packed::Slot;
 
 /// Children of a node, as a power of two.
-const BITS: u32 = 5;
+const BITS: u32 = 4;
 const WIDTH: usize = 1 << BITS;
 
 /// Cloning copies a pointer; a change copies the way to what it changes, where others hold it too.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::stored::packed::Slot;
 
 /// Slots in a leaf. Small, because copying one touches every object in it.
-const LEAF: usize = 32;
+const LEAF: usize = 24;
 /// Children of an inner node.
-const INNER: usize = 64;
+const INNER: usize = 16;
 /// A node that holds less than a quarter joins its neighbour.
 const FEW: usize = 4;
 

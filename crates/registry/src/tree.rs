@@ -360,7 +360,11 @@ impl Tree {
             match after.and_then(|n| n.spec.index.as_deref()) {
                 Some(declared) => {
                     let mut indexes = std::mem::take(&mut self.indexes);
-                    indexes.rebuild(&key, declared, self.subtree(key.as_bytes()).filter(|s| s.has_attributes()).map(Slot::unpack));
+                    indexes.rebuild(
+                        &key,
+                        declared,
+                        self.subtree(key.as_bytes()).filter(|s| s.has_attributes()).map(Slot::unpack),
+                    );
                     self.indexes = indexes;
                 }
                 None => self.indexes.forget(&key),
