@@ -368,7 +368,7 @@ impl Running {
     pub(crate) async fn rest(&mut self, instance: u64) -> Option<u32> {
         self.order(Order::Rest { request: instance, instance: InstanceId(instance) }).await;
         loop {
-            if let Report::Rested { request, connections } = self.next().await
+            if let Report::Rested { request, connections, .. } = self.next().await
                 && request == instance
             {
                 return connections;
