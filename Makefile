@@ -16,7 +16,7 @@ help:
 	@echo 'make build     the debug binary, $(TARGET)/debug/byname'
 	@echo 'make release   the release binary, $(TARGET)/release/byname'
 	@echo 'make install   the release binary, its manual pages and completions to $$PREFIX (default /usr/local)'
-	@echo 'make demo      the video-on-demand system: found, used, killed and found again'
+	@echo 'make demo      a video-on-demand system found by name, and a database woken by psql'
 	@echo 'make test      everything that is checked before a change is taken'
 	@echo 'make check     only formatting, lints and the rules of the repository'
 	@echo 'make unit      only the tests of the crates'
@@ -24,7 +24,7 @@ help:
 	@echo 'make clean     forget everything that was built'
 
 need:
-	@.ci/need cc git curl python3 redis-server
+	@.ci/need cc git curl python3 redis-server postgres psql
 
 build:
 	$(SAY) 'building (debug)'
@@ -64,13 +64,16 @@ unit: build
 examples:
 	$(SAY) 'tests of the examples'
 	cd examples/bvods && python3 -B -m unittest -q </dev/null
+	cd examples/postgres && python3 -B -m unittest -q </dev/null
 
 demo: need release
 	python3 -B examples/bvods/demo.py --byname $(TARGET)/release/byname
+	python3 -B examples/postgres/demo.py --byname $(TARGET)/release/byname
 
 demo-debug: build
-	$(SAY) 'the demo, with the debug binary'
+	$(SAY) 'the demos, with the debug binary'
 	python3 -B examples/bvods/demo.py --byname $(TARGET)/debug/byname </dev/null
+	python3 -B examples/postgres/demo.py --byname $(TARGET)/debug/byname </dev/null
 
 bench:
 	@bench/run

@@ -13,26 +13,25 @@ import argparse
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Optional
 from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import catalogue  # noqa: E402
 from byname_client import Byname, BynameError, Found, fetch_at  # noqa: E402
+from demo_server import END_S_MAX, Failure, Server, alive, check, end_processes_of, ms_since, processes, processes_of, tail, wait_until  # noqa: E402
 from narration import Screen  # noqa: E402
 
 QS, VMGR, CACHE, VFS1, VFS2 = "/BVODS/QS", "/BVODS/VMGR", "/BVODS/CACHE", "/BVODS/VFS1/CMS", "/BVODS/VFS2/CMS"
@@ -41,15 +40,6 @@ READY = {QS: "advertise", VFS1: "http", VFS2: "http", CACHE: "port", VMGR: "noti
 AT_ONCE = 50
 AGAIN_MS_MAX = 10.0  # a find of a running service, over HTTP on the unix socket
 STALE_MS_MAX = 250.0  # so long may a killed process be named after its end
-END_S_MAX = 15.0
-
-
-class Failure(Exception):
-    """Something is not as told. `name` is the service that it is about."""
-
-    def __init__(self, why: str, name: Optional[str] = None):
-        super().__init__(why)
-        self.name = name
 
 
 def main() -> int:
@@ -166,7 +156,7 @@ class Demo:
         def ask(_: int) -> tuple:
             gate.wait(END_S_MAX)
             begun = time.monotonic()
-            return self.server.client().find(QS), ms_since(begun)
+            return self.client().find(QS), ms_since(begun)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             answers = list(pool.map(ask, range(AT_ONCE)))
@@ -208,8 +198,8 @@ class Demo:
         self.stop(*(ALIASES.get(name, name) for name in READY))
         status = self.server.terminate()
         check(status == 0, f"byname ended with status {status} after SIGTERM")
-        left = wait_until(lambda: not processes_with(str(self.server.folder)), END_S_MAX)
-        check(left, f"processes are left: {processes_with(str(self.server.folder))}")
+        gone = wait_until(lambda: not processes_of(self.server.folder), END_S_MAX)
+        check(gone, f"processes are left: {processes_of(self.server.folder)}")
         self.say.line("every program is stopped, byname ended with status 0, no process is left")
 
     def summary(self, seconds: float) -> None:
@@ -265,11 +255,14 @@ class Demo:
 
     # Tools.
 
+    def client(self) -> Byname:
+        return Byname(self.server.url)
+
     def find(self, name: str, start: bool = True) -> tuple:
         """Finds over HTTP on the unix socket: what was found, and how long it took in ms."""
         begun = time.monotonic()
         try:
-            found = self.server.client().find(name, start)
+            found = self.client().find(name, start)
         except BynameError as error:
             raise Failure(f"find {name}: {error}", name) from error
         ms = ms_since(begun)
@@ -293,7 +286,7 @@ class Demo:
         while True:
             asked_ms = ms_since(begun)
             try:
-                found = self.server.client().find(name)
+                found = self.client().find(name)
             except BynameError as error:
                 raise Failure(f"find {name} after kill -9: {error}", name) from error
             if found.pid != old:
@@ -329,7 +322,7 @@ class Demo:
 
     def starts(self, name: str) -> Optional[int]:
         """How often the service was started in all, if the server tells."""
-        shown = self.server.client().call("GET", f"/v1/names{quote(name)}")
+        shown = self.client().call("GET", f"/v1/names{quote(name)}")
         return (shown.get("status") or {}).get("starts")
 
     def cli(self, *args: str, shown: str = "") -> str:
@@ -364,13 +357,7 @@ class Demo:
             except ProcessLookupError:
                 pass
             os.close(handle)
-        ours = str(self.server.folder)
-        if not wait_until(lambda: not processes_with(ours), 2):
-            for pid in processes_with(ours):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        end_processes_of(self.server.folder)
 
 
 class Row:
@@ -380,98 +367,6 @@ class Row:
         self.ready = ready
         self.first_ms = self.again_ms = self.anew_ms = 0.0
         self.pids: list = []
-
-
-class Server:
-    """`byname dev` with its data in a folder of ours."""
-
-    def __init__(self, binary: str, folder: Path):
-        self.binary = binary
-        self.folder = folder
-        self.log = folder / "byname.log"
-        self.process: Optional[subprocess.Popen] = None
-        self.url = ""
-        self.env = {key: value for key, value in os.environ.items() if not key.startswith("BYNAME_")}
-
-    def start(self) -> float:
-        """Starts it and waits for `ready` on its standard output; ms from the start to there."""
-        data, begun = self.folder / "data", time.monotonic()
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [self.binary, "dev", "--data", str(data), "--listen", "127.0.0.1:0"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.env, cwd=self.folder,
-                start_new_session=True,  # so that ^C reaches us alone, and we clean up in order
-            )
-        self.wait_ready(begun + END_S_MAX)
-        ms = ms_since(begun)
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()  # so that it can never block on the pipe
-        try:
-            told = json.loads((data / "endpoints.json").read_text())["socket"]
-        except (OSError, ValueError, KeyError) as error:
-            raise Failure(f"byname is ready, and endpoints.json is not: {error!r}") from error
-        self.url = told if told.startswith("unix:") else f"unix://{told}"
-        self.env["BYNAME_SERVER"] = self.url
-        return ms
-
-    def wait_ready(self, until: float) -> None:
-        text, pipe = b"", self.process.stdout.fileno()
-        while b"ready" not in text.split(b"\n")[:-1]:
-            if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise Failure(f"byname dev did not say `ready` within {END_S_MAX:.0f} s")
-            piece = os.read(pipe, 4096)
-            if not piece:
-                raise Failure(f"byname dev ended with status {self.process.wait(END_S_MAX)} before it was ready")
-            text += piece
-
-    def client(self) -> Byname:
-        return Byname(self.url)
-
-    def cli(self, *args: str) -> str:
-        """Standard output of a command; Failure when its status is not 0."""
-        try:
-            done = subprocess.run([self.binary, *args], env=self.env, capture_output=True, text=True, errors="replace", timeout=60)
-        except subprocess.TimeoutExpired:
-            raise Failure(f"byname {' '.join(args)} took more than 60 s") from None
-        if done.returncode != 0:
-            raise Failure(f"byname {' '.join(args)} ended with status {done.returncode}: {(done.stderr or done.stdout).strip()}")
-        return done.stdout
-
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(END_S_MAX)
-
-    def terminate(self) -> int:
-        """SIGTERM, then SIGKILL if that is not heeded; the exit status."""
-        self.process.terminate()
-        try:
-            return self.process.wait(END_S_MAX)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self.process.returncode
-
-
-class Program(NamedTuple):
-    """A process as /proc shows it."""
-
-    pid: int
-    exe: str
-    env: dict
-
-
-def check(good: bool, why: str, name: Optional[str] = None) -> None:
-    if not good:
-        raise Failure(why, name)
-
-
-def ms_since(begun: float) -> float:
-    return (time.monotonic() - begun) * 1000
-
-
-def tail(text: str, lines: int = 30) -> str:
-    return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
 def search(at: Found, text: str) -> dict:
@@ -498,33 +393,6 @@ def resp(link: socket.socket, replies, *words: str) -> Optional[str]:
     return line[1:]
 
 
-def alive(pidfd: int, wait_s: float = 0.0) -> bool:
-    """Whether the process runs, after waiting so long for its end."""
-    return not select.select([pidfd], [], [], wait_s)[0]
-
-
-def wait_until(true: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def processes() -> list:
-    """The processes that we may look into."""
-    out = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                pairs = (one.partition("=") for one in (entry / "environ").read_text(errors="replace").split("\0"))
-                out.append(Program(int(entry.name), os.readlink(entry / "exe"), {key: value for key, _, value in pairs}))
-            except OSError:
-                continue  # it has ended, or is not ours
-    return out
-
-
 def copies_of(pid: int) -> list:
     """The processes that are started from the same name, by the same server, and run the same program."""
     every = processes()
@@ -535,19 +403,6 @@ def copies_of(pid: int) -> list:
         return one.exe == model.exe and all(one.env.get(key) == model.env.get(key) for key in ("BYNAME_NAME", "BYNAME_SERVER"))
 
     return sorted(one.pid for one in every if same(one))
-
-
-def processes_with(text: str) -> list:
-    """The processes, other than this one, that have the text in their command line or environment."""
-    out = []
-    for one in processes():
-        try:
-            line = Path(f"/proc/{one.pid}/cmdline").read_text(errors="replace")
-        except OSError:
-            continue
-        if one.pid != os.getpid() and (text in line or any(text in value for value in one.env.values())):
-            out.append(one.pid)
-    return sorted(out)
 
 
 if __name__ == "__main__":

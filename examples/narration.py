@@ -1,4 +1,4 @@
-"""The narration of the demo: aligned, coloured on a terminal, plain in a pipe."""
+"""The narration of the demos: aligned, coloured on a terminal, plain in a pipe."""
 
 from __future__ import annotations
 
