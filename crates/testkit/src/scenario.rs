@@ -65,8 +65,13 @@ fn replay(text: &str, server: &Server) -> String {
     out
 }
 
-/// What a command writes, and its exit status when that is not 0.
+/// What a command writes, with its exit status when that is not 0, as a scenario has it: empty lines would end it.
 fn perform(command: &str, server: &Server) -> String {
+    output(command, server).lines().map(|l| format!("{}\n", if l.is_empty() { "." } else { l })).collect()
+}
+
+/// What a command writes, and its exit status when that is not 0.
+pub(crate) fn output(command: &str, server: &Server) -> String {
     let mut shell = Command::new("sh");
     server.environment(&mut shell);
     // Closed in the shell but for its outputs, or what it leaves behind would hold them open.
@@ -92,8 +97,6 @@ fn perform(command: &str, server: &Server) -> String {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push_str("[no newline]\n");
     }
-    // Empty lines end the output in a script.
-    let mut text: String = text.lines().map(|l| format!("{}\n", if l.is_empty() { "." } else { l })).collect();
     if let Some(code) = status.code().filter(|code| *code != 0) {
         text.push_str(&format!("[exit {code}]\n"));
     }
