@@ -12,7 +12,9 @@ use crate::connections;
 /// any, the gate is opened again.
 ///
 /// In this order nothing slips through: whoever connects to a stable socket from now on waits in the kernel's queue
-/// until the gate is open, or for the next copy.
+/// until the gate is open, or for the next copy. Two ways past the gate remain: a client that was told the copy's own
+/// endpoint, and a program that has the sockets themselves, which may accept between the count and its end. Such a
+/// program serves what it has accepted before it leaves, as programs for LISTEN_FDS do.
 pub(crate) async fn rest(agent: &Arc<Inner>, instance: InstanceId) -> Option<u32> {
     let (service, endpoints) = agent.living(instance)?;
     let relays = agent.rest(service, instance).await;

@@ -63,7 +63,8 @@ pub(crate) fn echo() -> Launch {
     Launch { limits, ..command(Ready::Port, [own.to_str().unwrap(), "serve", "${PORT}"]) }
 }
 
-fn raise_limit() {
+/// For thousands of connections.
+pub(crate) fn raise_limit() {
     let resource = rustix::process::Resource::Nofile;
     let mut limit = rustix::process::getrlimit(resource);
     limit.current = limit.maximum;
@@ -188,7 +189,10 @@ fn a_reset_is_passed_on() {
         agent.order(Order::Backends { service: 7, backends }).await;
         for client_resets in [true, false] {
             let client = connect(&address);
-            let (server, _) = backend.accept().unwrap();
+            let (mut server, _) = backend.accept().unwrap();
+            // A copy that takes a connection and drops it before anything was said counts as one that refuses.
+            (&client).write_all(b"x").unwrap();
+            server.read_exact(&mut [0]).unwrap();
             let (breaks, mut hears) = if client_resets { (client, server) } else { (server, client) };
             rustix::net::sockopt::set_socket_linger(&breaks, Some(Duration::ZERO)).unwrap();
             drop(breaks);
@@ -321,7 +325,7 @@ fn relayed_connections_outlive_the_agent() {
 }
 
 /// The porter of service 7.
-fn porter(host: &Host) -> Option<u32> {
+pub(crate) fn porter(host: &Host) -> Option<u32> {
     let folder = host.dir.path().join("launch/listen/7").canonicalize().ok()?;
     std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
         let pid = process.file_name().to_str()?.parse().ok()?;
@@ -382,10 +386,16 @@ fn sockets_that_are_given_up_let_open_connections_end() {
         assert!(TcpStream::connect(&other).is_err());
         echoes(&mut client, "to the end");
         assert!(porter(&host).is_some());
+        // Another agent does not open them again.
+        drop(agent);
+        let agent = host.agent_again().await;
+        echoes(&mut client, "to the very end");
+        assert!(TcpStream::connect(&other).is_err());
         drop(client);
         eventually("the porter leaves", || porter(&host).is_none()).await;
         let folder = host.dir.path().join("launch/listen/7");
         eventually("its folder is removed", || !folder.exists()).await;
+        drop(agent);
     });
 }
 
