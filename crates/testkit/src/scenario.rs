@@ -113,6 +113,7 @@ pub(crate) fn output(command: &str, server: &Server) -> String {
 /// | a process id behind `process`, `pid` or in a PID column | `[pid]` |
 /// | the port behind `127.0.0.1:` or `"port":` | `[port]` |
 /// | a version, the id of an object, the revision of the tree | `[version]`, `[id]`, `[revision]` |
+/// | the point in a watch, a lock's fencing token | `[at]`, `[token]` |
 /// | the server's folder, the host's name, the user's id | `[dir]`, `[host]`, `[uid]` |
 ///
 /// Blanks that align columns are squeezed to two, because the masked words are of different length.
@@ -174,7 +175,10 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
             return Some((word.len(), "[version]"));
         }
     }
-    if is_id(word, 'o') && before == "  id  " {
+    if is_id(word, 'r') && before.ends_with("\"at\":\"") {
+        return Some((word.len(), "[at]"));
+    }
+    if is_id(word, 'o') && (before == "  id  " || before.ends_with("\"id\":\"")) {
         return Some((word.len(), "[id]"));
     }
     if digits(word) {
@@ -185,8 +189,11 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
         if behind(&["process ", "pid ", "\"pid\":"]) {
             return Some((word.len(), "[pid]"));
         }
-        if behind(&["\"revision\":", "revision "]) {
+        if behind(&["\"revision\":", "revision "]) || before == "id: " {
             return Some((word.len(), "[revision]"));
+        }
+        if behind(&["token ", "older than "]) {
+            return Some((word.len(), "[token]"));
         }
         if behind(&["\"age_ms\":", "after "]) && !rest[word.len()..].starts_with('s') {
             return Some((word.len(), "[ms]"));
@@ -267,6 +274,9 @@ mod tests {
             ("start_timeout = 300ms", "start_timeout = 300ms"),
             ("{\"pid\":22039,\"port\":80}", "{\"pid\":[pid],\"port\":[port]}"),
             ("interesting instances", "interesting instances"),
+            ("{\"at\":\"r1b\",\"id\":\"o7\"}", "{\"at\":\"[at]\",\"id\":\"[id]\"}"),
+            ("token 8 is older than 23", "token [token] is older than [token]"),
+            ("id: 14", "id: [revision]"),
         ] {
             assert_eq!(mask_line(line), masked);
         }
