@@ -169,21 +169,19 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
         let shown = before.ends_with('(') && after.starts_with(')')
             || before.ends_with("\"version\":\"")
             || before.ends_with("version is ")
+            || before.ends_with("  version ")
             || before.ends_with("and not ")
             || before.ends_with("  ") && after.is_empty();
         if shown {
             return Some((word.len(), "[version]"));
         }
     }
-    if is_id(word, 'r') && before.ends_with("\"at\":\"") {
-        return Some((word.len(), "[at]"));
-    }
     if is_id(word, 'o') && (before == "  id  " || before.ends_with("\"id\":\"")) {
         return Some((word.len(), "[id]"));
     }
     if digits(word) {
         let behind = |words: &[&str]| words.iter().any(|w| before.ends_with(w));
-        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":", "on port "]) {
+        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":", "on port ", "started: port "]) {
             return Some((word.len(), "[port]"));
         }
         if behind(&["process ", "pid ", "\"pid\":"]) {
@@ -191,6 +189,9 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
         }
         if behind(&["\"revision\":", "revision "]) || before == "id: " {
             return Some((word.len(), "[revision]"));
+        }
+        if behind(&["\"at\":\""]) {
+            return Some((word.len(), "[at]"));
         }
         if behind(&["token ", "older than "]) {
             return Some((word.len(), "[token]"));
@@ -274,7 +275,7 @@ mod tests {
             ("start_timeout = 300ms", "start_timeout = 300ms"),
             ("{\"pid\":22039,\"port\":80}", "{\"pid\":[pid],\"port\":[port]}"),
             ("interesting instances", "interesting instances"),
-            ("{\"at\":\"r1b\",\"id\":\"o7\"}", "{\"at\":\"[at]\",\"id\":\"[id]\"}"),
+            ("{\"at\":\"15\",\"id\":\"o7\"}", "{\"at\":\"[at]\",\"id\":\"[id]\"}"),
             ("token 8 is older than 23", "token [token] is older than [token]"),
             ("id: 14", "id: [revision]"),
         ] {
