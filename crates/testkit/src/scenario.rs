@@ -107,7 +107,7 @@ pub(crate) fn output(command: &str, server: &Server) -> String {
 ///
 /// | what | by |
 /// |---|---|
-/// | `2026-01-01T00:00:00.000Z` | `[time]` |
+/// | `2026-01-01T00:00:00.000Z`, `01/Jan/2026 00:00:00` | `[time]` |
 /// | an age in a column, `12ms ago`, `after 12 ms` | `[ms]` |
 /// | an instance's id | `[instance]` |
 /// | a process id behind `process`, `pid` or in a PID column | `[pid]` |
@@ -159,6 +159,9 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if rest.len() >= 24 && rest.is_char_boundary(24) && is_time(&rest[..24]) {
         return Some((24, "[time]"));
+    }
+    if rest.len() >= 20 && rest.is_char_boundary(20) && has_shape(&rest[..20], b"dd/aaa/dddd dd:dd:dd") {
+        return Some((20, "[time]"));
     }
     // Rarely short, and rarely without a digit; never both.
     if is_id(word, 'i') && (word.len() >= 12 || word.len() >= 8 && word.bytes().any(|b| b.is_ascii_digit())) {
@@ -243,8 +246,16 @@ fn squeeze(line: &str) -> String {
 
 /// `2026-01-01T00:00:00.000Z`.
 fn is_time(text: &str) -> bool {
-    let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
-    text.bytes().zip(shape).all(|(b, s)| if *s == b'd' { b.is_ascii_digit() } else { b == *s })
+    has_shape(text, b"dddd-dd-ddTdd:dd:dd.dddZ")
+}
+
+/// Whether digits stand where the shape has a `d`, letters where it has an `a`, and the rest is the same.
+fn has_shape(text: &str, shape: &[u8]) -> bool {
+    text.bytes().zip(shape).all(|(b, s)| match s {
+        b'd' => b.is_ascii_digit(),
+        b'a' => b.is_ascii_alphabetic(),
+        same => b == *same,
+    })
 }
 
 #[cfg(test)]
@@ -277,6 +288,7 @@ mod tests {
             ("interesting instances", "interesting instances"),
             ("{\"at\":\"15\",\"id\":\"o7\"}", "{\"at\":\"[at]\",\"id\":\"[id]\"}"),
             ("token 8 is older than 23", "token [token] is older than [token]"),
+            ("- [24/Nov/2026 16:05:34] -", "- [[time]] -"),
             ("id: 14", "id: [revision]"),
         ] {
             assert_eq!(mask_line(line), masked);
