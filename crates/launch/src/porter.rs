@@ -74,6 +74,7 @@ pub(crate) fn run(agent: OwnedFd, read: Vec<u8>, signals: SignalFd, control: Own
         doors: Vec::new(),
         next: 1,
         backends: Vec::new(),
+        ended: HashMap::new(),
         open: HashMap::new(),
         resting: HashSet::new(),
         running: false,
@@ -142,6 +143,8 @@ struct Porter {
     /// The next number of a connection or listener.
     next: u64,
     backends: Vec<Backend>,
+    /// When the last connection to each copy ended.
+    ended: HashMap<InstanceId, Instant>,
     /// How many connections each copy has by way of this process.
     open: HashMap<InstanceId, u32>,
     resting: HashSet<InstanceId>,
@@ -289,7 +292,8 @@ impl Porter {
                 self.resting.insert(instance);
                 let relays = self.open.get(&instance).copied().unwrap_or(0);
                 if let Some(request) = request {
-                    self.tell(&FromPorter::Rested { request, relays });
+                    let unused_ms = self.ended.get(&instance).map(|at| at.elapsed().as_millis() as u64);
+                    self.tell(&FromPorter::Rested { request, relays, unused_ms });
                 }
             }
             ToPorter::Wake { instance } => {
@@ -299,6 +303,7 @@ impl Porter {
             }
             ToPorter::Gone { instance } => {
                 self.resting.remove(&instance);
+                self.ended.remove(&instance);
                 self.backends.retain(|b| b.instance != instance);
                 self.emptied();
             }
@@ -769,6 +774,7 @@ impl Porter {
 
     /// A copy has one connection less.
     fn leave(&mut self, instance: InstanceId) {
+        self.ended.insert(instance, Instant::now());
         if let Some(open) = self.open.get_mut(&instance) {
             *open = open.saturating_sub(1);
             if *open == 0 {

@@ -67,8 +67,17 @@ struct Entry {
     waits: HashMap<u64, oneshot::Sender<Answer>>,
 }
 
+/// What a porter says of a copy that it passes nothing more to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rested {
+    /// Connections that are relayed to it.
+    pub(crate) relays: u32,
+    /// How long ago the last of them ended, in milliseconds.
+    pub(crate) unused_ms: Option<u64>,
+}
+
 enum Answer {
-    Rested(u32),
+    Rested(Rested),
     Handed(Vec<(String, OwnedFd)>),
 }
 
@@ -208,18 +217,18 @@ impl Inner {
         }
     }
 
-    /// Passes nothing more to an instance. Gives how many connections are relayed to it now; none when nobody knows.
-    pub(crate) async fn rest(&self, service: u64, instance: InstanceId) -> Option<u32> {
+    /// Passes nothing more to an instance. Gives what the porter knows of its connections; none when it does not answer.
+    pub(crate) async fn rest(&self, service: u64, instance: InstanceId) -> Option<Rested> {
         let answer = {
             let mut table = self.porters.table.lock();
             table.next += 1;
             let request = table.next;
-            let Some(entry) = table.entries.get_mut(&service) else { return Some(0) };
+            let Some(entry) = table.entries.get_mut(&service) else { return Some(Rested::default()) };
             entry.resting.insert(instance);
             entry.ask(request, ToPorter::Rest { request: Some(request), instance })
         };
         match tokio::time::timeout(ANSWER, answer).await {
-            Ok(Ok(Answer::Rested(relays))) => Some(relays),
+            Ok(Ok(Answer::Rested(rested))) => Some(rested),
             _ => None,
         }
     }
@@ -365,9 +374,9 @@ impl Inner {
             FromPorter::TurnedAway { count } => {
                 tracing::warn!(name = %entry.order.name, count, "connections were turned away");
             }
-            FromPorter::Rested { request, relays } => {
+            FromPorter::Rested { request, relays, unused_ms } => {
                 if let Some(waits) = entry.waits.remove(&request) {
-                    let _ = waits.send(Answer::Rested(relays));
+                    let _ = waits.send(Answer::Rested(Rested { relays, unused_ms }));
                 }
             }
             FromPorter::Handed { request, sockets } => {
