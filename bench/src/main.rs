@@ -1,15 +1,19 @@
 //! Measures Byname beside its peers, on one machine, in one run. `bench/run` builds and calls it; README.md says what is
 //! measured and how.
 
+mod fleet;
 mod idle;
 mod load;
 mod machine;
 mod process;
+mod scale;
 mod start;
 mod stats;
 mod systems;
 mod table;
+mod watch;
 mod wire;
+mod zookeeper;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +23,9 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use load::Times;
+use scale::Sizes;
 use systems::Programs;
+use watch::Crowd;
 
 /// Measures Byname beside its peers.
 #[derive(Parser)]
@@ -56,6 +62,26 @@ enum What {
         /// Fresh processes of each kind
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Very many names: memory, find, list and restart, beside etcd and ZooKeeper
+    Scale {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        sizes: Sizes,
+        #[command(flatten)]
+        times: Times,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// One change that many watch, beside etcd
+    Watch {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        crowd: Crowd,
         #[command(flatten)]
         place: Place,
     },
@@ -108,6 +134,20 @@ fn main() -> Result<()> {
             let report =
                 run(&mut tokio::runtime::Builder::new_current_thread(), idle::run(&programs, rounds, work.path()))?;
             save(&place.out, "idle", &report)
+        }
+        What::Scale { programs, sizes, times, place } => {
+            let work = place.work()?;
+            let report = run(
+                &mut tokio::runtime::Builder::new_multi_thread(),
+                scale::run(&programs, &sizes, &times, work.path()),
+            )?;
+            save(&place.out, if sizes.alone { "scale-alone" } else { "scale" }, &report)
+        }
+        What::Watch { programs, crowd, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), watch::run(&programs, &crowd, work.path()))?;
+            save(&place.out, if crowd.per_connection == 1 { "watch-own" } else { "watch" }, &report)
         }
         What::Table { out, readme } => {
             let text = table::render(&out)?;
