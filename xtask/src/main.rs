@@ -1,6 +1,7 @@
 //! `cargo xtask`: the chores of this repository that need more than a line of shell.
 
 mod fuzz;
+mod soak;
 mod tidy;
 
 use std::path::Path;
@@ -13,6 +14,8 @@ cargo xtask COMMAND
   rules   print the rules and their reasons
   fuzz [TARGET] [--seconds N]
           run one fuzz target of fuzz/, or all, for 60 s each or N
+  soak [--minutes N]
+          run the simulation with seeds that nobody tried, for 10 minutes or N
   help    print this
 ";
 
@@ -27,6 +30,10 @@ fn main() -> ExitCode {
         }
         ["fuzz", rest @ ..] => match fuzz::Order::parse(rest) {
             Some(order) => fuzz::run(root(), &order),
+            None => return unknown(&words),
+        },
+        ["soak", rest @ ..] => match soak::minutes(rest) {
+            Some(minutes) => soak::run(root(), minutes),
             None => return unknown(&words),
         },
         [] | ["help" | "-h" | "--help"] => {

@@ -426,6 +426,7 @@ impl NameService for Fake {
     async fn lock(&self, _cx: &Context, r: LockRequest) -> Result<LockReply> {
         self.note(format!("lock {} ttl={:?} wait={:?} key={:?}", r.name, r.ttl, r.wait, r.key));
         match (r.name.as_str(), &r.key) {
+            ("/slow", _) => std::future::pending().await,
             ("/taken", _) => Err(Error::new(Code::Conflict, "uid:7 holds it")),
             ("/lost", Some(_)) => Err(Error::new(Code::Conflict, "the lock is not held any more")),
             _ => {

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == "hold") {
         byname_launch::hold::main(words);
     }
-    let env = Environment::read();
+    let mut env = Environment::read();
     if complete::answered(&env) {
         return ExitCode::SUCCESS;
     }
@@ -49,6 +49,8 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    // A command that is run asks the same server as the one that runs it.
+    env.server = cli.global.server.clone().or(env.server);
     let format = cli.global.output.or_else(|| Format::from_str(env.output.as_deref()?, true).ok());
     let mut screen = Screen::standard(format.unwrap_or_default(), &env);
     match runtime(cli.command.as_ref()) {
@@ -147,7 +149,7 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         }
         Command::Withdraw(args) => advertise::withdraw(session, args).await,
         Command::Report(args) => advertise::report(session, args, env).await,
-        Command::Run(args) => commands::run::run(session, args).await,
+        Command::Run(args) => commands::run::run(session, args, env).await,
         Command::Lock(args) => {
             let stop = interrupted()?;
             lock::lock(session, args, stop).await

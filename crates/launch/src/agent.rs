@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use byname_api::agent::{InstanceReport, Phase, Report, StartOrder};
 use byname_api::object::InstanceId;
+use byname_api::service::Endpoint;
 use byname_api::{Code, Error};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FlockOperation;
@@ -22,6 +23,7 @@ use crate::catalogue::{Catalogue, Problem};
 use crate::cgroup::Cgroups;
 use crate::instance::{self, Command};
 use crate::link::{self, Link};
+use crate::porters::Porters;
 use crate::ports::Ports;
 use crate::spare::Spare;
 use crate::{Config, folder, wire};
@@ -73,7 +75,7 @@ impl Agent {
             let path = path.to_owned();
             move |source| StartError::Folder { path, source }
         };
-        for folder in [dir.clone(), dir.join("instances"), dir.join("ended"), dir.join("spare")] {
+        for folder in [dir.clone(), dir.join("instances"), dir.join("ended"), dir.join("spare"), dir.join("listen")] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
         }
         let lock_path = dir.join("lock");
@@ -99,6 +101,7 @@ impl Agent {
             cgroups: Cgroups::find(),
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
             alive: Alive::default(),
+            porters: Porters::default(),
             config,
             runtime: Handle::current(),
             table: Mutex::default(),
@@ -110,6 +113,12 @@ impl Agent {
         folder::remove_spare(&dir);
         agent.inner.spare.refill();
         let found = folder::instances(&dir).map_err(failed(&dir))?;
+        for (id, folder) in &found {
+            if let Some(intent) = folder.intent().filter(|intent| intent.has_sockets && folder.end().is_none()) {
+                agent.inner.has_sockets(intent.service, *id);
+            }
+        }
+        agent.inner.adopt_porters();
         agent.adopt(found).await;
         Ok(agent)
     }
@@ -188,6 +197,7 @@ pub(crate) struct Inner {
     pub(crate) cgroups: Cgroups,
     pub(crate) spare: Arc<Spare>,
     pub(crate) alive: Alive,
+    pub(crate) porters: Porters,
     pub(crate) runtime: Handle,
     table: Mutex<Table>,
     /// Something was added to the table's `news`, or the link was replaced.
@@ -214,6 +224,8 @@ struct Entry {
     report: InstanceReport,
     commands: mpsc::Sender<Command>,
     task: AbortHandle,
+    /// Its connections are counted.
+    counted: bool,
 }
 
 impl Inner {
@@ -239,7 +251,7 @@ impl Inner {
         self.alive.note(&report);
         let (commands, received) = mpsc::channel(64);
         let task = self.runtime.spawn(task(received)).abort_handle();
-        table.entries.insert(id, Entry { report, commands, task });
+        table.entries.insert(id, Entry { report, commands, task, counted: false });
     }
 
     /// Passes a command to an instance's task; false when there is no such instance. An ended one is told again.
@@ -364,6 +376,31 @@ impl Inner {
         found
     }
 
+    /// Notes whether an instance's connections are counted.
+    pub(crate) fn count(&self, id: InstanceId, counted: bool) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+            entry.counted = counted;
+        }
+    }
+
+    /// The running instances whose connections are counted, with their services and where they listen.
+    pub(crate) fn counted(&self) -> Vec<(InstanceId, u64, Vec<Endpoint>)> {
+        let table = self.table.lock();
+        let counted = |(id, entry): (&InstanceId, &Entry)| {
+            let counts = entry.counted && !matches!(entry.report.phase, Phase::Ended { .. });
+            counts.then(|| (*id, entry.report.service, entry.report.endpoints.clone()))
+        };
+        table.entries.iter().filter_map(counted).collect()
+    }
+
+    /// The service of an instance that has not ended, and where it listens.
+    pub(crate) fn living(&self, id: InstanceId) -> Option<(u64, Vec<Endpoint>)> {
+        let table = self.table.lock();
+        let report = &table.entries.get(&id)?.report;
+        let ended = matches!(report.phase, Phase::Ended { .. });
+        (!ended).then(|| (report.service, report.endpoints.clone()))
+    }
+
     /// Whether the instance's program runs, as far as its holder has said.
     pub(crate) fn is_running(&self, id: InstanceId) -> bool {
         self.table
@@ -411,6 +448,7 @@ impl Inner {
             entry.task.abort();
         }
         drop(table);
+        self.leave_porters();
         if let Some(waiting) = self.spare.take() {
             drop(waiting.conn);
             let _ = std::fs::remove_dir_all(waiting.folder.path);

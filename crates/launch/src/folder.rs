@@ -36,6 +36,15 @@ pub(crate) struct Intent {
     pub(crate) ready: StoredReady,
     pub(crate) start_timeout_ms: u64,
     pub(crate) stop_timeout_ms: u64,
+    /// It has the service's stable sockets themselves.
+    #[serde(default)]
+    pub(crate) has_sockets: bool,
+    /// It is ready as soon as it runs, whatever `ready` says: its sockets take connections all the time.
+    #[serde(default)]
+    pub(crate) ready_at_start: bool,
+    /// Its connections are counted.
+    #[serde(default)]
+    pub(crate) counted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,12 @@
 //! One instance, from its order to its end: a task that starts it or finds it again, and then watches it.
 
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use byname_api::agent::{InstanceReport, Phase, StartOrder};
+use byname_api::launch::{Handover, Ready};
 use byname_api::object::InstanceId;
 use byname_api::service::{Endpoint, Exit};
 use byname_api::span::Timestamp;
@@ -35,16 +37,18 @@ pub(crate) enum Command {
 pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::Receiver<Command>) {
     let id = order.instance;
     let deadline = Instant::now() + order.launch.start_timeout().duration();
-    let prepared = blocking({
-        let agent = agent.clone();
-        move || prepare(&agent, &order)
-    })
-    .await;
-    let Prepared { work, intent, folder, mut conn } = match prepared {
+    let service = order.service;
+    let prepared = async {
+        let sockets = take_sockets(&agent, &order).await?;
+        let inner = agent.clone();
+        Ok((blocking(move || prepare(&inner, &order)).await?, sockets))
+    };
+    let (Prepared { work, intent, folder, mut conn }, sockets) = match prepared.await {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::info!(instance = %id, %error, "not started");
             agent.ports.release(id);
+            agent.gone(service, id);
             agent.publish(id, |report| {
                 report.phase = Phase::Ended {
                     exit: Exit::NotStarted,
@@ -58,10 +62,12 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     };
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
+    agent.count(id, intent.counted);
     // When it fails the holder is gone, which `run` finds out.
-    if let Err(error) = conn.send(&ToHolder::Work(work)).await {
+    if let Err(error) = conn.send_with(&ToHolder::Work(work), &sockets).await {
         tracing::error!(instance = %id, %error, "the holder does not take its work");
     }
+    drop(sockets);
     let end = watch.run(Some(conn), commands, &mut None).await;
     watch.finish(end);
 }
@@ -85,6 +91,7 @@ pub(crate) async fn adopt(
             agent.ports.adopt(endpoint.port, id);
         }
     }
+    agent.count(id, intent.counted);
     let mut watch = Watch::new(agent, id, folder, &intent, deadline);
     let mut settled = Some(settled);
     let end = watch.run(None, commands, &mut settled).await;
@@ -100,6 +107,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
     } else {
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
     }
+}
+
+/// The listening sockets that a program is to be given.
+async fn take_sockets(agent: &Inner, order: &StartOrder) -> Result<Vec<OwnedFd>, Error> {
+    let wanted: Vec<String> = match order.launch.handover() {
+        Handover::Fds => order.launch.stable_sockets().iter().map(ToString::to_string).collect(),
+        Handover::Relay => return Ok(Vec::new()),
+    };
+    let handed = agent.hand(order.service, order.instance, &wanted).await.map_err(|why| {
+        Error::new(Code::StartFailed, format!("{} cannot be started: {why}", order.name)).field("launch.listen")
+    })?;
+    Ok(handed.into_iter().map(|(_, socket)| socket).collect())
 }
 
 /// An order that is to be carried out, and the holder for it.
@@ -123,6 +142,11 @@ fn prepare(agent: &Inner, order: &StartOrder) -> Result<Prepared, Error> {
         ready: StoredReady::new(order.launch.ready(), order.launch.ready_path.as_deref()),
         start_timeout_ms: order.launch.start_timeout().as_millis(),
         stop_timeout_ms: order.launch.stop_timeout().as_millis(),
+        has_sockets: order.launch.handover() == Handover::Fds,
+        ready_at_start: order.launch.handover() == Handover::Fds
+            && order.launch.endpoints().is_empty()
+            && order.launch.ready() == Ready::Port,
+        counted: order.launch.idle_stop.is_some() || order.launch.listen.as_ref().is_some_and(|l| !l.is_empty()),
     };
     let failed = |what: &'static str| {
         move |error: std::io::Error| {
@@ -145,9 +169,11 @@ struct Watch {
     agent: Arc<Inner>,
     id: InstanceId,
     folder: Folder,
+    service: u64,
     name: String,
     endpoints: Vec<Endpoint>,
     readiness: StoredReady,
+    ready_at_start: bool,
     start_timeout: Duration,
     stop_timeout: Duration,
     /// When a program that is not ready is given up.
@@ -164,9 +190,11 @@ impl Watch {
             agent,
             id,
             folder,
+            service: intent.service,
             name: intent.name.clone(),
             endpoints: intent.endpoints.iter().map(Into::into).collect(),
             readiness: intent.ready.clone(),
+            ready_at_start: intent.ready_at_start,
             start_timeout: Duration::from_millis(intent.start_timeout_ms),
             stop_timeout: Duration::from_millis(intent.stop_timeout_ms),
             deadline,
@@ -242,6 +270,7 @@ impl Watch {
     /// Waits for the port or the page, when that is how this program becomes ready.
     fn look(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let http = match &self.readiness {
+            StoredReady::Port if self.ready_at_start => return None,
             StoredReady::Port => None,
             StoredReady::Http { path } => Some(path.clone()),
             StoredReady::Advertise | StoredReady::Notify => return None,
@@ -253,7 +282,8 @@ impl Watch {
     async fn learn(&mut self, state: HolderState, holder: &mut Conn) {
         self.state = state;
         let notified = self.readiness == StoredReady::Notify && self.state.notified;
-        if !self.ready && notified {
+        let begun = self.ready_at_start && self.state.running.is_some();
+        if !self.ready && (notified || begun) {
             self.become_ready(holder).await;
         } else {
             self.ready |= self.state.ready;
@@ -278,6 +308,7 @@ impl Watch {
             None => (why, timeout),
         };
         self.stop = Some((why, timeout));
+        self.agent.no_more_for(self.service, self.id);
         self.publish();
         let _ = holder.send(&ToHolder::Stop { why, timeout_ms: timeout.as_millis() as u64 }).await;
     }
@@ -375,6 +406,7 @@ impl Watch {
         self.agent.spare.refill();
         self.agent.ports.release(self.id);
         self.agent.cgroups.remove(self.id);
+        self.agent.gone(self.service, self.id);
         self.agent.publish(self.id, |report| {
             report.pid = end.pid.or(report.pid);
             report.started = end.started_ms.map(Timestamp).or(report.started);

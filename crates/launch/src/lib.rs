@@ -11,17 +11,20 @@ mod agent;
 mod alive;
 mod catalogue;
 mod cgroup;
+mod connections;
 mod folder;
 pub mod foreground;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hold;
+mod idle;
 mod instance;
 mod link;
 mod logs;
 mod plan;
 mod porter;
+mod porters;
 mod ports;
 mod proc;
 mod ready;

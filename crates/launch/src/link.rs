@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use byname_api::agent::{Order, Report};
+use byname_api::object::InstanceId;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::agent::Inner;
 use crate::instance::Command;
-use crate::{logs, ready};
+use crate::{idle, logs, ready};
 
 /// How many orders and reports may wait.
 const WAITING: usize = 256;
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(1);
+/// How often connections are counted.
+const COUNTING: Duration = Duration::from_secs(1);
 
 /// The two directions of the stream between a primary and an agent. It ends when either side drops its channels.
 #[derive(Debug)]
@@ -44,9 +47,17 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
     if reports.send(hello).await.is_err() {
         return;
     }
-    let mut work = Work { agent: agent.clone(), reports: reports.clone(), tasks: JoinSet::new(), logs: HashMap::new() };
+    let mut work = Work {
+        agent: agent.clone(),
+        reports: reports.clone(),
+        tasks: JoinSet::new(),
+        logs: HashMap::new(),
+        counts: Arc::default(),
+    };
     let (mut welcome, mut synced) = (false, false);
     let mut waiting = None;
+    let mut counting = tokio::time::interval(COUNTING);
+    counting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if welcome && waiting.is_none() {
             waiting = agent.next_report();
@@ -57,7 +68,7 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
             if waiting.is_none() {
                 agent.synced(&reports);
                 // Something may have come in between, and would wait until the next news.
-                waiting = agent.next_report();
+                waiting = agent.next_report().or_else(|| agent.next_porter_report());
             }
         }
         tokio::select! {
@@ -67,6 +78,7 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
                     if agent.accept_term(term).await {
                         tracing::debug!(term, known = known.len(), "welcomed");
                         agent.tell_all();
+                        agent.tell_porters();
                         (welcome, synced) = (true, false);
                     }
                 }
@@ -78,6 +90,7 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
             },
             () = agent.news.notified(), if welcome && waiting.is_none() => {}
             Some(_) = work.tasks.join_next() => {}
+            _ = counting.tick(), if synced => work.count(),
         }
     }
 }
@@ -88,9 +101,31 @@ struct Work {
     reports: mpsc::Sender<Report>,
     tasks: JoinSet<()>,
     logs: HashMap<u64, AbortHandle>,
+    /// How many connections this link was told of.
+    counts: Arc<tokio::sync::Mutex<HashMap<InstanceId, u32>>>,
 }
 
 impl Work {
+    /// Reports how many connections there are, where that changed.
+    fn count(&mut self) {
+        // The last look is not over yet.
+        let Ok(mut told) = self.counts.clone().try_lock_owned() else { return };
+        let all = self.agent.counted();
+        if all.is_empty() {
+            told.clear();
+            return;
+        }
+        let (agent, reports) = (self.agent.clone(), self.reports.clone());
+        self.tasks.spawn(async move {
+            let Some(counts) = idle::count(&agent, all).await else { return };
+            let changed: Vec<_> = counts.iter().filter(|(id, n)| told.get(id) != Some(n)).copied().collect();
+            *told = counts.into_iter().collect();
+            if !changed.is_empty() {
+                let _ = reports.send(Report::Connections { counts: changed }).await;
+            }
+        });
+    }
+
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Welcome { .. } => {}
@@ -130,12 +165,30 @@ impl Work {
                     task.abort();
                 }
             }
-            Order::Listens { .. }
-            | Order::Listen { .. }
-            | Order::Backends { .. }
-            | Order::TurnAway { .. }
-            | Order::Rest { .. }
-            | Order::Wake { .. } => {}
+            Order::Listens { term, all } => {
+                if self.agent.accept_term(term).await {
+                    self.agent.listens(all);
+                }
+            }
+            Order::Listen { term, listen } => {
+                if self.agent.accept_term(term).await {
+                    self.agent.listen(*listen);
+                }
+            }
+            Order::Backends { service, backends } => self.agent.backends(service, backends),
+            Order::TurnAway { service, error } => self.agent.turn_away(service, &error),
+            Order::Rest { request, instance } => {
+                let (agent, reports) = (self.agent.clone(), self.reports.clone());
+                self.tasks.spawn(async move {
+                    let connections = idle::rest(&agent, instance).await;
+                    let _ = reports.send(Report::Rested { request, connections }).await;
+                });
+            }
+            Order::Wake { instance } => {
+                if let Some((service, _)) = self.agent.living(instance) {
+                    self.agent.wake(service, instance);
+                }
+            }
             Order::Forget { instance } => self.agent.forget(instance),
         }
     }

@@ -5,16 +5,16 @@ use std::ffi::{CString, OsString};
 use std::net::IpAddr;
 
 use byname_api::agent::StartOrder;
-use byname_api::launch::{EndpointSpec, EnvValue, Limits, Ready};
+use byname_api::launch::{EndpointSpec, EnvValue, Handover, Launch, Limits, Ready, StableSocket};
 use byname_api::service::Endpoint;
 use byname_api::{Code, Error};
 use nix::unistd::{Gid, User};
 
 use crate::catalogue::{Catalogue, Entry, denied};
 use crate::folder::Folder;
-use crate::ports::{Ports, Transport};
+use crate::ports::{Ports, Taken, Transport};
 use crate::wire::{self, Identity, Text, Work};
-use crate::{Config, cgroup::Cgroups};
+use crate::{Config, cgroup::Cgroups, porters};
 
 /// The size at which a log file is put aside; an instance has two.
 const LOG_BYTES: u64 = 4 << 20;
@@ -107,7 +107,7 @@ pub(crate) fn plan(
         data,
         cgroup: cgroup.map(|c| c.path.as_path().into()),
         notify,
-        sockets: Vec::new(),
+        sockets: socket_names(launch),
         ticket: ticket(&order.ticket.program, &order.ticket.server),
         log_bytes: LOG_BYTES,
     });
@@ -144,17 +144,54 @@ fn endpoints(order: &StartOrder, ports: &Ports) -> Result<Vec<Endpoint>, Error> 
                     ports.choose(transport, ip, order.instance).ok_or_else(|| {
                         Error::new(Code::StartFailed, format!("{} cannot be started: no port is free", order.name))
                     })?
-                } else if ports.claim(transport, ip, port, order.instance) {
+                } else if is_handed(&order.launch, transport, ip, port) {
                     port
                 } else {
-                    let message = format!("{} cannot be started: port {port} is in use already", order.name);
-                    return Err(Error::new(Code::StartFailed, message).field("launch.endpoints"));
+                    ports.claim(transport, ip, port, order.instance).map_err(|taken| {
+                        let why = match taken {
+                            Taken::InUse => format!("port {port} is in use already"),
+                            Taken::Held(by) => {
+                                format!("port {port} is a stable socket of `{by}`; change one of them, or leave the port out")
+                            }
+                        };
+                        let message = format!("{} cannot be started: {why}", order.name);
+                        Error::new(Code::StartFailed, message).field("launch.endpoints")
+                    })?;
+                    port
                 }
             }
         };
         endpoints.push(Endpoint { protocol, address, port });
     }
+    if endpoints.is_empty() && order.launch.handover() == Handover::Fds {
+        endpoints = order.launch.stable_sockets().iter().map(porters::endpoint).collect();
+    }
     Ok(endpoints)
+}
+
+/// Whether the program is given this very socket.
+fn is_handed(launch: &Launch, transport: Transport, ip: Option<IpAddr>, port: u16) -> bool {
+    let same = |socket: &StableSocket| match socket {
+        StableSocket::Tcp(held) => held.port() == port && ip.is_none_or(|ip| ip == held.ip()),
+        StableSocket::Unix(_) => false,
+    };
+    launch.handover() == Handover::Fds && transport == Transport::Tcp && launch.stable_sockets().iter().any(same)
+}
+
+/// What the program finds in LISTEN_FDNAMES: the port of a socket, or the name of its file. A colon stands between the
+/// names, so there is none in them (sd_listen_fds_with_names(3)).
+fn socket_names(launch: &Launch) -> Vec<String> {
+    let named = |socket: &StableSocket| match socket {
+        StableSocket::Tcp(address) => address.port().to_string(),
+        StableSocket::Unix(path) => {
+            let file = path.rsplit('/').next().unwrap_or_default();
+            file.chars().map(|c| if c.is_control() || c == ':' { '_' } else { c }).collect()
+        }
+    };
+    match launch.handover() {
+        Handover::Fds => launch.stable_sockets().iter().map(named).collect(),
+        Handover::Relay => Vec::new(),
+    }
 }
 
 fn variables(order: &StartOrder, endpoints: &[Endpoint]) -> BTreeMap<String, String> {

@@ -11,7 +11,6 @@
 
 mod listener;
 mod relay;
-pub(crate) mod talk;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -30,10 +29,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::ports::Transport;
-use crate::wire;
+use crate::wire::{self, FromPorter, Sockets, Target, ToPorter};
 use listener::{Listener, Open};
 use relay::{Pipes, Relay, Side, Stage, Turn};
-use talk::{FromPorter, Sockets, Target, ToPorter};
 
 /// How often sockets that could not be opened are tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -282,6 +280,8 @@ impl Porter {
                 if self.running != running {
                     self.running = running;
                     self.knock = None;
+                    // A porter that was started anew could not have what an earlier one had handed over.
+                    self.try_doors();
                 }
             }
             ToPorter::TurnAway => self.turn_away(),
@@ -401,6 +401,13 @@ impl Porter {
         self.tell_doors();
     }
 
+    fn try_doors(&mut self) {
+        // Each of them: `any` would stop at the first.
+        if self.doors.iter_mut().filter_map(|door| door.try_again().then_some(())).count() > 0 {
+            self.doors_changed();
+        }
+    }
+
     fn tell_doors(&mut self) {
         if self.order.is_some() {
             let sockets = self.doors.iter().map(|d| (d.text.clone(), d.state.as_ref().err().cloned())).collect();
@@ -460,7 +467,11 @@ impl Porter {
             self.blocking(false);
         }
         for _ in 0..ACCEPT {
-            if self.knock.is_some() || self.is_full() {
+            if self.knock.is_some() {
+                break;
+            }
+            if self.is_full() {
+                self.again.get_or_insert(Instant::now() + PAUSE);
                 break;
             }
             match self.accept(id) {
@@ -547,19 +558,20 @@ impl Porter {
         }
         let mut count = self.reset_waiting();
         self.blocking(false);
-        for door in &self.doors {
-            let Ok(open) = &door.state else { continue };
+        // All are taken before the first is reset: who comes because of that knocks again, and is not among them.
+        let mut taken = Vec::new();
+        for open in self.doors.iter().filter_map(|door| door.state.as_ref().ok()) {
             loop {
                 match rustix::net::accept_with(&open.socket, SocketFlags::CLOEXEC) {
-                    Ok(socket) => {
-                        Side::new(socket).reset();
-                        count += 1;
-                    }
+                    Ok(socket) => taken.push(Side::new(socket)),
                     Err(Errno::INTR | Errno::CONNABORTED) => {}
+                    // Or descriptors have run out: the rest knocks again.
                     Err(_) => break,
                 }
             }
         }
+        count += taken.len() as u64;
+        taken.iter().for_each(Side::reset);
         self.knock = None;
         self.tell(&FromPorter::TurnedAway { count });
     }
@@ -714,6 +726,7 @@ impl Porter {
             }
             // A client that was reset need not wait any longer. One that has said all it wants to say does.
             Stage::Connecting { .. } | Stage::Waiting if client && flags.contains(epoll::EventFlags::ERR) => {
+                relay.was_reset();
                 self.drop_relay(id);
             }
             Stage::Connecting { .. } | Stage::Waiting => {}
@@ -813,13 +826,7 @@ impl Porter {
         }
         if self.doors_again.is_some_and(|at| at <= now) {
             self.doors_again = Some(now + TRY_AGAIN);
-            let mut changed = false;
-            for door in &mut self.doors {
-                changed |= door.try_again();
-            }
-            if changed {
-                self.doors_changed();
-            }
+            self.try_doors();
         }
     }
 

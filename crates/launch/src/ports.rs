@@ -27,6 +27,17 @@ pub(crate) struct Ports {
 struct Given {
     live: HashMap<u16, Vec<InstanceId>>,
     recent: VecDeque<(Instant, u16)>,
+    /// Stable sockets: of a service, and its name.
+    held: HashMap<u64, (String, Vec<SocketAddr>)>,
+}
+
+/// Why a port cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is a stable socket of the service of this name.
+    Held(String),
+    /// Something else listens there.
+    InUse,
 }
 
 /// What a port is for.
@@ -68,7 +79,8 @@ impl Ports {
             for step in 0..count {
                 let port = (low + (begin + step) % count) as u16;
                 let rests = given.recent.iter().any(|(_, p)| *p == port);
-                if port == 0 || given.live.contains_key(&port) || (round == 0 && rests) {
+                let held = given.held.values().flat_map(|(_, all)| all).any(|a| a.port() == port);
+                if port == 0 || held || given.live.contains_key(&port) || (round == 0 && rests) {
                     continue;
                 }
                 if is_free(transport, address, port, false) == Ok(true) {
@@ -81,13 +93,39 @@ impl Ports {
         None
     }
 
-    /// Notes a port that was declared. False when something else listens on it already.
-    pub(crate) fn claim(&self, transport: Transport, address: Option<IpAddr>, port: u16, owner: InstanceId) -> bool {
-        let free = is_free(transport, address, port, true) != Ok(false);
-        if free {
-            self.adopt(port, owner);
+    /// Notes a port that was declared.
+    pub(crate) fn claim(
+        &self,
+        transport: Transport,
+        address: Option<IpAddr>,
+        port: u16,
+        owner: InstanceId,
+    ) -> Result<(), Taken> {
+        if transport == Transport::Tcp {
+            let given = self.given.lock();
+            let same = |held: &SocketAddr| match address {
+                Some(ip) => overlap(*held, SocketAddr::new(ip, port)),
+                None => held.port() == port,
+            };
+            if let Some((name, _)) = given.held.values().find(|(_, all)| all.iter().any(same)) {
+                return Err(Taken::Held(name.clone()));
+            }
         }
-        free
+        if is_free(transport, address, port, true) == Ok(false) {
+            return Err(Taken::InUse);
+        }
+        self.adopt(port, owner);
+        Ok(())
+    }
+
+    /// Notes the stable sockets of a service, in place of those before.
+    pub(crate) fn hold(&self, service: u64, name: &str, sockets: Vec<SocketAddr>) {
+        let mut given = self.given.lock();
+        if sockets.is_empty() {
+            given.held.remove(&service);
+        } else {
+            given.held.insert(service, (name.to_owned(), sockets));
+        }
     }
 
     /// Notes the port of a running instance.
@@ -106,6 +144,12 @@ impl Ports {
             !owners.is_empty()
         });
     }
+}
+
+/// Whether two addresses cannot be listened on at once.
+pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || any)
 }
 
 /// Whether a program could listen there now. With `reuse`, connections that linger from an earlier listener do not
@@ -165,9 +209,25 @@ mod tests {
         let port = busy.local_addr().unwrap().port();
         let ports = Ports::new(Some(port..=port));
         assert_eq!(ports.choose(Transport::Tcp, None, InstanceId(1)), None);
-        assert!(!ports.claim(Transport::Tcp, None, port, InstanceId(1)));
+        assert_eq!(ports.claim(Transport::Tcp, None, port, InstanceId(1)), Err(Taken::InUse));
         drop(busy);
-        assert!(ports.claim(Transport::Tcp, None, port, InstanceId(1)));
+        assert_eq!(ports.claim(Transport::Tcp, None, port, InstanceId(1)), Ok(()));
         assert_eq!(ports.choose(Transport::Tcp, None, InstanceId(2)), None);
+    }
+    #[test]
+    fn a_stable_socket_s_port_belongs_to_its_service() {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let held = busy.local_addr().unwrap();
+        drop(busy);
+        let ports = Ports::new(Some(held.port()..=held.port()));
+        ports.hold(3, "/db", vec![held]);
+        assert_eq!(ports.choose(Transport::Tcp, None, InstanceId(1)), None);
+        let claim = |ip: &str| ports.claim(Transport::Tcp, ip.parse().ok(), held.port(), InstanceId(1));
+        for ip in ["127.0.0.1", "0.0.0.0", ""] {
+            assert_eq!(claim(ip), Err(Taken::Held("/db".into())), "{ip}");
+        }
+        assert_eq!(claim("127.0.0.2"), Ok(()));
+        ports.hold(3, "", vec![]);
+        assert_eq!(claim("127.0.0.1"), Ok(()));
     }
 }

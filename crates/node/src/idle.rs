@@ -40,8 +40,9 @@ impl Inner {
         let connections = self.agents.rest(&computer, |request| Order::Rest { request, instance: id }).await;
         match connections {
             Some(0) => {}
-            Some(count) => {
-                self.usage.note_connections(id, count);
+            // The number itself is reported when it is looked at next; kept here, its end might not be told.
+            Some(_) => {
+                self.usage.touch(id);
                 return Ok(Outcome::Used);
             }
             // Its agent is away, or does not know it yet.

@@ -38,6 +38,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::filter::Filter;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
+use byname_cluster::disk::{Disk, LocalDisk};
 use byname_cluster::{Cluster, OpenError, ProposeError};
 use byname_name::{Name, Pattern};
 use byname_registry::service::Origin;
@@ -88,21 +89,38 @@ pub(crate) struct Inner {
 impl Node {
     /// Opens the log, restores the tree and begins to work.
     pub async fn open(config: Config) -> Result<Node, OpenError> {
+        let options = byname_cluster::Options::new(config.dir.clone(), config.id);
+        Node::open_on(Arc::new(LocalDisk), options, config).await
+    }
+
+    /// [`open`](Node::open) on another disk and with other sizes of the log: a disk that fails when a test wants it to.
+    ///
+    /// # Errors
+    /// Those of [`open`](Node::open).
+    pub async fn open_on(
+        disk: Arc<dyn Disk>,
+        options: byname_cluster::Options,
+        config: Config,
+    ) -> Result<Node, OpenError> {
         let (machine, view, mut events) = RegistryMachine::new();
-        let cluster = Cluster::open(byname_cluster::Options::new(config.dir.clone(), config.id), machine).await?;
-        // What the log told again while it was replayed happened long ago: the view says how things stand now. Only those
-        // who watched then may come back and ask.
-        let mut replayed = Vec::new();
+        // What the log tells again while it is replayed happened long ago: the view says how things stand now. Only those
+        // who watched then may come back and ask, so the newest of it is kept, and no more than that.
+        let mut hub = None;
+        let cluster = {
+            let opening = Cluster::open_on(disk, options, machine);
+            tokio::pin!(opening);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(batch) = events.recv() => watch::Hub::learn(&mut hub, &batch),
+                    opened = &mut opening => break opened?,
+                }
+            }
+        };
         while let Ok(batch) = events.try_recv() {
-            replayed.extend(batch);
+            watch::Hub::learn(&mut hub, &batch);
         }
-        let first = replayed.iter().find_map(|event| match event {
-            Event::Object { revision, .. } => Some(revision.saturating_sub(1)),
-            _ => None,
-        });
-        let hub = watch::Hub::new(first.unwrap_or(view.load().revision));
-        hub.tell(&replayed);
-        drop(replayed);
+        let hub = hub.unwrap_or_else(|| watch::Hub::new(view.load().revision));
         metrics::describe_counter!("byname_finds_total", "Finds answered or refused.");
         metrics::describe_counter!("byname_starts_total", "Copies of services ordered.");
         metrics::describe_counter!("byname_denials_total", "Requests refused for want of a right or a ticket.");
@@ -357,6 +375,16 @@ fn pattern(text: &str) -> Result<Pattern> {
     Pattern::parse(text).map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("pattern"))
 }
 
+/// Whether a change names stable sockets.
+fn declares_sockets(op: &Op) -> bool {
+    match op {
+        Op::Add { spec, .. } | Op::Put { spec, .. } | Op::Declare { spec, .. } | Op::Modify { spec, .. } => {
+            spec.launch.as_ref().is_some_and(|launch| launch.listen.is_some())
+        }
+        Op::Delete { .. } | Op::Check { .. } => false,
+    }
+}
+
 /// What can be said of a change before it is in the log, so that nothing too large gets there.
 fn check_op(op: &Op) -> Result<()> {
     let too_large = |spec: &Spec| spec.value.as_ref().is_some_and(|v| v.len() > MAX_VALUE_BYTES);
@@ -442,8 +470,14 @@ impl NameService for Node {
             let tree = self.inner.view.load_full();
             return byname_registry::rehearse(&tree, &request.ops, set.as_deref(), by, start::now());
         }
+        let listens = request.ops.iter().any(declares_sockets);
         match self.inner.propose(by, cx.request, Command::Batch { ops: request.ops, set }).await? {
-            Reply::Batch(reply) => Ok(reply),
+            Reply::Batch(reply) => {
+                if listens {
+                    self.inner.await_sockets(&reply.results).await;
+                }
+                Ok(reply)
+            }
             // A request id that was used for another kind of write.
             _ => Err(Error::new(Code::Conflict, "the request id was used for another request").field("request_id")),
         }

@@ -64,6 +64,17 @@ impl Hub {
         Hub { inner: Mutex::new(Ring { revision, floor: revision, ..Ring::default() }) }
     }
 
+    /// Takes what happened before anybody could watch; the hub begins with the first of it.
+    pub(crate) fn learn(hub: &mut Option<Hub>, happened: &[Event]) {
+        let first = happened.iter().find_map(|event| match event {
+            Event::Object { revision, .. } => Some(revision.saturating_sub(1)),
+            _ => None,
+        });
+        if let Some(before) = first {
+            hub.get_or_insert_with(|| Hub::new(before)).tell(happened);
+        }
+    }
+
     /// Takes what happened.
     pub(crate) fn tell(&self, happened: &[Event]) {
         let mut gathered: Vec<(Change, Arc<Object>)> = Vec::new();

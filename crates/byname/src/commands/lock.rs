@@ -21,7 +21,7 @@ pub(crate) async fn lock(session: &mut Session, args: LockArgs, stop: impl Futur
     let reply = tokio::select! {
         reply = session.service.lock(&session.cx, request.clone()) => reply?,
         // It may have been taken at this moment; then it ends with its lease.
-        () = &mut stop => return Ok(()),
+        () = &mut stop => return Err(Failure::System(format!("interrupted before the lock of `{name}` was had"))),
     };
     let mut held = Held {
         request: LockRequest { wait: None, key: reply.key.clone(), renew: true, ..request },
@@ -185,6 +185,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_interrupt_before_the_lock_is_had_is_no_good_end() {
+        let (screen, out, _) = Screen::captured(Format::Name, false);
+        let mut session = Session::new(Arc::new(Fake::default()), Name::root(), screen);
+        let args = LockArgs {
+            name: "/slow".into(),
+            ttl: None,
+            wait: Some("1h".parse().unwrap()),
+            words: vec!["false".into()],
+        };
+        let outcome = lock(&mut session, args, async {}).await;
+        assert_eq!((outcome.unwrap_err().exit_status(), out.take()), (1, String::new()));
+    }
+
+    #[tokio::test]
     async fn a_command_runs_under_the_lock_with_the_fence() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fence");
@@ -202,8 +216,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_whose_lock_is_lost_is_told_to_end() {
-        let done = run("lock --ttl 30ms /lost -- sleep 1000").await;
+        let folder = tempfile::tempdir().unwrap();
+        let (script, told) = (folder.path().join("sh"), folder.path().join("told"));
+        // It goes by itself in the end, so that nothing is left behind when it is not told.
+        let text = format!(
+            "trap 'echo TERM > {}; exit' TERM; n=0; while [ $n -lt 500 ]; do n=$((n + 1)); sleep 0.02; done",
+            told.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        let done = run(&format!("lock --ttl 3s /lost -- sh {}", script.display())).await;
         assert_eq!(done.status, 6);
+        assert_eq!(std::fs::read_to_string(told).unwrap(), "TERM\n");
         assert!(done.talk.contains("SIGTERM") && done.talk.contains("is lost: the lock is not held"), "{}", done.talk);
     }
 

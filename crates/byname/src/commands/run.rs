@@ -13,10 +13,11 @@ use super::advertise::{self, HELD_TTL, endpoint};
 use super::lock::ended;
 use super::{Session, may_pass};
 use crate::cli::keep::RunArgs;
+use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
 
 /// Runs it; the status is that of the command.
-pub(crate) async fn run(session: &mut Session, args: RunArgs) -> Outcome {
+pub(crate) async fn run(session: &mut Session, args: RunArgs, env: &Environment) -> Outcome {
     let name = session.name(&args.name)?;
     let mut endpoints = args.endpoints.iter().map(|e| endpoint(e)).collect::<Result<Vec<_>>>()?;
     if endpoints.is_empty() {
@@ -34,6 +35,7 @@ pub(crate) async fn run(session: &mut Session, args: RunArgs) -> Outcome {
     let port = endpoints.iter().map(|e| e.port).find(|port| *port > 0);
     let words: Vec<String> = args.words.iter().map(|word| expand(word, port, &name)).collect();
     let mut variables = vec![("BYNAME_NAME".to_owned(), name.to_string())];
+    variables.extend(env.server.clone().map(|server| ("BYNAME_SERVER".to_owned(), server)));
     variables.extend(port.map(|port| ("PORT".to_owned(), port.to_string())));
     let mut program = start(&words, &variables)?;
     if waits {
@@ -146,7 +148,7 @@ fn expand(word: &str, port: Option<u16>, name: &Name) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::run;
+    use crate::fake::{run, run_in};
 
     #[test]
     fn words_expand_as_those_of_a_launch() {
@@ -167,10 +169,13 @@ mod tests {
         let script = folder.path().join("serve.py");
         // It ends when it was asked for once: that is the look whether it takes connections.
         let text = "import os, socket, sys\nassert sys.argv[1] == os.environ['PORT'] and os.environ['BYNAME_NAME'] == '/web'\n\
+                    assert os.environ['BYNAME_SERVER'] == 'unix:///s'\n\
                     s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\ns.accept()\n\
                     sys.stdin.read()\nimport time\ntime.sleep(0.2)\nsys.exit(5)\n";
         std::fs::write(&script, text).unwrap();
-        let done = run(&format!("run /web --ttl 1m -- python3 -IS {} ${{PORT}}", script.display())).await;
+        let env = Environment { server: Some("unix:///s".into()), ..Environment::default() };
+        let line = format!("run /web --ttl 1m -- python3 -IS {} ${{PORT}}", script.display());
+        let done = run_in(&line, &env).await;
         assert_eq!(done.status, 5, "{}", done.talk);
         assert!(done.log[0].starts_with("advertise /web [tcp://:"), "{:?}", done.log);
         assert_eq!(done.log.last().unwrap(), "withdraw /web instance=Some(InstanceId(20)) credential=Some(\"c0ffee\")");

@@ -27,6 +27,8 @@ const SCAN_BYTES: usize = 256 << 10;
 const WAY_OUT: &str = "Restore the folder from a backup, or, where the cluster has other servers, empty \
                        it and let this server join again";
 
+const NONE_FOLLOWS: &str = "no entry could follow the one that a record names";
+
 /// A segment of the log.
 pub(crate) struct Segment {
     pub(crate) sequence: u64,
@@ -134,6 +136,12 @@ fn replay(found: &mut Recovered, number: usize, end: Option<u64>, snapshot: Opti
         found.purged = header.purged.max(header.last);
     } else if header.last != found.last {
         return Err(corrupt(&path, 0, "it does not go on where the file before it ends"));
+    }
+    if end.is_some_and(|end| end > bytes) {
+        return Err(corrupt(&path, bytes, "the file is shorter than the file after it says"));
+    }
+    if is_last_of_all(header.last) || is_last_of_all(header.purged) {
+        return Err(corrupt(&path, 0, NONE_FOLLOWS));
     }
     found.vote = header.vote;
     found.force_mark = true;
@@ -256,6 +264,15 @@ fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
 impl Recovered {
     /// Takes in one record; `place` says where it lies.
     fn take(&mut self, record: Record, place: Mark, bytes: u64, snapshot: Option<u64>) -> Result<(), &'static str> {
+        let named = match &record {
+            Record::Entry(entry) => Some(entry.log_id),
+            Record::Truncate(after) => *after,
+            Record::Purge(upto) => Some(*upto),
+            Record::Vote(_) | Record::Mark => None,
+        };
+        if is_last_of_all(named) {
+            return Err(NONE_FOLLOWS);
+        }
         match record {
             Record::Entry(entry) => {
                 let at = entry.log_id;
@@ -303,6 +320,11 @@ pub(crate) fn push_mark(marks: &mut VecDeque<Mark>, mark: Mark, force: &mut bool
         marks.push_back(mark);
         *force = false;
     }
+}
+
+/// Whether an entry has the highest number there is. The log always has room for another, so nobody wrote it.
+fn is_last_of_all(id: Option<Id>) -> bool {
+    id.is_some_and(|id| id.index == u64::MAX)
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> OpenError {

@@ -143,3 +143,46 @@ async fn memory_holds_the_end_of_the_log_only() {
     assert!(inner.tail_bytes <= 600 << 10, "{} bytes", inner.tail_bytes);
     assert!(inner.tail.len() < 1000, "{} entries", inner.tail.len());
 }
+
+#[test]
+fn a_file_that_is_shorter_than_its_successor_says_is_damage_and_is_not_made_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let header =
+        |sequence, prev_end| SegmentHeader { node: 1, sequence, prev_end, last: None, purged: None, vote: None };
+    for (sequence, prev_end) in [(1, 0), (2, 1 << 40)] {
+        let mut content = header(sequence, prev_end).encode().to_vec();
+        // Something that looks like the header of a frame of 2 GiB.
+        let mut frame = vec![1; 8];
+        frame.extend_from_slice(&[2, 0, 0, 0, sequence as u8, 0, 0, 0]);
+        frame.resize(40, 0);
+        frame[4..8].copy_from_slice(&(1u32 << 31).to_le_bytes());
+        content.extend_from_slice(&frame);
+        std::fs::write(recover::segment_path(dir.path(), sequence), content).unwrap();
+    }
+    match recover::recover(&LocalDisk, dir.path(), 1, None) {
+        Err(OpenError::Corrupt { file, offset, .. }) => {
+            assert_eq!((file, offset), (recover::segment_path(dir.path(), 1), 552));
+        }
+        other => panic!("{:?}", other.map(|found| found.end)),
+    }
+}
+
+#[test]
+fn an_entry_that_none_could_follow_is_damage() {
+    let last = id(1, u64::MAX);
+    let header = SegmentHeader { node: 1, sequence: 1, prev_end: 0, last: None, purged: None, vote: None };
+    let blank = |index| Record::Entry(LogEntry { log_id: id(1, index), payload: EntryPayload::Blank });
+    let mut files = vec![SegmentHeader { last: Some(last), ..header.clone() }.encode().to_vec()];
+    for record in [blank(u64::MAX), Record::Truncate(Some(last)), Record::Purge(last)] {
+        let mut content = header.encode().to_vec();
+        frame::encode(&record, 1, SEGMENT_HEADER as u64, &mut content);
+        frame::encode(&blank(0), 1, SEGMENT_HEADER as u64, &mut content);
+        files.push(content);
+    }
+    for content in files {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(recover::segment_path(dir.path(), 1), content).unwrap();
+        let found = recover::recover(&LocalDisk, dir.path(), 1, None).map(|found| found.last);
+        assert!(matches!(found, Err(OpenError::Corrupt { .. })), "{found:?}");
+    }
+}

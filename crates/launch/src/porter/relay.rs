@@ -136,6 +136,11 @@ impl Relay {
         if self.up.shut && self.down.shut { Turn::Over } else { all }
     }
 
+    /// The client was reset before anything was relayed.
+    pub(super) fn was_reset(&mut self) {
+        self.reset = true;
+    }
+
     /// Ends it, as a reset if that is how one side ended.
     pub(super) fn close(mut self, pipes: &mut Pipes) {
         for flow in [&mut self.up, &mut self.down] {

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use byname_api::agent::{InstanceReport, Order, Phase, Report, StartOrder, TicketPair};
-use byname_api::launch::{Launch, Ready};
-use byname_api::object::InstanceId;
+use byname_api::agent::{Backend, InstanceReport, Listen, Order, Phase, Report, StartOrder, TicketPair};
+use byname_api::launch::{Handover, Launch, Ready};
+use byname_api::object::{Choose, InstanceId};
 use byname_launch::{Agent, Config, Link};
 use byname_name::Name;
 use tokio::time::timeout;
@@ -295,5 +295,72 @@ fn processes_in(place: &Path) -> Vec<u32> {
 impl Drop for Processes {
     fn drop(&mut self) {
         processes_in(&self.0).into_iter().for_each(kill);
+    }
+}
+
+/// The stable sockets of service 7.
+pub(crate) fn listen<const N: usize>(handover: Handover, sockets: [&str; N]) -> Listen {
+    Listen {
+        service: 7,
+        name: Name::parse("/BVODS/QS").unwrap(),
+        sockets: sockets.map(String::from).into(),
+        handover,
+        choose: Choose::First,
+    }
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+impl Running {
+    /// Holds sockets, and waits until they are held.
+    pub(crate) async fn listen(&mut self, listen: Listen) -> Vec<(String, Option<String>)> {
+        let wanted = listen.service;
+        self.order(Order::Listen { term: 1, listen: Box::new(listen) }).await;
+        self.until_listening(wanted).await
+    }
+
+    pub(crate) async fn until_listening(&mut self, wanted: u64) -> Vec<(String, Option<String>)> {
+        loop {
+            if let Report::Listening { service, sockets } = self.next().await
+                && service == wanted
+            {
+                return sockets;
+            }
+        }
+    }
+
+    /// The next knock: the socket, and the copies that are said to be dead.
+    pub(crate) async fn until_knock(&mut self) -> (String, Vec<u64>) {
+        loop {
+            if let Report::Knock { service: 7, socket, dead } = self.next().await {
+                return (socket, dead.into_iter().map(|id| id.0).collect());
+            }
+        }
+    }
+
+    pub(crate) async fn backends(&self, backends: &[&InstanceReport]) {
+        let backend = |report: &&InstanceReport| {
+            let mut endpoint = report.endpoints[0].clone();
+            if endpoint.address.is_empty() {
+                endpoint.address = "127.0.0.1".into();
+            }
+            Backend { instance: report.instance, endpoint }
+        };
+        let backends = backends.iter().map(backend).collect();
+        self.order(Order::Backends { service: 7, backends }).await;
+    }
+
+    pub(crate) async fn rest(&mut self, instance: u64) -> Option<u32> {
+        self.order(Order::Rest { request: instance, instance: InstanceId(instance) }).await;
+        loop {
+            if let Report::Rested { request, connections } = self.next().await
+                && request == instance
+            {
+                return connections;
+            }
+        }
     }
 }

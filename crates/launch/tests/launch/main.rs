@@ -3,6 +3,7 @@
 //! The executable of these tests is also their holder (`hold`) and an agent that is killed (`agent DIR`): that is why it
 //! has a main function of its own and does not use the usual harness.
 
+mod activation;
 mod adoption;
 mod bench;
 mod host;
@@ -10,6 +11,8 @@ mod limits;
 mod logs;
 mod policy;
 mod readiness;
+mod relay_bench;
+mod sockets;
 mod trouble;
 
 use std::ffi::OsString;
@@ -30,11 +33,21 @@ fn main() {
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("hold") => byname_launch::hold::main(args),
         Some("agent") => return host::agent_process(&args.collect::<Vec<OsString>>()),
+        Some("serve") => return activation::serve(args.next()),
+        Some("relay-speed") => return relay_bench::main(),
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 6] =
-        [readiness::TESTS, policy::TESTS, trouble::TESTS, adoption::TESTS, logs::TESTS, limits::TESTS];
+    let modules: [&[Test]; 8] = [
+        readiness::TESTS,
+        policy::TESTS,
+        trouble::TESTS,
+        adoption::TESTS,
+        logs::TESTS,
+        limits::TESTS,
+        activation::TESTS,
+        sockets::TESTS,
+    ];
     let trials = modules.into_iter().flatten().map(|(name, test)| {
         let name = name.strip_prefix("launch::").unwrap_or(name);
         Trial::test(name, move || {
