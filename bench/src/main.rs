@@ -1,11 +1,13 @@
 //! Measures Byname beside its peers, on one machine, in one run. `bench/run` builds and calls it; README.md says what is
 //! measured and how.
 
+mod activation;
 mod fleet;
 mod idle;
 mod load;
 mod machine;
 mod process;
+mod relay;
 mod scale;
 mod start;
 mod stats;
@@ -85,6 +87,25 @@ enum What {
         #[command(flatten)]
         place: Place,
     },
+    /// The first byte of a cold program behind a stable socket, beside systemd's socket activation and a bare spawn
+    Activation {
+        #[command(flatten)]
+        programs: Programs,
+        /// Cold starts of each kind
+        #[arg(long, default_value_t = 200)]
+        turns: usize,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The relay of a stable socket, beside direct connections
+    Relay {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        times: relay::Times,
+        #[command(flatten)]
+        place: Place,
+    },
     /// The table of the last run
     Table {
         /// The folder of its files
@@ -148,6 +169,20 @@ fn main() -> Result<()> {
             let report =
                 run(&mut tokio::runtime::Builder::new_multi_thread(), watch::run(&programs, &crowd, work.path()))?;
             save(&place.out, if crowd.per_connection == 1 { "watch-own" } else { "watch" }, &report)
+        }
+        What::Activation { programs, turns, place } => {
+            let work = place.work()?;
+            let report = run(
+                &mut tokio::runtime::Builder::new_current_thread(),
+                activation::run(&programs, turns, work.path()),
+            )?;
+            save(&place.out, "activation", &report)
+        }
+        What::Relay { programs, times, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), relay::run(&programs, &times, work.path()))?;
+            save(&place.out, "relay", &report)
         }
         What::Table { out, readme } => {
             let text = table::render(&out)?;

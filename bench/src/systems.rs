@@ -24,6 +24,9 @@ pub(crate) struct Programs {
     /// The C program of `programs/ready.c`, built
     #[arg(long)]
     pub(crate) ready: PathBuf,
+    /// The C program of `programs/stream.c`, built: what the relay is measured with
+    #[arg(long)]
+    pub(crate) stream: Option<PathBuf>,
 }
 
 /// `byname dev`.
