@@ -114,6 +114,9 @@ enum What {
         /// The document to write it into; without it it is printed
         #[arg(long)]
         readme: Option<PathBuf>,
+        /// Only these parts, printed: the names of files in the folder, without `.json`
+        #[arg(long, value_delimiter = ',')]
+        parts: Vec<String>,
     },
     /// Serves the empty call
     #[command(hide = true)]
@@ -184,7 +187,13 @@ fn main() -> Result<()> {
                 run(&mut tokio::runtime::Builder::new_multi_thread(), relay::run(&programs, &times, work.path()))?;
             save(&place.out, "relay", &report)
         }
-        What::Table { out, readme } => {
+        What::Table { out, parts, .. } if !parts.is_empty() => {
+            for part in &parts {
+                print!("{}", table::render_part(&out, part)?);
+            }
+            Ok(())
+        }
+        What::Table { out, readme, .. } => {
             let text = table::render(&out)?;
             match readme {
                 Some(readme) => table::rewrite(&readme, &text),
