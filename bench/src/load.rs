@@ -10,6 +10,7 @@ use tokio::sync::Barrier;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
+use crate::fleet::{Fleet, RACK, Random};
 use crate::machine::Machine;
 use crate::process::cpu_us;
 use crate::stats::{Quantiles, Spread};
@@ -65,6 +66,9 @@ pub(crate) struct Workload {
     pub(crate) systems: Vec<Measured>,
     /// The first system against each of the others.
     pub(crate) ratios: Vec<Ratio>,
+    /// What the design asks of the first system's p50, in microseconds.
+    #[serde(default)]
+    pub(crate) p50_goal_us: Option<f64>,
 }
 
 /// One system under one kind of load.
@@ -181,16 +185,21 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
 }
 
 /// A system under load.
-struct System<'a> {
-    name: &'a str,
-    pid: u32,
-    address: &'a str,
-    ask: Ask,
+pub(crate) struct System<'a> {
+    /// What the table calls it.
+    pub(crate) name: &'a str,
+    /// The server's process.
+    pub(crate) pid: u32,
+    /// HOST:PORT of its gRPC.
+    pub(crate) address: &'a str,
+    /// What it is asked.
+    pub(crate) ask: Ask,
     /// Of the first system's rate divided by this one's, with many clients.
-    goal: Option<f64>,
+    pub(crate) goal: Option<f64>,
 }
 
-async fn measure(
+/// Puts the systems under one kind of load, in turns.
+pub(crate) async fn measure(
     name: &str,
     systems: &[&System<'_>],
     clients: usize,
@@ -203,7 +212,7 @@ async fn measure(
         for _ in 0..connections {
             channels.push(connect(system.address).await.with_context(|| format!("{}: connecting", system.name))?);
         }
-        sets.push((0..clients).map(|n| Client::new(&system.ask, &channels[n % connections])).collect());
+        sets.push((0..clients).map(|n| Client::new(&system.ask, &channels[n % connections], n as u64)).collect());
     }
     let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); systems.len()];
     for _ in 0..times.rounds {
@@ -240,7 +249,7 @@ async fn measure(
             system.system, system.rate.median, system.p50_us.median, system.p99_us.median, system.server_cpu_us.median
         );
     }
-    Ok(Workload { name: name.to_owned(), clients, connections, systems: measured, ratios })
+    Ok(Workload { name: name.to_owned(), clients, connections, systems: measured, ratios, p50_goal_us: None })
 }
 
 /// Lets all clients ask for as long as a turn lasts.
@@ -289,12 +298,40 @@ async fn take_turn(clients: &mut Vec<Client>, pid: u32, length: Duration) -> Res
 
 /// What is asked.
 #[derive(Clone)]
-enum Ask {
+pub(crate) enum Ask {
+    /// Byname: the one service.
     Find(MetadataValue<Ascii>),
-    Range { serializable: bool },
+    /// etcd: the one key.
+    Range {
+        /// From the member's own memory.
+        serializable: bool,
+    },
+    /// The empty call.
     Empty,
-    Add { token: MetadataValue<Ascii>, value: String, numbers: Arc<AtomicU64> },
-    Put { value: String, numbers: Arc<AtomicU64> },
+    /// Byname: a record that is new.
+    Add {
+        /// Who asks.
+        token: MetadataValue<Ascii>,
+        /// What it holds.
+        value: String,
+        /// Names that were used.
+        numbers: Arc<AtomicU64>,
+    },
+    /// etcd: a key that is new.
+    Put {
+        /// What it holds.
+        value: String,
+        /// Keys that were used.
+        numbers: Arc<AtomicU64>,
+    },
+    /// Byname: any record of a fleet.
+    FindRecord(MetadataValue<Ascii>, Fleet),
+    /// etcd: the same, from the member's own memory.
+    RangeRecord(Fleet),
+    /// Byname: all services of any rack.
+    ListRack(MetadataValue<Ascii>, Fleet),
+    /// etcd: the same by their prefix, keys only, from the member's own memory.
+    RangeRack(Fleet),
 }
 
 /// One who asks, and makes sure that the answer is one.
@@ -304,11 +341,16 @@ enum Client {
     Empty(EmptyClient<Channel>),
     Add(NamesClient<Channel>, MetadataValue<Ascii>, String, Arc<AtomicU64>),
     Put(KvClient<Channel>, String, Arc<AtomicU64>),
+    FindRecord(NamesClient<Channel>, MetadataValue<Ascii>, Fleet, Random),
+    RangeRecord(KvClient<Channel>, Fleet, Random),
+    ListRack(NamesClient<Channel>, MetadataValue<Ascii>, Fleet, Random),
+    RangeRack(KvClient<Channel>, Fleet, Random),
 }
 
 impl Client {
-    fn new(ask: &Ask, channel: &Channel) -> Client {
+    fn new(ask: &Ask, channel: &Channel, number: u64) -> Client {
         let channel = channel.clone();
+        let random = Random::new(number);
         match ask {
             Ask::Find(token) => Client::Find(NamesClient::new(channel), token.clone()),
             Ask::Range { serializable } => {
@@ -321,6 +363,12 @@ impl Client {
                 Client::Add(NamesClient::new(channel), token.clone(), value.clone(), numbers.clone())
             }
             Ask::Put { value, numbers } => Client::Put(KvClient::new(channel), value.clone(), numbers.clone()),
+            Ask::FindRecord(token, fleet) => {
+                Client::FindRecord(NamesClient::new(channel), token.clone(), *fleet, random)
+            }
+            Ask::RangeRecord(fleet) => Client::RangeRecord(KvClient::new(channel), *fleet, random),
+            Ask::ListRack(token, fleet) => Client::ListRack(NamesClient::new(channel), token.clone(), *fleet, random),
+            Ask::RangeRack(fleet) => Client::RangeRack(KvClient::new(channel), *fleet, random),
         }
     }
 
@@ -349,6 +397,35 @@ impl Client {
                 let request = etcd::PutRequest { key: record(numbers).into(), value: value.clone().into() };
                 let reply = kv.put(request).await?.into_inner();
                 ensure!(reply.header.is_some(), "not put");
+            }
+            Client::FindRecord(names, token, fleet, random) => {
+                let n = random.below(fleet.records());
+                let request = byname::FindRequest { name: fleet.record(n), ..Default::default() };
+                let reply = names.find(with_token(request, token)).await?.into_inner();
+                ensure!(reply.value.is_some(), "not found");
+            }
+            Client::RangeRecord(kv, fleet, random) => {
+                let key = fleet.record(random.below(fleet.records())).into();
+                let request = etcd::RangeRequest { key, serializable: true, ..Default::default() };
+                let reply = kv.range(request).await?.into_inner();
+                ensure!(reply.kvs.len() == 1, "not found");
+            }
+            Client::ListRack(names, token, fleet, random) => {
+                let rack = fleet.rack(random.below(fleet.racks()));
+                let request = byname::ListRequest { pattern: format!("{rack}/svc-*"), ..Default::default() };
+                let reply = names.list(with_token(request, token)).await?.into_inner();
+                ensure!(reply.entries.len() as u64 == RACK, "not all are listed");
+            }
+            Client::RangeRack(kv, fleet, random) => {
+                let rack = fleet.rack(random.below(fleet.racks()));
+                let request = etcd::RangeRequest {
+                    key: format!("{rack}/svc-").into(),
+                    range_end: format!("{rack}/svc.").into(), // the byte after `-`
+                    serializable: true,
+                    keys_only: true,
+                };
+                let reply = kv.range(request).await?.into_inner();
+                ensure!(reply.kvs.len() as u64 == RACK, "not all are listed");
             }
         }
         Ok(())

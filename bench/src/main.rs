@@ -1,15 +1,21 @@
 //! Measures Byname beside its peers, on one machine, in one run. `bench/run` builds and calls it; README.md says what is
 //! measured and how.
 
+mod activation;
+mod fleet;
 mod idle;
 mod load;
 mod machine;
 mod process;
+mod relay;
+mod scale;
 mod start;
 mod stats;
 mod systems;
 mod table;
+mod watch;
 mod wire;
+mod zookeeper;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +25,9 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use load::Times;
+use scale::Sizes;
 use systems::Programs;
+use watch::Crowd;
 
 /// Measures Byname beside its peers.
 #[derive(Parser)]
@@ -59,6 +67,45 @@ enum What {
         #[command(flatten)]
         place: Place,
     },
+    /// Very many names: memory, find, list and restart, beside etcd and ZooKeeper
+    Scale {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        sizes: Sizes,
+        #[command(flatten)]
+        times: Times,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// One change that many watch, beside etcd
+    Watch {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        crowd: Crowd,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The first byte of a cold program behind a stable socket, beside systemd's socket activation and a bare spawn
+    Activation {
+        #[command(flatten)]
+        programs: Programs,
+        /// Cold starts of each kind
+        #[arg(long, default_value_t = 200)]
+        turns: usize,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The relay of a stable socket, beside direct connections
+    Relay {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        times: relay::Times,
+        #[command(flatten)]
+        place: Place,
+    },
     /// The table of the last run
     Table {
         /// The folder of its files
@@ -67,6 +114,9 @@ enum What {
         /// The document to write it into; without it it is printed
         #[arg(long)]
         readme: Option<PathBuf>,
+        /// Only these parts, printed: the names of files in the folder, without `.json`
+        #[arg(long, value_delimiter = ',')]
+        parts: Vec<String>,
     },
     /// Serves the empty call
     #[command(hide = true)]
@@ -109,7 +159,41 @@ fn main() -> Result<()> {
                 run(&mut tokio::runtime::Builder::new_current_thread(), idle::run(&programs, rounds, work.path()))?;
             save(&place.out, "idle", &report)
         }
-        What::Table { out, readme } => {
+        What::Scale { programs, sizes, times, place } => {
+            let work = place.work()?;
+            let report = run(
+                &mut tokio::runtime::Builder::new_multi_thread(),
+                scale::run(&programs, &sizes, &times, work.path()),
+            )?;
+            save(&place.out, if sizes.alone { "scale-alone" } else { "scale" }, &report)
+        }
+        What::Watch { programs, crowd, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), watch::run(&programs, &crowd, work.path()))?;
+            save(&place.out, if crowd.per_connection == 1 { "watch-own" } else { "watch" }, &report)
+        }
+        What::Activation { programs, turns, place } => {
+            let work = place.work()?;
+            let report = run(
+                &mut tokio::runtime::Builder::new_current_thread(),
+                activation::run(&programs, turns, work.path()),
+            )?;
+            save(&place.out, "activation", &report)
+        }
+        What::Relay { programs, times, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), relay::run(&programs, &times, work.path()))?;
+            save(&place.out, "relay", &report)
+        }
+        What::Table { out, parts, .. } if !parts.is_empty() => {
+            for part in &parts {
+                print!("{}", table::render_part(&out, part)?);
+            }
+            Ok(())
+        }
+        What::Table { out, readme, .. } => {
             let text = table::render(&out)?;
             match readme {
                 Some(readme) => table::rewrite(&readme, &text),

@@ -11,11 +11,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// How long anything may take to become ready or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A child that is killed when this is dropped, or when the bench itself dies.
 pub(crate) struct Process {
@@ -152,6 +153,8 @@ pub(crate) struct Memory {
     pub(crate) rss_kib: u64,
     /// The same, with pages shared between processes divided by their number, in KiB.
     pub(crate) pss_kib: u64,
+    /// Resident and in no file, in KiB: what the system could not simply read again.
+    pub(crate) anonymous_kib: u64,
 }
 
 /// Memory of a process, from /proc/PID/smaps_rollup.
@@ -161,7 +164,44 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
         let line = text.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
     };
-    Ok(Memory { rss_kib: field("Rss:"), pss_kib: field("Pss:") })
+    Ok(Memory { rss_kib: field("Rss:"), pss_kib: field("Pss:"), anonymous_kib: field("Anonymous:") })
+}
+
+/// Memory of a process once it has come to rest: it changed by less than one part in a hundred for five seconds, or a
+/// minute has gone by. What works behind answers (snapshots, collectors of garbage) has mostly ended by then.
+pub(crate) async fn settled_memory(pid: u32) -> Result<Memory> {
+    let mut still = 0;
+    let mut seen = memory(pid)?;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = memory(pid)?;
+        still = if now.rss_kib.abs_diff(seen.rss_kib) * 100 < seen.rss_kib.max(1) { still + 1 } else { 0 };
+        if still == 5 {
+            return Ok(now);
+        }
+        if still == 0 {
+            seen = now;
+        }
+    }
+    memory(pid)
+}
+
+/// Lets this process and those that it starts open as many files as they may.
+pub(crate) fn raise_open_files() -> Result<u64> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
+}
+
+/// What the files beneath a folder hold, in bytes, of those whose path has this word.
+pub(crate) fn stored_bytes(dir: &Path, word: &str) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => stored_bytes(&entry.path(), word),
+        Ok(data) if entry.path().to_string_lossy().contains(word) => data.len(),
+        _ => 0,
+    });
+    bytes.sum()
 }
 
 /// The children of a process whose command line has this word.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -21,9 +21,9 @@ use crate::wire::byname::services_client::ServicesClient;
 use crate::wire::{byname, connect};
 
 /// Turns that are not counted: files come into the cache, and processors wake up.
-const WARM_UP: usize = 5;
+pub(crate) const WARM_UP: usize = 5;
 /// How long a program may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub(crate) struct Cold {
 
 /// Samples of [`Cold`], in nanoseconds.
 #[derive(Default)]
-struct Samples {
+pub(crate) struct Samples {
     reply: Vec<i64>,
     less_bare: Vec<i64>,
     until_main: Vec<i64>,
@@ -70,7 +70,8 @@ struct Samples {
 }
 
 impl Samples {
-    fn take(&mut self, timed: &Timed, bare: i64) {
+    /// Takes one start, and how long the bare start of the same turn took.
+    pub(crate) fn take(&mut self, timed: &Timed, bare: i64) {
         let (entered, ready) = timed.program;
         self.reply.push(timed.replied - timed.asked);
         self.less_bare.push(timed.replied - timed.asked - bare);
@@ -79,7 +80,8 @@ impl Samples {
         self.after.push(timed.replied - ready);
     }
 
-    fn summary(mut self) -> Cold {
+    /// What they come to.
+    pub(crate) fn summary(mut self) -> Cold {
         Cold {
             reply: Quantiles::of_ns(&mut self.reply),
             less_bare: Quantiles::of_ns(&mut self.less_bare),
@@ -91,13 +93,22 @@ impl Samples {
 }
 
 /// One cold start; nanoseconds of CLOCK_MONOTONIC.
-struct Timed {
-    asked: i64,
-    replied: i64,
+pub(crate) struct Timed {
+    /// Before it was asked for.
+    pub(crate) asked: i64,
+    /// When the answer was there.
+    pub(crate) replied: i64,
     /// When the program entered `main`, and when it listened.
-    program: (i64, i64),
+    pub(crate) program: (i64, i64),
     /// How long the same question took once the service ran.
-    warm: i64,
+    pub(crate) warm: i64,
+}
+
+impl Timed {
+    /// From the question to the answer.
+    pub(crate) fn took(&self) -> i64 {
+        self.replied - self.asked
+    }
 }
 
 /// Runs so many turns of all ways to start the program.
@@ -112,7 +123,7 @@ pub(crate) async fn run(programs: &Programs, turns: usize, work: &Path) -> Resul
     let (mut notify, mut port) = (Samples::default(), Samples::default());
     for turn in 0..turns + WARM_UP {
         server.settle().await?;
-        let own = bare_start(&ready)?;
+        let own = bare_start(&ready)?.listening;
         let notified = asking.cold("/bench/notify").await?;
         server.settle().await?;
         let connected = asking.cold("/bench/port").await?;
@@ -158,14 +169,15 @@ pub(crate) async fn run(programs: &Programs, turns: usize, work: &Path) -> Resul
 }
 
 /// One connection to the server, kept open.
-struct Asking {
+pub(crate) struct Asking {
     names: NamesClient<Channel>,
     services: ServicesClient<Channel>,
     token: MetadataValue<Ascii>,
 }
 
 impl Asking {
-    async fn new(server: &Byname) -> Result<Asking> {
+    /// A new one.
+    pub(crate) async fn new(server: &Byname) -> Result<Asking> {
         let channel = connect(&server.address).await?;
         Ok(Asking {
             names: NamesClient::new(channel.clone()),
@@ -175,16 +187,57 @@ impl Asking {
     }
 
     async fn add(&mut self, name: &str, program: &Path, args: &[&str], ready: &str) -> Result<()> {
-        let command =
-            std::iter::once(program.to_string_lossy().into_owned()).chain(args.iter().map(|a| (*a).to_owned()));
-        let launch = byname::Launch {
-            command: Some(byname::Strings { values: command.collect() }),
-            ready: Some(ready.to_owned()),
-            ..Default::default()
-        };
+        self.add_launch(name, launch(program, args, ready)).await
+    }
+
+    /// Adds a service behind a stable socket, and waits until it is listened on.
+    pub(crate) async fn add_behind(
+        &mut self,
+        name: &str,
+        program: &Path,
+        args: &[&str],
+        ready: &str,
+        socket: &str,
+        handover: &str,
+    ) -> Result<()> {
+        let listen = Some(byname::Strings { values: vec![socket.to_owned()] });
+        let handover = Some(handover.to_owned());
+        self.add_launch(name, byname::Launch { listen, handover, ..launch(program, args, ready) }).await?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let request = byname::ListRequest { pattern: name.to_owned(), ..Default::default() };
+            let reply = self.services.status(with_token(request, &self.token)).await?.into_inner();
+            let listening = reply.services.first().and_then(|s| s.listening.first());
+            match listening {
+                Some(byname::Listening { error: Some(error), .. }) => bail!("{socket}: {error}"),
+                Some(_) => return Ok(()),
+                None => ensure!(tokio::time::Instant::now() < deadline, "nobody listens on {socket}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn add_launch(&mut self, name: &str, launch: byname::Launch) -> Result<()> {
         let spec = byname::Spec { kind: byname::Kind::Service as i32, launch: Some(launch), ..Default::default() };
         let request = byname::AddRequest { name: name.to_owned(), spec: Some(spec) };
         self.names.add(with_token(request, &self.token)).await?;
+        Ok(())
+    }
+
+    /// The port of a service that runs, or is about to say so.
+    pub(crate) async fn endpoint(&mut self, name: &str) -> Result<u16> {
+        let request = byname::FindRequest { name: name.to_owned(), ..Default::default() };
+        let reply = self.names.find(with_token(request, &self.token)).await?.into_inner();
+        let endpoint = reply.instances.first().and_then(|i| i.endpoints.first()).context("no endpoint")?;
+        Ok(u16::try_from(endpoint.port)?)
+    }
+
+    /// Stops a service, and waits until it has ended.
+    pub(crate) async fn stop(&mut self, name: &str) -> Result<()> {
+        let request = byname::ActRequest { patterns: vec![name.to_owned()], now: true, ..Default::default() };
+        let stopped = self.services.stop(with_token(request, &self.token)).await?.into_inner();
+        let state = stopped.services.first().map(byname::Acted::state);
+        ensure!(state == Some(byname::State::Stopped), "{name} was not stopped: {stopped:?}");
         Ok(())
     }
 
@@ -204,11 +257,17 @@ impl Asking {
         let warm = now() - again;
         ensure!(!reply.started, "{name} was started twice");
 
-        let request = byname::ActRequest { patterns: vec![name.to_owned()], now: true, ..Default::default() };
-        let stopped = self.services.stop(with_token(request, &self.token)).await?.into_inner();
-        let state = stopped.services.first().map(byname::Acted::state);
-        ensure!(state == Some(byname::State::Stopped), "{name} was not stopped: {stopped:?}");
+        self.stop(name).await?;
         Ok(Timed { asked, replied, program, warm })
+    }
+}
+
+fn launch(program: &Path, args: &[&str], ready: &str) -> byname::Launch {
+    let command = std::iter::once(program.to_string_lossy().into_owned()).chain(args.iter().map(|a| (*a).to_owned()));
+    byname::Launch {
+        command: Some(byname::Strings { values: command.collect() }),
+        ready: Some(ready.to_owned()),
+        ..Default::default()
     }
 }
 
@@ -222,8 +281,16 @@ impl Drop for Killed {
     }
 }
 
-/// Spawns the program as cheaply as the standard library can, and waits until it says that it listens.
-fn bare_start(program: &Path) -> Result<i64> {
+/// A bare start, in nanoseconds from before the spawn.
+pub(crate) struct Bare {
+    /// Until READY=1 was received.
+    pub(crate) listening: i64,
+    /// Until the first byte on a connection that was made then, and what followed it.
+    pub(crate) first_byte: i64,
+}
+
+/// Spawns the program as cheaply as the standard library can, waits until it says that it listens, and asks it.
+pub(crate) fn bare_start(program: &Path) -> Result<Bare> {
     let notify = Notify::new()?;
     let port = free_port()?;
     let mut command = Command::new(program);
@@ -231,14 +298,15 @@ fn bare_start(program: &Path) -> Result<i64> {
     let begun = now();
     let child = Killed(command.spawn()?);
     notify.ready()?;
-    let took = now() - begun;
+    let listening = now() - begun;
     ask_times(TcpStream::connect(("127.0.0.1", port))?)?;
+    let first_byte = now() - begun;
     drop(child);
-    Ok(took)
+    Ok(Bare { listening, first_byte })
 }
 
 /// Has systemd-socket-activate listen for the program, connects, and waits for the first byte.
-fn socket_activation(program: &Path) -> Result<i64> {
+pub(crate) fn socket_activation(program: &Path) -> Result<i64> {
     let address = format!("127.0.0.1:{}", free_port()?);
     let mut command = Command::new("systemd-socket-activate");
     command.args(["-l", &address]).arg(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -259,6 +327,11 @@ fn ask_times(mut stream: TcpStream) -> Result<(i64, i64)> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     stream.read_to_string(&mut line)?;
+    read_times(&line)
+}
+
+/// The times in what the program says.
+pub(crate) fn read_times(line: &str) -> Result<(i64, i64)> {
     let mut numbers = line.strip_prefix("R ").context("no answer")?.split_whitespace().map(str::parse::<i64>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(entered)), Some(Ok(ready))) => Ok((entered, ready)),
@@ -267,7 +340,7 @@ fn ask_times(mut stream: TcpStream) -> Result<(i64, i64)> {
 }
 
 /// Nanoseconds of the clock that the program reads, too.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }

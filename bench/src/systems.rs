@@ -24,6 +24,9 @@ pub(crate) struct Programs {
     /// The C program of `programs/ready.c`, built
     #[arg(long)]
     pub(crate) ready: PathBuf,
+    /// The C program of `programs/stream.c`, built: what the relay is measured with
+    #[arg(long)]
+    pub(crate) stream: Option<PathBuf>,
 }
 
 /// `byname dev`.
@@ -36,7 +39,7 @@ pub(crate) struct Byname {
 }
 
 impl Byname {
-    /// Starts one with its data in `dir`, which must not be there.
+    /// Starts one with its data in `dir`: anew, or with what one before it left there.
     pub(crate) fn start(program: &Path, dir: &Path) -> Result<Byname> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
@@ -63,6 +66,11 @@ impl Byname {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().map_or(0, Process::pid)
+    }
+
+    /// The folder of its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// What a client needs besides a connection.
@@ -161,7 +169,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one with its data in `dir`.
+    /// Starts one with its data in `dir`: anew, or with what one before it left there.
     pub(crate) fn start(program: &Path, dir: &Path) -> Result<Etcd> {
         std::fs::create_dir_all(dir)?;
         let notify = Notify::new()?;

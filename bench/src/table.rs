@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use crate::machine::Machine;
 use crate::stats::{Quantiles, Spread};
-use crate::{idle, load, start};
+use crate::{activation, idle, load, relay, scale, start, watch};
 
 const BEGIN: &str = "<!-- table: written by bench/run -->";
 const END: &str = "<!-- end of table -->";
@@ -25,6 +25,45 @@ pub(crate) fn render(out: &Path) -> Result<String> {
     }
     starts(&mut text, &start)?;
     memory(&mut text, &idle)?;
+    for name in ["scale", "scale-alone"] {
+        if let Some(report) = read_if_there::<scale::Report>(out, name)? {
+            scaled(&mut text, &report, &load.machine)?;
+        }
+    }
+    for name in ["watch", "watch-own"] {
+        if let Some(report) = read_if_there::<watch::Report>(out, name)? {
+            watched(&mut text, &report, &load.machine)?;
+        }
+    }
+    if let Some(report) = read_if_there::<activation::Report>(out, "activation")? {
+        activated(&mut text, &report, &load.machine)?;
+    }
+    if let Some(report) = read_if_there::<relay::Report>(out, "relay")? {
+        relayed(&mut text, &report, &load.machine)?;
+    }
+    Ok(text)
+}
+
+/// The table of one part alone, for a look at it.
+pub(crate) fn render_part(out: &Path, name: &str) -> Result<String> {
+    let mut text = String::new();
+    let nobody = Machine::default();
+    match name {
+        "scale" | "scale-alone" => scaled(&mut text, &read(out, name)?, &nobody)?,
+        "watch" | "watch-own" => watched(&mut text, &read(out, name)?, &nobody)?,
+        "activation" => activated(&mut text, &read(out, name)?, &nobody)?,
+        "relay" => relayed(&mut text, &read(out, name)?, &nobody)?,
+        "load" => {
+            let report: load::Report = read(out, name)?;
+            machine(&mut text, &report.machine)?;
+            for workload in &report.workloads {
+                loads(&mut text, workload)?;
+            }
+        }
+        "start" => starts(&mut text, &read(out, name)?)?,
+        "idle" => memory(&mut text, &read(out, name)?)?,
+        other => bail!("there is no part {other}"),
+    }
     Ok(text)
 }
 
@@ -41,6 +80,11 @@ fn read<T: DeserializeOwned>(out: &Path, name: &str) -> Result<T> {
     let path = out.join(format!("{name}.json"));
     let bytes = std::fs::read(&path).with_context(|| format!("{} is not there: run `{name}` first", path.display()))?;
     Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// The same of a part that need not have been measured.
+fn read_if_there<T: DeserializeOwned>(out: &Path, name: &str) -> Result<Option<T>> {
+    if out.join(format!("{name}.json")).exists() { read(out, name).map(Some) } else { Ok(None) }
 }
 
 fn machine(text: &mut String, m: &Machine) -> Result<()> {
@@ -67,7 +111,7 @@ fn loads(text: &mut String, w: &load::Workload) -> Result<()> {
     writeln!(text, "\n**{}**, {} on {}\n", w.name, plural(w.clients, "client"), plural(w.connections, "connection"))?;
     writeln!(text, "| | operations/s | p50 µs | p99 µs | server's CPU µs | byname's rate / this |")?;
     writeln!(text, "|---|---|---|---|---|---|")?;
-    for system in &w.systems {
+    for (n, system) in w.systems.iter().enumerate() {
         let ratio = w.ratios.iter().find(|r| r.to == system.system);
         let ratio = ratio.map_or_else(String::new, |r| {
             let goal = r.goal.map_or_else(String::new, |g| {
@@ -75,9 +119,12 @@ fn loads(text: &mut String, w: &load::Workload) -> Result<()> {
             });
             format!("{} ×{goal}", spread(&r.ratio, 2))
         });
+        let p50_goal = w.p50_goal_us.filter(|_| n == 0).map_or_else(String::new, |g| {
+            format!("; goal ≤ {g:.0} {}", if system.p50_us.median <= g { "met" } else { "**missed**" })
+        });
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {ratio} |",
+            "| {} | {} | {}{p50_goal} | {} | {} | {ratio} |",
             system.system,
             spread(&system.rate, 0),
             spread(&system.p50_us, 0),
@@ -128,6 +175,166 @@ fn memory(text: &mut String, r: &idle::Report) -> Result<()> {
     Ok(())
 }
 
+/// Says so when a part was not measured in the same run as the rest, or not on the same revision.
+fn taken(text: &mut String, m: &Machine, rest: &Machine) -> Result<()> {
+    if m.revision != rest.revision {
+        writeln!(text, "\nTaken from {}; the load average before was {}.", m.revision, m.load_before)?;
+    }
+    Ok(())
+}
+
+/// A number with its thousands apart.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
+}
+
+fn scaled(text: &mut String, r: &scale::Report, rest: &Machine) -> Result<()> {
+    const GOAL: f64 = 0.25;
+    const TEN_MILLION_MIB: f64 = 4096.0;
+    let services = thousands(r.services);
+    writeln!(text, "\n**{services} services registered**")?;
+    taken(text, &r.machine, rest)?;
+    writeln!(
+        text,
+        "\n| | registered/s | resident before, MiB | after | bytes a service | of them held | byname's / this, of what is held |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    let own = r.loaded.first().map_or(0.0, |own| own.held_bytes);
+    for (n, l) in r.loaded.iter().enumerate() {
+        let goal = if n > 0 {
+            let ratio = own / l.held_bytes;
+            format!("{ratio:.2} ×; goal {GOAL:.2} {}", if ratio <= GOAL { "met" } else { "**missed**" })
+        } else if r.services == 10_000_000 {
+            format!("goal ≤ 4 GiB {}", if l.after_mib <= TEN_MILLION_MIB { "met" } else { "**missed**" })
+        } else {
+            String::new()
+        };
+        writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {goal} |",
+            l.system, l.rate, l.before_mib, l.after_mib, l.bytes, l.held_bytes
+        )?;
+    }
+    for workload in &r.workloads {
+        let what = if workload.name == "list" { "1,000 services of one rack" } else { "one record" };
+        let among = format!("{}, {what} among {services} services and {} records", workload.name, thousands(r.records));
+        loads(text, &load::Workload { name: among, ..workload.clone() })?;
+    }
+    if !r.restarts.is_empty() {
+        writeln!(text, "\n**kill -9 and start** with them, seconds\n")?;
+        writeln!(text, "| | says that it is ready | first right answer | resident then, MiB | read |")?;
+        writeln!(text, "|---|---|---|---|---|")?;
+        for restart in &r.restarts {
+            let goal = match restart.answer_s.median {
+                _ if restart.system != "byname" || r.services != 10_000_000 => "",
+                seconds if seconds <= 10.0 => "; goal ≤ 10 met",
+                _ => "; goal ≤ 10 **missed**",
+            };
+            writeln!(
+                text,
+                "| {} | {} | {}{goal} | {:.0} | {} |",
+                restart.system,
+                spread(&restart.ready_s, 2),
+                spread(&restart.answer_s, 2),
+                restart.rss_mib,
+                restart.from
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn watched(text: &mut String, r: &watch::Report, rest: &Machine) -> Result<()> {
+    let shared =
+        if r.per_connection == 1 { "each on its own".to_owned() } else { format!("{} to a", r.per_connection) };
+    writeln!(text, "\n**One change to {} watchers**, {shared} connection", thousands(r.watchers as u64))?;
+    taken(text, &r.machine, rest)?;
+    writeln!(
+        text,
+        "\n| | half have it, ms | all have it, ms | server's CPU ms | KiB a watcher | byname's time / this |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|")?;
+    let most_kib = if r.per_connection == 1 { 64.0 } else { 16.0 };
+    for (n, system) in r.systems.iter().enumerate() {
+        let ratio = r.ratios.iter().find(|ratio| ratio.to == system.system).map_or_else(String::new, |ratio| {
+            let goal = ratio.goal.map_or_else(String::new, |g| {
+                format!("; goal {g:.2} {}", if ratio.ratio.median <= g { "met" } else { "**missed**" })
+            });
+            format!("{} ×{goal}", spread(&ratio.ratio, 2))
+        });
+        let kib = match n {
+            0 if system.watcher_kib.median <= most_kib => format!("; goal ≤ {most_kib} met"),
+            0 => format!("; goal ≤ {most_kib} **missed**"),
+            _ => String::new(),
+        };
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {}{kib} | {ratio} |",
+            system.system,
+            spread(&system.half_ms, 1),
+            spread(&system.all_ms, 1),
+            spread(&system.server_cpu_ms, 1),
+            spread(&system.watcher_kib, 1)
+        )?;
+    }
+    Ok(())
+}
+
+fn activated(text: &mut String, r: &activation::Report, rest: &Machine) -> Result<()> {
+    let ms = |us: f64| us / 1_000.0;
+    writeln!(text, "\n**First byte of a cold program**, {} starts each, milliseconds ({})", r.bare.count, r.systemd)?;
+    taken(text, &r.machine, rest)?;
+    writeln!(text, "\n| | p50 | p90 | p99 | systemd's time / this |")?;
+    writeln!(text, "|---|---|---|---|---|")?;
+    let mut row = |name: &str, q: &Quantiles, ratio: String| {
+        writeln!(text, "| {name} | {:.2} | {:.2} | {:.2} | {ratio} |", ms(q.p50_us), ms(q.p90_us), ms(q.p99_us))
+    };
+    row("bare spawn, connect, first byte", &r.bare, String::new())?;
+    row("`systemd-socket-activate`", &r.activate, String::new())?;
+    for way in &r.ways {
+        row(&format!("stable socket, {}", way.name), &way.cold.reply, format!("{} ×", spread(&way.of_systemd, 2)))?;
+        row("… of it: connect to the program's `main`", &way.cold.until_main, String::new())?;
+    }
+    for way in &r.ways {
+        row(&format!("running, through it: {}", way.name), &way.warm, String::new())?;
+    }
+    row("running, connected to directly", &r.direct, String::new())?;
+    Ok(())
+}
+
+fn relayed(text: &mut String, r: &relay::Report, rest: &Machine) -> Result<()> {
+    writeln!(text, "\n**Relay of a stable socket**, beside direct connections to the same program")?;
+    taken(text, &r.machine, rest)?;
+    writeln!(
+        text,
+        "\n| | connections | by the relay | directly | p50 µs, relay | p50 µs, directly | relay / direct |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    for kind in &r.kinds {
+        let p50 = |way: &relay::Way| {
+            if way.p50_us.median > 0.0 { spread(&way.p50_us, 0) } else { String::new() }
+        };
+        let goal = kind.goal.map_or_else(String::new, |g| {
+            format!("; goal {g:.2} {}", if kind.ratio.median >= g { "met" } else { "**missed**" })
+        });
+        writeln!(
+            text,
+            "| {}, {} | {} | {} | {} | {} | {} | {} ×{goal} |",
+            kind.name,
+            kind.unit,
+            kind.connections,
+            spread(&kind.relay.rate, 0),
+            spread(&kind.direct.rate, 0),
+            p50(&kind.relay),
+            p50(&kind.direct),
+            spread(&kind.ratio, 2)
+        )?;
+    }
+    Ok(())
+}
+
 /// The middle, and what lies around it.
 fn spread(s: &Spread, digits: usize) -> String {
     format!("{:.*} ({:.*}–{:.*})", digits, s.median, digits, s.min, digits, s.max)
@@ -136,6 +343,24 @@ fn spread(s: &Spread, digits: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(thousands(7), "7");
+        assert_eq!(thousands(1_000), "1,000");
+        assert_eq!(thousands(12_345_678), "12,345,678");
+    }
+
+    #[test]
+    fn a_part_that_was_not_measured_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_if_there::<watch::Report>(dir.path(), "watch").unwrap().is_none());
+        let report = watch::Report { watchers: 10_000, per_connection: 100, ..watch::Report::default() };
+        std::fs::write(dir.path().join("watch.json"), serde_json::to_vec(&report).unwrap()).unwrap();
+        let text = render_part(dir.path(), "watch").unwrap();
+        assert!(text.contains("**One change to 10,000 watchers**, 100 to a connection"), "{text}");
+        assert!(render_part(dir.path(), "scale").is_err());
+    }
 
     #[test]
     fn only_what_is_between_the_marks_changes() {

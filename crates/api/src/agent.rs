@@ -219,6 +219,8 @@ pub enum Report {
         request: u64,
         /// Established connections, those of the relay included; none when the instance is not known.
         connections: Option<u32>,
+        /// How long ago the last connection ended, in milliseconds, where that is known.
+        unused_ms: Option<u64>,
     },
     /// How many connections instances have, told every few seconds for those whose number changed and that have an
     /// `idle_stop` or stable sockets.

@@ -558,6 +558,15 @@ pub struct LastExit {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        // Declarations are stored and sent as JSON, and servers must agree to the last bit.
+        #[test]
+        fn numbers_are_the_same_after_json(number in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            let json = serde_json::to_string(&Value::Float(number)).unwrap();
+            proptest::prop_assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), Value::Float(number), "{}", json);
+        }
+    }
+
     #[test]
     fn ids_read_back() {
         for n in [0, 1, 31, 32, u64::MAX, 0x1234_5678_9abc_def0] {

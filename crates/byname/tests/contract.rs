@@ -45,8 +45,8 @@ impl Fixture for OverTheWire {
     fn launch(&self, program: Program) -> Launch {
         let [first, second] = program.lines();
         let what = match program {
-            Program::Serves => "exec python3 -ISc 'import os, socket, time; s = socket.create_server((\"127.0.0.1\", \
-                 int(os.environ[\"PORT\"]))); time.sleep(1e6)'"
+            Program::Serves => "exec python3 -ISc 'import os, socket; s = socket.create_server((\"127.0.0.1\", \
+                 int(os.environ[\"PORT\"]))); [c.close() for c, _ in iter(s.accept, None)]'"
                 .to_owned(),
             Program::Fails => "exit 3".to_owned(),
             Program::Mute => "exec sleep 1000".to_owned(),

@@ -173,3 +173,108 @@ fn a_foreign_grpc_client_finds_its_way_by_reflection() {
     let refused = grpcurl(&["-d", r#"{"name": "/x/none"}"#, &address, "byname.v1.Names/Find"]);
     assert!(refused.talk.contains("NotFound"), "{}", refused.talk);
 }
+
+/// A watch that curl follows, event by event.
+struct Follow {
+    curl: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Follow {
+    fn new(server: &Server, words: &[&str]) -> Follow {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-s", "-S", "-N", "-g"]).args(words).stdout(std::process::Stdio::piped());
+        server.environment(&mut command);
+        let mut curl = command.spawn().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(curl.stdout.take().unwrap()));
+        Follow { curl, lines }
+    }
+
+    /// The next event: its name, its id if it has one, its data.
+    fn next(&mut self) -> (String, Option<String>, serde_json::Value) {
+        let (mut event, mut id, mut data) = (String::new(), None, serde_json::Value::Null);
+        loop {
+            let line = self.lines.next().expect("the watch goes on").unwrap();
+            match line.split_once(": ") {
+                Some(("event", text)) => event = text.into(),
+                Some(("id", text)) => id = Some(text.into()),
+                Some(("data", text)) => data = serde_json::from_str(text).unwrap(),
+                _ if line.is_empty() => return (event, id, data),
+                _ => panic!("{line:?} is no line of an event"),
+            }
+        }
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let _ = self.curl.kill();
+        let _ = self.curl.wait();
+    }
+}
+
+#[test]
+fn a_watch_is_a_stream_of_events_that_goes_on_after_a_break() {
+    let server = server();
+    let at = |query: &str| format!("{}/v1/watch?{query}", server.api());
+    let mut first = Follow::new(&server, &[&at("pattern=/conf/**")]);
+    let (event, id, _) = first.next();
+    assert_eq!((event.as_str(), id.is_some()), ("at", true), "it answers at once");
+    server.byname(&["add", "/conf/motd", "--value", "Hello\nworld"]).lines();
+    assert_eq!(first.next().2["name"], "/conf");
+    let (event, id, data) = first.next();
+    assert_eq!(event, "created");
+    assert_eq!((&data["name"], &data["object"]["value"]), (&"/conf/motd".into(), &"Hello\nworld".into()));
+    drop(first);
+    server.byname(&["edit", "/conf/motd", "--value", "Bye"]).lines();
+    server.byname(&["delete", "/conf/motd"]).lines();
+    // As a browser does: the same address, and a header that says where it was.
+    let header = format!("Last-Event-ID: {}", id.unwrap());
+    let mut second = Follow::new(&server, &["-H", &header, &at("pattern=/conf/**&initial=true")]);
+    assert_eq!(second.next().0, "at");
+    assert_eq!(second.next().0, "changed");
+    let (event, _, data) = second.next();
+    assert_eq!((event.as_str(), &data["object"]["value"]), ("deleted", &"Bye".into()));
+    let mut third = Follow::new(&server, &[&at("pattern=/conf/**&initial=true")]);
+    assert_eq!(third.next().0, "present");
+    let (status, refused) = problem(&server, &[&at("from=yesterday")]);
+    assert_eq!((status, &refused["code"], &refused["field"]), (400, &"invalid-argument".into(), &"from".into()));
+    let (status, refused) = problem(&server, &[&at("from=123456789")]);
+    assert_eq!((status, &refused["code"], &refused["field"]), (409, &"conflict".into(), &"from".into()));
+}
+
+#[test]
+fn searches_locks_and_preconditions_by_curl() {
+    let server = server();
+    let (api, socket) = (server.api(), server.socket());
+    server.byname(&["add", "/a", "--value", "1", "--attr", "team=media"]).lines();
+    server.byname(&["add", "/b", "--value", "2", "--attr", "team=core"]).lines();
+    let found = curl(&server, &["-g", &format!("{api}/v1/search?filter=(team=MEDIA)")]).json();
+    assert_eq!((&found["objects"][0]["name"], found["objects"].as_array().unwrap().len()), (&"/a".into(), 1));
+    let (_, refused) = problem(&server, &["-g", &format!("{api}/v1/search?filter=(team=")]);
+    assert_eq!((&refused["code"], &refused["field"]), (&"invalid-argument".into(), &"filter".into()));
+    let (_, refused) = problem(&server, &[&format!("{api}/v1/search")]);
+    assert_eq!(refused["field"], "filter");
+    let send = |method: &str, path: &str, body: &str| {
+        let url = format!("http://localhost{path}");
+        let head = ["--unix-socket", &socket, "-X", method, "-H", "content-type: application/json", "-d", body, &url];
+        curl(&server, &head).json()
+    };
+    let held = send("PUT", "/v1/locks/job", r#"{"ttl":"1m"}"#);
+    let (fence, key) = (held["fence"].as_u64().unwrap(), held["key"].as_str().unwrap().to_owned());
+    assert_eq!(send("PUT", "/v1/locks/job", "{}")["code"], "conflict");
+    let renewed = send("PUT", "/v1/locks/job", &format!(r#"{{"ttl":"1m","key":"{key}","renew":true}}"#));
+    assert_eq!(renewed["fence"], fence);
+    let guarded = |fence: u64, name: &str| {
+        let check = format!(r#"{{"op":"check","name":"/job","fence":{fence}}}"#);
+        let write = format!(r#"{{"op":"add","name":"{name}","spec":{{"kind":"record","value":"x"}}}}"#);
+        send("POST", "/v1/batch", &format!(r#"{{"ops":[{check},{write}]}}"#))
+    };
+    assert_eq!(guarded(fence, "/done")["results"][0]["outcome"], "checked");
+    let refused = guarded(fence + 1, "/never");
+    assert_eq!((&refused["code"], &refused["field"]), (&"conflict".into(), &"ops[0].fence".into()));
+    assert_eq!(send("DELETE", "/v1/locks/job", &format!(r#"{{"key":"{key}"}}"#))["released"], true);
+    assert_eq!(send("DELETE", "/v1/locks/job", "{}")["released"], false);
+    let (status, _) = problem(&server, &[&format!("{api}/v1/names/job")]);
+    assert_eq!(status, 404, "it was made for the lock, and went with it");
+}

@@ -37,6 +37,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    advertise, aliases, apply, bad_names, bad_programs, catalogue, first_steps, hold_and_restart, readiness, state_table, too_large,
+    advertise, alias_chains, aliases, apply, bad_batches, bad_filters, bad_names, bad_programs, catalogue, first_steps,
+    hold_and_restart, listens_elsewhere, readiness, slow_patterns, state_table, too_large, two_on_one_port, watch_from,
     who_may, wrong_files,
 }

@@ -2,6 +2,9 @@
 //!
 //! Counted is the program's end of a connection, known by its port and address; connections that wait to be accepted
 //! are among them. The other end may be on this host too, and is not counted.
+//!
+//! A connection that has ended leaves a trace for a minute, at the end that closed it first: TIME_WAIT, with the time
+//! that is left. So the last use of a program is known even where all its connections were short.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,18 +28,40 @@ const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
 const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
+const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
 const NEW_SYN_RECV: u8 = 12;
 /// The states of a connection over which something may still come or go.
 const STATES: [u8; 6] = [ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, NEW_SYN_RECV];
 
-/// How many connections there are to each of these lists of endpoints. One look at the kernel's tables for all.
-pub(crate) fn count(all: &[Vec<Endpoint>]) -> io::Result<Vec<u32>> {
+/// How long the kernel remembers a connection that has ended (TCP_TIMEWAIT_LEN), in milliseconds.
+const REMEMBERED_MS: u64 = 60_000;
+
+/// What was seen of the connections to a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Those that are there.
+    pub(crate) connections: u32,
+    /// How long ago the last one ended, in milliseconds, as far as there is a trace of it.
+    pub(crate) unused_ms: Option<u64>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    own: SocketAddr,
+    peer: SocketAddr,
+    /// It has ended, so long ago.
+    ended_ms: Option<u64>,
+}
+
+/// What connections there are to each of these lists of endpoints. One look at the kernel's tables for all.
+pub(crate) fn count(all: &[Vec<Endpoint>]) -> io::Result<Vec<Seen>> {
     let endpoints = || all.iter().flatten();
     let mut sockets = Vec::new();
     if endpoints().any(|e| Transport::of(&e.protocol) == Some(Transport::Tcp)) {
         for family in [AddressFamily::INET, AddressFamily::INET6] {
-            dump(family, |address| sockets.push(address))?;
+            dump(family, |socket| sockets.push(socket))?;
         }
     }
     let mut paths = Vec::new();
@@ -44,9 +69,11 @@ pub(crate) fn count(all: &[Vec<Endpoint>]) -> io::Result<Vec<u32>> {
         paths = connected(&String::from_utf8_lossy(&std::fs::read("/proc/net/unix")?));
     }
     let counted = |wanted: &Vec<Endpoint>| {
-        let tcp = sockets.iter().filter(|socket| wanted.iter().any(|e| is_at(e, **socket))).count();
+        let at = |address: SocketAddr| wanted.iter().any(|e| is_at(e, address));
+        let tcp = sockets.iter().filter(|s| s.ended_ms.is_none() && at(s.own)).count();
+        let unused_ms = sockets.iter().filter(|s| at(s.own) || at(s.peer)).filter_map(|s| s.ended_ms).min();
         let unix = paths.iter().filter(|p| wanted.iter().any(|e| e.protocol == "unix" && e.address == **p)).count();
-        u32::try_from(tcp + unix).unwrap_or(u32::MAX)
+        Seen { connections: u32::try_from(tcp + unix).unwrap_or(u32::MAX), unused_ms }
     };
     Ok(all.iter().map(counted).collect())
 }
@@ -62,8 +89,8 @@ fn is_at(endpoint: &Endpoint, socket: SocketAddr) -> bool {
         }
 }
 
-/// Calls `found` with the own address of each connection of this family.
-fn dump(family: AddressFamily, mut found: impl FnMut(SocketAddr)) -> io::Result<()> {
+/// Calls `found` with each connection of this family.
+fn dump(family: AddressFamily, mut found: impl FnMut(Socket)) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))?;
     // Nobody waits for a kernel that does not answer.
@@ -81,8 +108,8 @@ fn dump(family: AddressFamily, mut found: impl FnMut(SocketAddr)) -> io::Result<
                     return Err(io::Error::from_raw_os_error(error.wrapping_neg()));
                 }
                 _ => {
-                    if let Some(address) = connection(body) {
-                        found(address);
+                    if let Some(socket) = connection(body) {
+                        found(socket);
                     }
                 }
             }
@@ -107,7 +134,7 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// A `struct nlmsghdr` and the `struct inet_diag_req_v2` that asks for all TCP sockets in `STATES`.
 fn request(family: AddressFamily) -> Vec<u8> {
     let family = if family == AddressFamily::INET { 2u8 } else { 10 };
-    let states = STATES.iter().fold(0u32, |mask, state| mask | 1 << state);
+    let states = STATES.iter().fold(1u32 << TIME_WAIT, |mask, state| mask | 1 << state);
     let mut bytes = Vec::with_capacity(72);
     bytes.extend(72u32.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -130,11 +157,24 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// The own address in a `struct inet_diag_msg`, if it is that of a living connection.
-fn connection(body: &[u8]) -> Option<SocketAddr> {
+/// What a `struct inet_diag_msg` tells, if it is about a connection that lives or has just ended.
+fn connection(body: &[u8]) -> Option<Socket> {
     let [family, state] = *body.first_chunk::<2>()?;
-    let port = u16::from_be_bytes(*body.get(4..)?.first_chunk::<2>()?);
-    let source = body.get(8..24)?.first_chunk::<16>()?;
+    let address = |port: usize, ip: usize| {
+        let port = u16::from_be_bytes(*body.get(port..)?.first_chunk::<2>()?);
+        let bytes = body.get(ip..)?.first_chunk::<16>()?;
+        let ip = match family {
+            2 => IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk::<4>()?)),
+            10 => IpAddr::V6(Ipv6Addr::from(*bytes)),
+            _ => return None,
+        };
+        Some(SocketAddr::new(ip, port))
+    };
+    let (own, peer) = (address(4, 8)?, address(6, 24)?);
+    if state == TIME_WAIT {
+        let left = u32::from_ne_bytes(*body.get(52..)?.first_chunk::<4>()?);
+        return Some(Socket { own, peer, ended_ms: Some(REMEMBERED_MS.saturating_sub(left.into())) });
+    }
     let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk::<4>()?);
     if !STATES.contains(&state) {
         return None;
@@ -144,12 +184,7 @@ fn connection(body: &[u8]) -> Option<SocketAddr> {
     if inode == 0 && matches!(state, FIN_WAIT1 | FIN_WAIT2) {
         return None;
     }
-    let ip = match family {
-        2 => IpAddr::V4(Ipv4Addr::from(*source.first_chunk::<4>()?)),
-        10 => IpAddr::V6(Ipv6Addr::from(*source)),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
+    Some(Socket { own, peer, ended_ms: None })
 }
 
 /// The paths of the connected sockets in `/proc/net/unix`: a socket that was accepted, or waits for that, has its
@@ -186,7 +221,7 @@ mod tests {
     }
 
     fn one(endpoints: Vec<Endpoint>) -> u32 {
-        count(&[endpoints]).unwrap()[0]
+        count(&[endpoints]).unwrap()[0].connections
     }
 
     #[test]
@@ -208,7 +243,8 @@ mod tests {
             assert_eq!(accepted[0].read(&mut [0]).unwrap(), 0);
             assert_eq!(count(), 3);
             let other = TcpStream::connect((ip, port)).unwrap();
-            assert_eq!(super::count(&[at("tcp", ip, port), at("tcp", ip, 1)]).unwrap(), [4, 0]);
+            let seen = super::count(&[at("tcp", ip, port), at("tcp", ip, 1)]).unwrap();
+            assert_eq!([seen[0].connections, seen[1].connections], [4, 0]);
             drop((accepted, clients, other));
             drop(listener);
             assert_eq!(count(), 0);
@@ -247,7 +283,7 @@ mod tests {
         (body[0], body[1], body[68]) = (2, ESTABLISHED, 1);
         assert!(connection(&body).is_some());
         for cut in 0..72 {
-            assert_eq!(connection(&body[..cut]), None, "{cut}");
+            assert!(connection(&body[..cut]).is_none(), "{cut}");
         }
         assert_eq!(message(&[200, 0, 0, 0, 0, 0]), None);
         assert_eq!(message(&[]), None);

@@ -6,35 +6,40 @@ use byname_api::object::InstanceId;
 use byname_api::service::Endpoint;
 
 use crate::agent::Inner;
-use crate::connections;
+use crate::connections::{self, Seen};
 
 /// Closes the gate in front of an instance, and then counts its connections; none when there is no such instance. With
 /// any, the gate is opened again.
 ///
 /// In this order nothing slips through: whoever connects to a stable socket from now on waits in the kernel's queue
-/// until the gate is open, or for the next copy.
-pub(crate) async fn rest(agent: &Arc<Inner>, instance: InstanceId) -> Option<u32> {
+/// until the gate is open, or for the next copy. Two ways past the gate remain: a client that was told the copy's own
+/// endpoint, and a program that has the sockets themselves, which may accept between the count and its end. Such a
+/// program serves what it has accepted before it leaves, as programs for LISTEN_FDS do.
+pub(crate) async fn rest(agent: &Arc<Inner>, instance: InstanceId) -> Option<Seen> {
     let (service, endpoints) = agent.living(instance)?;
-    let relays = agent.rest(service, instance).await;
+    let relayed = agent.rest(service, instance).await;
     let known = count(agent, vec![(instance, service, endpoints)]).await;
-    let known = known.and_then(|counts| counts.first().map(|(_, n)| *n));
+    let known = known.and_then(|counts| counts.first().map(|(_, seen)| *seen));
     // A relayed connection is one of those that the kernel counts, so the numbers are not added up. What cannot be
     // counted is taken for busy.
-    let connections = match (relays, known) {
-        (Some(relays), Some(known)) => relays.max(known),
-        _ => 1,
+    let seen = match (relayed, known) {
+        (Some(relayed), Some(known)) => Seen {
+            connections: relayed.relays.max(known.connections),
+            unused_ms: relayed.unused_ms.into_iter().chain(known.unused_ms).min(),
+        },
+        _ => Seen { connections: 1, unused_ms: None },
     };
-    if connections > 0 {
+    if seen.connections > 0 {
         agent.wake(service, instance);
     }
-    Some(connections)
+    Some(seen)
 }
 
-/// How many connections each of these instances has; none when the kernel does not say.
+/// What connections each of these instances has; none when the kernel does not say.
 pub(crate) async fn count(
     agent: &Arc<Inner>,
     instances: Vec<(InstanceId, u64, Vec<Endpoint>)>,
-) -> Option<Vec<(InstanceId, u32)>> {
+) -> Option<Vec<(InstanceId, Seen)>> {
     let (mut ids, mut places) = (Vec::new(), Vec::new());
     for (id, service, mut endpoints) in instances {
         endpoints.extend(agent.places(service, id));

@@ -4,6 +4,9 @@
 //! each program stands a holder, a small process of its own (`hold`), which owns what must survive the agent: output,
 //! NOTIFY_SOCKET, exit status. Agent and holder share a folder an instance (`folder`) and a socket in it (`wire`).
 //!
+//! In front of each service that has stable sockets stands a porter (`porter`, followed by `porters`), a process of the
+//! same kind, which owns the sockets and the connections that it relays.
+//!
 //! Orders go through the host's own policy (`catalogue`, `plan`) before anything is done. Each instance is one task
 //! (`instance`), from its order to its end. This is the only crate that starts processes.
 

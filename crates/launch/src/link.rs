@@ -118,8 +118,11 @@ impl Work {
         let (agent, reports) = (self.agent.clone(), self.reports.clone());
         self.tasks.spawn(async move {
             let Some(counts) = idle::count(&agent, all).await else { return };
-            let changed: Vec<_> = counts.iter().filter(|(id, n)| told.get(id) != Some(n)).copied().collect();
-            *told = counts.into_iter().collect();
+            let counts: HashMap<InstanceId, u32> =
+                counts.into_iter().map(|(id, seen)| (id, seen.connections)).collect();
+            let changed: Vec<_> =
+                counts.iter().filter(|(id, n)| told.get(id) != Some(n)).map(|(id, n)| (*id, *n)).collect();
+            *told = counts;
             if !changed.is_empty() {
                 let _ = reports.send(Report::Connections { counts: changed }).await;
             }
@@ -180,8 +183,10 @@ impl Work {
             Order::Rest { request, instance } => {
                 let (agent, reports) = (self.agent.clone(), self.reports.clone());
                 self.tasks.spawn(async move {
-                    let connections = idle::rest(&agent, instance).await;
-                    let _ = reports.send(Report::Rested { request, connections }).await;
+                    let rested = idle::rest(&agent, instance).await;
+                    let connections = rested.as_ref().map(|r| r.connections);
+                    let unused_ms = rested.and_then(|r| r.unused_ms);
+                    let _ = reports.send(Report::Rested { request, connections, unused_ms }).await;
                 });
             }
             Order::Wake { instance } => {

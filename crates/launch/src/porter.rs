@@ -74,6 +74,7 @@ pub(crate) fn run(agent: OwnedFd, read: Vec<u8>, signals: SignalFd, control: Own
         doors: Vec::new(),
         next: 1,
         backends: Vec::new(),
+        ended: HashMap::new(),
         open: HashMap::new(),
         resting: HashSet::new(),
         running: false,
@@ -142,6 +143,8 @@ struct Porter {
     /// The next number of a connection or listener.
     next: u64,
     backends: Vec<Backend>,
+    /// When the last connection to each copy ended.
+    ended: HashMap<InstanceId, Instant>,
     /// How many connections each copy has by way of this process.
     open: HashMap<InstanceId, u32>,
     resting: HashSet<InstanceId>,
@@ -280,6 +283,8 @@ impl Porter {
                 if self.running != running {
                     self.running = running;
                     self.knock = None;
+                    // A porter that was started anew could not have what an earlier one had handed over.
+                    self.try_doors();
                 }
             }
             ToPorter::TurnAway => self.turn_away(),
@@ -287,7 +292,8 @@ impl Porter {
                 self.resting.insert(instance);
                 let relays = self.open.get(&instance).copied().unwrap_or(0);
                 if let Some(request) = request {
-                    self.tell(&FromPorter::Rested { request, relays });
+                    let unused_ms = self.ended.get(&instance).map(|at| at.elapsed().as_millis() as u64);
+                    self.tell(&FromPorter::Rested { request, relays, unused_ms });
                 }
             }
             ToPorter::Wake { instance } => {
@@ -297,6 +303,7 @@ impl Porter {
             }
             ToPorter::Gone { instance } => {
                 self.resting.remove(&instance);
+                self.ended.remove(&instance);
                 self.backends.retain(|b| b.instance != instance);
                 self.emptied();
             }
@@ -399,6 +406,13 @@ impl Porter {
         self.tell_doors();
     }
 
+    fn try_doors(&mut self) {
+        // Each of them: `any` would stop at the first.
+        if self.doors.iter_mut().filter_map(|door| door.try_again().then_some(())).count() > 0 {
+            self.doors_changed();
+        }
+    }
+
     fn tell_doors(&mut self) {
         if self.order.is_some() {
             let sockets = self.doors.iter().map(|d| (d.text.clone(), d.state.as_ref().err().cloned())).collect();
@@ -458,7 +472,11 @@ impl Porter {
             self.blocking(false);
         }
         for _ in 0..ACCEPT {
-            if self.knock.is_some() || self.is_full() {
+            if self.knock.is_some() {
+                break;
+            }
+            if self.is_full() {
+                self.again.get_or_insert(Instant::now() + PAUSE);
                 break;
             }
             match self.accept(id) {
@@ -545,19 +563,20 @@ impl Porter {
         }
         let mut count = self.reset_waiting();
         self.blocking(false);
-        for door in &self.doors {
-            let Ok(open) = &door.state else { continue };
+        // All are taken before the first is reset: who comes because of that knocks again, and is not among them.
+        let mut taken = Vec::new();
+        for open in self.doors.iter().filter_map(|door| door.state.as_ref().ok()) {
             loop {
                 match rustix::net::accept_with(&open.socket, SocketFlags::CLOEXEC) {
-                    Ok(socket) => {
-                        Side::new(socket).reset();
-                        count += 1;
-                    }
+                    Ok(socket) => taken.push(Side::new(socket)),
                     Err(Errno::INTR | Errno::CONNABORTED) => {}
+                    // Or descriptors have run out: the rest knocks again.
                     Err(_) => break,
                 }
             }
         }
+        count += taken.len() as u64;
+        taken.iter().for_each(Side::reset);
         self.knock = None;
         self.tell(&FromPorter::TurnedAway { count });
     }
@@ -755,6 +774,7 @@ impl Porter {
 
     /// A copy has one connection less.
     fn leave(&mut self, instance: InstanceId) {
+        self.ended.insert(instance, Instant::now());
         if let Some(open) = self.open.get_mut(&instance) {
             *open = open.saturating_sub(1);
             if *open == 0 {
@@ -812,13 +832,7 @@ impl Porter {
         }
         if self.doors_again.is_some_and(|at| at <= now) {
             self.doors_again = Some(now + TRY_AGAIN);
-            let mut changed = false;
-            for door in &mut self.doors {
-                changed |= door.try_again();
-            }
-            if changed {
-                self.doors_changed();
-            }
+            self.try_doors();
         }
     }
 

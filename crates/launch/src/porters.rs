@@ -67,8 +67,17 @@ struct Entry {
     waits: HashMap<u64, oneshot::Sender<Answer>>,
 }
 
+/// What a porter says of a copy that it passes nothing more to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rested {
+    /// Connections that are relayed to it.
+    pub(crate) relays: u32,
+    /// How long ago the last of them ended, in milliseconds.
+    pub(crate) unused_ms: Option<u64>,
+}
+
 enum Answer {
-    Rested(u32),
+    Rested(Rested),
     Handed(Vec<(String, OwnedFd)>),
 }
 
@@ -141,6 +150,10 @@ impl Inner {
             entry.order.sockets.clear();
             entry.knock = None;
             let order = entry.order.clone();
+            // Or the next agent would open them again.
+            if let Err(error) = Place::of(&self.config.dir, service).write(&order) {
+                tracing::warn!(%error, name = %order.name, "cannot write down that no sockets are held");
+            }
             entry.tell(ToPorter::Listen(order));
         }
     }
@@ -174,7 +187,7 @@ impl Inner {
         let local: HashSet<InstanceId> = self.of_service(service).into_iter().collect();
         let mut table = self.porters.table.lock();
         let Some(entry) = table.entries.get_mut(&service) else { return };
-        if !backends.is_empty() {
+        if backends.iter().any(|b| !entry.resting.contains(&b.instance)) {
             entry.knock = None;
         }
         let mut targets = Vec::new();
@@ -204,18 +217,18 @@ impl Inner {
         }
     }
 
-    /// Passes nothing more to an instance. Gives how many connections are relayed to it now; none when nobody knows.
-    pub(crate) async fn rest(&self, service: u64, instance: InstanceId) -> Option<u32> {
+    /// Passes nothing more to an instance. Gives what the porter knows of its connections; none when it does not answer.
+    pub(crate) async fn rest(&self, service: u64, instance: InstanceId) -> Option<Rested> {
         let answer = {
             let mut table = self.porters.table.lock();
             table.next += 1;
             let request = table.next;
-            let Some(entry) = table.entries.get_mut(&service) else { return Some(0) };
+            let Some(entry) = table.entries.get_mut(&service) else { return Some(Rested::default()) };
             entry.resting.insert(instance);
             entry.ask(request, ToPorter::Rest { request: Some(request), instance })
         };
         match tokio::time::timeout(ANSWER, answer).await {
-            Ok(Ok(Answer::Rested(relays))) => Some(relays),
+            Ok(Ok(Answer::Rested(rested))) => Some(rested),
             _ => None,
         }
     }
@@ -291,7 +304,7 @@ impl Inner {
             match handed.iter().position(same) {
                 Some(at) => sockets.push(handed.swap_remove(at)),
                 None => {
-                    let told = self.porters.table.lock().sentence(service, text);
+                    let told = self.porters.table.lock().sentence(service, text, Some(instance));
                     return Err(told.unwrap_or_else(|| format!("{text} is not held by this host")));
                 }
             }
@@ -314,13 +327,14 @@ impl Inner {
     /// The next report about stable sockets that waits.
     pub(crate) fn next_porter_report(&self) -> Option<Report> {
         let mut table = self.porters.table.lock();
-        let (service, entry) = table.entries.iter_mut().find(|(_, e)| e.untold_listening || e.untold_knock)?;
+        let untold = |e: &Entry| (e.untold_listening && e.listening.is_some()) || (e.untold_knock && e.knock.is_some());
+        let (service, entry) = table.entries.iter_mut().find(|(_, e)| untold(e))?;
         let service = *service;
         if std::mem::take(&mut entry.untold_listening)
             && let Some(listening) = entry.listening.clone()
         {
             let told = |(text, trouble): (String, Option<Trouble>)| {
-                let why = trouble.and_then(|_| table.sentence(service, &text));
+                let why = trouble.and_then(|_| table.sentence(service, &text, None));
                 (text, why)
             };
             return Some(Report::Listening { service, sockets: listening.into_iter().map(told).collect() });
@@ -360,9 +374,9 @@ impl Inner {
             FromPorter::TurnedAway { count } => {
                 tracing::warn!(name = %entry.order.name, count, "connections were turned away");
             }
-            FromPorter::Rested { request, relays } => {
+            FromPorter::Rested { request, relays, unused_ms } => {
                 if let Some(waits) = entry.waits.remove(&request) {
-                    let _ = waits.send(Answer::Rested(relays));
+                    let _ = waits.send(Answer::Rested(Rested { relays, unused_ms }));
                 }
             }
             FromPorter::Handed { request, sockets } => {
@@ -379,11 +393,14 @@ impl Inner {
 }
 
 impl Table {
-    /// Why a socket of a service is not listened on.
-    fn sentence(&self, service: u64, socket: &str) -> Option<String> {
+    /// Why a socket of a service is not listened on, as far as it is not for this instance to have it.
+    fn sentence(&self, service: u64, socket: &str, wants: Option<InstanceId>) -> Option<String> {
         let listening = self.entries.get(&service)?.listening.as_ref()?;
         let trouble = listening.iter().find(|(text, _)| text == socket)?.1.as_ref()?;
         if trouble.in_use {
+            if self.running.get(&service).is_some_and(|running| running.iter().any(|id| Some(*id) != wants)) {
+                return Some(format!("{socket} is still held by the program that it was handed to"));
+            }
             let other = self
                 .entries
                 .iter()
@@ -425,6 +442,15 @@ async fn attend(agent: Arc<Inner>, service: u64, mut commands: mpsc::UnboundedRe
             all.push(ToPorter::Running(table.running.contains_key(&service)));
             all.extend(entry.backends.clone().map(|backends| ToPorter::Backends { backends }));
             all.extend(entry.resting.iter().map(|i| ToPorter::Rest { request: None, instance: *i }));
+            // What was said meanwhile is in there, except for what wants an answer.
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    ToPorter::Rest { request: Some(_), .. } | ToPorter::Hand { .. } | ToPorter::TurnAway => {
+                        all.push(command);
+                    }
+                    _ => {}
+                }
+            }
             all
         };
         let mut lost = all.iter().any(|message| conn.queue(message).is_err());
@@ -440,6 +466,11 @@ async fn attend(agent: Arc<Inner>, service: u64, mut commands: mpsc::UnboundedRe
                     Ok(None) | Err(_) => lost = true,
                 },
             }
+        }
+        if let Some(entry) = agent.porters.table.lock().entries.get_mut(&service) {
+            // Whoever waited is gone with it, and so are its answers.
+            entry.knock = None;
+            entry.waits.clear();
         }
         if begun.elapsed() < SHORT && agent.wants(service) {
             tokio::time::sleep(pause).await;

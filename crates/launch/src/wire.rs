@@ -261,6 +261,9 @@ pub(crate) enum FromPorter {
         request: u64,
         /// Connections that are relayed to the instance, or just being passed to it.
         relays: u32,
+        /// How long ago the last of them ended, in milliseconds.
+        #[serde(default)]
+        unused_ms: Option<u64>,
     },
     /// The answer to `Hand`; the descriptors come along, in this order.
     Handed {

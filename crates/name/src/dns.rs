@@ -17,6 +17,7 @@
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 use crate::error::{NameError, NameRule};
+use crate::label::MAX_LABEL_BYTES;
 use crate::{Name, fold};
 
 /// The most bytes a DNS name has in text, without the dot at the end.
@@ -150,6 +151,10 @@ fn to_label(label: &str) -> Result<String, NoForm> {
     if folded.is_ascii() {
         return Ok(folded);
     }
+    // `Ⱥ` takes two bytes and its small form three: what is read back would be no label.
+    if folded.len() > MAX_LABEL_BYTES {
+        return Err(NoForm::Changes { label: own() });
+    }
     match uts46_unicode(&folded) {
         Some(mapped) if mapped == folded => {}
         _ => return Err(NoForm::Changes { label: own() }),
@@ -225,6 +230,13 @@ mod tests {
             let back = from_dns(expected, SUFFIX).expect("a name");
             assert_eq!(back, Name::parse(name).expect("a name"));
         }
+    }
+
+    #[test]
+    fn a_label_that_grows_too_long_when_it_is_folded_has_no_form() {
+        let name = Name::parse(&format!("/{}{}", "n".repeat(59), "ȺȺ")).unwrap();
+        assert!(matches!(to_dns(&name, ""), Err(NoForm::Changes { .. })));
+        assert!(form(&format!("/{}{}", "n".repeat(40), "ȺȺ")).is_ok());
     }
 
     #[test]

@@ -25,6 +25,15 @@ const QUEUE: usize = 1_024;
 /// Pieces of a log that may wait for one reader.
 const LOG_QUEUE: usize = 64;
 
+/// What an agent says of an instance that it lets rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rested {
+    /// Its connections; none when the agent does not know the instance.
+    pub(crate) connections: Option<u32>,
+    /// How long ago the last one ended, where that is known.
+    pub(crate) unused: Option<Duration>,
+}
+
 /// What a probe found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probed {
@@ -40,7 +49,7 @@ pub(crate) struct Agents {
     connected: Mutex<BTreeMap<Name, Agent>>,
     next: AtomicU64,
     probes: Mutex<HashMap<u64, oneshot::Sender<Probed>>>,
-    rests: Mutex<HashMap<u64, oneshot::Sender<Option<u32>>>>,
+    rests: Mutex<HashMap<u64, oneshot::Sender<Rested>>>,
     logs: Mutex<HashMap<u64, mpsc::Sender<Result<Bytes>>>>,
     /// Told when an agent arrives.
     pub(crate) arrived: Notify,
@@ -78,9 +87,9 @@ impl Agents {
     }
 
     /// Asks an agent to let an instance rest, and how many connections it has; `None` when the agent is not there, does
-    /// not answer, or does not know the instance.
-    pub(crate) async fn rest(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<u32> {
-        self.ask(&self.rests, computer, order).await.flatten()
+    /// not answer.
+    pub(crate) async fn rest(&self, computer: &Name, order: impl FnOnce(u64) -> Order) -> Option<Rested> {
+        self.ask(&self.rests, computer, order).await
     }
 
     async fn ask<A>(
@@ -191,9 +200,9 @@ impl Stream {
                         let _ = waiting.send(Probed { alive, took: Duration::from_micros(micros) });
                     }
                 }
-                Report::Rested { request, connections } => {
+                Report::Rested { request, connections, unused_ms } => {
                     if let Some(waiting) = inner.agents.rests.lock().remove(&request) {
-                        let _ = waiting.send(connections);
+                        let _ = waiting.send(Rested { connections, unused: unused_ms.map(Duration::from_millis) });
                     }
                 }
                 Report::Knock { service, socket, dead } => {

@@ -37,15 +37,23 @@ impl Inner {
             tree.by_instance(id).map(|n| (n.id, n.service.as_ref().and_then(|s| s.instance(id)?.computer.clone())))
         };
         let Some((service, Some(computer))) = found else { return Ok(Outcome::Nobodys) };
-        let connections = self.agents.rest(&computer, |request| Order::Rest { request, instance: id }).await;
-        match connections {
+        let rested = self.agents.rest(&computer, |request| Order::Rest { request, instance: id }).await;
+        match rested.and_then(|r| r.connections) {
             Some(0) => {}
-            Some(count) => {
-                self.usage.note_connections(id, count);
+            // The number itself is reported when it is looked at next; kept here, its end might not be told.
+            Some(_) => {
+                self.usage.touch(id);
                 return Ok(Outcome::Used);
             }
             // Its agent is away, or does not know it yet.
             None => return Ok(Outcome::Unknown),
+        }
+        // Its connections were too short to be seen while they were there.
+        if let Some(unused) = rested.and_then(|r| r.unused)
+            && !self.usage.used_before(id, unused)
+        {
+            self.agents.send(&computer, Order::Wake { instance: id });
+            return Ok(Outcome::Used);
         }
         if !self.usage.retire(id, clock) {
             self.agents.send(&computer, Order::Wake { instance: id });

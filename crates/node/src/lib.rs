@@ -375,6 +375,16 @@ fn pattern(text: &str) -> Result<Pattern> {
     Pattern::parse(text).map_err(|e| Error::new(Code::InvalidName, e.to_string()).field("pattern"))
 }
 
+/// Whether a change names stable sockets.
+fn declares_sockets(op: &Op) -> bool {
+    match op {
+        Op::Add { spec, .. } | Op::Put { spec, .. } | Op::Declare { spec, .. } | Op::Modify { spec, .. } => {
+            spec.launch.as_ref().is_some_and(|launch| launch.listen.is_some())
+        }
+        Op::Delete { .. } | Op::Check { .. } => false,
+    }
+}
+
 /// What can be said of a change before it is in the log, so that nothing too large gets there.
 fn check_op(op: &Op) -> Result<()> {
     let too_large = |spec: &Spec| spec.value.as_ref().is_some_and(|v| v.len() > MAX_VALUE_BYTES);
@@ -460,8 +470,14 @@ impl NameService for Node {
             let tree = self.inner.view.load_full();
             return byname_registry::rehearse(&tree, &request.ops, set.as_deref(), by, start::now());
         }
+        let listens = request.ops.iter().any(declares_sockets);
         match self.inner.propose(by, cx.request, Command::Batch { ops: request.ops, set }).await? {
-            Reply::Batch(reply) => Ok(reply),
+            Reply::Batch(reply) => {
+                if listens {
+                    self.inner.await_sockets(&reply.results).await;
+                }
+                Ok(reply)
+            }
             // A request id that was used for another kind of write.
             _ => Err(Error::new(Code::Conflict, "the request id was used for another request").field("request_id")),
         }

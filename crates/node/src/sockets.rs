@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use byname_api::agent::{Backend, Listen, Order};
 use byname_api::error::Error;
 use byname_api::object::{InstanceId, Listening, ObjectId};
-use byname_api::request::FindRequest;
+use byname_api::request::{FindRequest, OpResult, Outcome};
 use byname_api::service::{Endpoint, State};
 use byname_name::Name;
 use byname_registry::query::{self, Wants};
@@ -24,11 +25,15 @@ use crate::start::allows;
 
 /// How much longer than a start one who knocked waits for it.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How long whoever declares a stable socket waits until its hosts listen.
+const OPENING: Duration = Duration::from_secs(2);
 
 /// What the hosts were told and what they said.
 #[derive(Default)]
 pub(crate) struct Sockets {
     told: Mutex<HashMap<(ObjectId, Name), Told>>,
+    /// A host has said how its sockets stand.
+    heard: Notify,
 }
 
 #[derive(Default)]
@@ -98,7 +103,16 @@ impl Sockets {
         let Some(entry) = told.get_mut(&(id, computer.clone())) else { return false };
         let changed = entry.stand != stand;
         entry.stand = stand;
+        drop(told);
+        self.heard.notify_waiters();
         changed
+    }
+
+    /// Whether every host that was told of a service's sockets has said how they stand.
+    fn stand(&self, id: ObjectId) -> bool {
+        let told = self.told.lock();
+        let mut of = told.iter().filter(|((service, _), _)| *service == id).peekable();
+        of.peek().is_some() && of.all(|(_, told)| !told.stand.is_empty())
     }
 
     fn forget_host(&self, computer: &Name) {
@@ -192,6 +206,26 @@ impl Inner {
         let backends = backends_of(tree, node);
         if self.sockets.set_backends(node.id, computer, &backends) || again {
             self.agents.send(computer, Order::Backends { service: node.id.0, backends });
+        }
+    }
+
+    /// Whoever declares a stable socket may connect to it as soon as the answer comes: waits until the hosts listen that
+    /// shall, for a short time at most. What keeps a host from it is shown, and no error of the declaration.
+    pub(crate) async fn await_sockets(&self, changed: &[OpResult]) {
+        let deadline = Instant::now() + OPENING;
+        for result in changed.iter().filter(|r| matches!(r.outcome, Outcome::Created | Outcome::Changed)) {
+            loop {
+                let heard = self.sockets.heard.notified();
+                tokio::pin!(heard);
+                heard.as_mut().enable();
+                let tree = self.view.load_full();
+                let Some(node) = tree.get(&result.name) else { break };
+                let hosts = self.agents.computers();
+                let listens = hosts.iter().any(|computer| listen_of(&tree, &node, computer).is_some());
+                if !listens || self.sockets.stand(node.id) || tokio::time::timeout_at(deadline, heard).await.is_err() {
+                    break;
+                }
+            }
         }
     }
 

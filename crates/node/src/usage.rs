@@ -116,6 +116,20 @@ impl Usage {
         }
     }
 
+    /// It was used so long ago. True when that is no less than it may be unused: it is idle all the same.
+    pub(crate) fn used_before(&self, id: InstanceId, ago: Duration) -> bool {
+        let map = self.map.pin();
+        let Some(entry) = map.get(&id) else { return true };
+        let (idle, ago) = (entry.idle_ms.load(Ordering::Relaxed), u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+        if ago >= idle {
+            return true;
+        }
+        let at = self.now().saturating_sub(ago);
+        // A later use stays what it is, and so does a retired instance.
+        entry.last.fetch_max(at, Ordering::AcqRel);
+        false
+    }
+
     /// What its agent saw of its connections.
     pub(crate) fn note_connections(&self, id: InstanceId, count: u32) {
         let entry = self.entry(id);

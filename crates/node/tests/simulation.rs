@@ -470,7 +470,8 @@ impl Client {
         let known = self.model.version(&text);
         let if_version = match dice.random_range(0..4) {
             0 => known.map(Version),
-            1 => Some(Version(dice.random_range(0..40))).filter(|_| dice.random_ratio(1, 3)),
+            // An old one, or one of another object: never that which this write will make.
+            1 => Some(Version(dice.random_range(0..=self.revision))).filter(|_| dice.random_ratio(1, 3)),
             _ => None,
         };
         let name = name(&text);

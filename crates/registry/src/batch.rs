@@ -14,6 +14,10 @@ use crate::tree::{Node, Tree};
 
 /// The most changes that one batch may hold.
 pub const MAX_OPS: usize = 10_000;
+/// So many names beneath a name are counted in a message.
+const MANY: usize = 1_000;
+/// So many names beneath the target of a new alias are looked at for loops that it would close.
+const LOOKED_AT: usize = 64;
 
 /// Applies changes, all or nothing. With `show` the results carry the declarations before and after.
 pub(crate) fn apply(
@@ -136,12 +140,12 @@ impl Change<'_> {
     fn make_parents(&mut self, name: &Name) -> Result<()> {
         let mut missing: Vec<Name> = Vec::new();
         for ancestor in name.ancestors() {
-            match self.tree.get(&ancestor) {
+            match self.tree.slot(&ancestor) {
                 None => missing.push(ancestor),
-                Some(node) if node.kind() == Kind::Junction => {
+                Some(slot) if slot.kind() == Kind::Junction => {
                     return Err(Error::new(
                         Code::Conflict,
-                        format!("`{}` is a junction: what is beneath it belongs to its servers", node.name),
+                        format!("`{ancestor}` is a junction: what is beneath it belongs to its servers"),
                     )
                     .field("name"));
                 }
@@ -165,7 +169,7 @@ impl Change<'_> {
         let version = self.tree.revision;
         let service = (spec.kind() == Kind::Service).then(|| Arc::new(Service::default()));
         let after = self.show.then(|| spec.clone());
-        let node = self.tree.put(Node {
+        let node = Node {
             id,
             name: name.clone(),
             version,
@@ -176,7 +180,8 @@ impl Change<'_> {
             service,
             unregistered,
             lock: None,
-        });
+        };
+        let node = self.tree.put(None, node);
         self.tell(ObjectChange::Created, node);
         Ok(OpResult { name, outcome: Outcome::Created, version: Version(version), before: None, after })
     }
@@ -219,7 +224,7 @@ impl Change<'_> {
             Kind::Service => node.service.clone().or_else(|| Some(Arc::new(Service::default()))),
             _ => None,
         };
-        let after_node = self.tree.put(Node {
+        let changed = Node {
             version,
             spec: Arc::new(spec),
             set,
@@ -227,8 +232,9 @@ impl Change<'_> {
             service,
             unregistered: false,
             ..node.clone()
-        });
-        self.tell(ObjectChange::Changed, after_node);
+        };
+        let changed = self.tree.put(Some(node), changed);
+        self.tell(ObjectChange::Changed, changed);
         Ok(OpResult { name: node.name.clone(), outcome: Outcome::Changed, version: Version(version), before, after })
     }
 
@@ -238,16 +244,20 @@ impl Change<'_> {
             return Err(Error::invalid("name", "the root cannot be deleted"));
         }
         check_version(&node, if_version)?;
-        let beneath: Vec<Arc<Node>> = self.tree.range(name.key().beneath_range()).collect();
-        if !beneath.is_empty() && !recursive {
-            return Err(Error::new(
-                Code::Conflict,
-                match beneath.len() {
-                    1 => format!("`{}` has a name beneath it: `-r` deletes it too", node.name),
-                    count => format!("`{}` has {count} names beneath it: `-r` deletes them too", node.name),
-                },
-            ));
+        let key = name.key();
+        let beneath = || self.tree.subtree(key.as_bytes()).skip(1);
+        if !recursive {
+            let message = match beneath().take(MANY + 1).count() {
+                0 => None,
+                1 => Some("has a name beneath it: `-r` deletes it too".to_owned()),
+                count @ ..=MANY => Some(format!("has {count} names beneath it: `-r` deletes them too")),
+                _ => Some(format!("has more than {MANY} names beneath it: `-r` deletes them too")),
+            };
+            if let Some(message) = message {
+                return Err(Error::new(Code::Conflict, format!("`{}` {message}", node.name)));
+            }
         }
+        let beneath: Vec<Arc<Node>> = beneath().map(|slot| self.tree.node(slot)).collect();
         let all = || beneath.iter().chain([&node]);
         if !stop && let Some(busy) = all().find(|n| n.service.as_ref().is_some_and(|s| !s.instances.is_empty())) {
             return Err(Error::new(
@@ -317,18 +327,22 @@ impl Change<'_> {
         Ok(OpResult { name, outcome: Outcome::Checked, version: Version(version), before: None, after: None })
     }
 
-    /// A loop must lead through the alias that closes it, so looking from there is enough.
+    /// Refuses an alias that leads back to itself, or with which one of those beneath its target does not end any more.
+    /// Loops that only names further off would find are refused when such a name is followed.
     fn check_alias(&self, name: &Name, spec: &Spec) -> Result<()> {
         let Some(target) = &spec.target else { return Ok(()) };
-        if let Err(error) = self.tree.follow(target, true, Some((name, target))) {
-            return match error.code() {
-                Code::AliasLoop => Err(Error::new(
-                    Code::AliasLoop,
-                    format!("`{name}` as an alias of `{target}` would lead back to itself"),
-                )
-                .field("target")),
-                _ => Err(error.field("target")),
-            };
+        let within = Some((name, target));
+        let end = self.tree.follow(target, true, within).map_err(|error| match error.code() {
+            Code::AliasLoop => alias_loop(format!("`{name}` as an alias of `{target}` would lead back to itself")),
+            _ => error.field("target"),
+        })?;
+        let beneath = end.key();
+        for slot in self.tree.subtree(beneath.as_bytes()).take(LOOKED_AT).filter(|s| s.kind() == Kind::Alias) {
+            let other = slot.name();
+            if self.tree.follow(&other, true, within).is_err_and(|e| e.code() == Code::AliasLoop) {
+                let what = format!("with `{name}` as an alias of `{target}`, `{other}` would lead back to itself");
+                return Err(alias_loop(what));
+            }
         }
         Ok(())
     }
@@ -361,6 +375,10 @@ impl Change<'_> {
             self.events.push(Event::Service(id));
         }
     }
+}
+
+fn alias_loop(what: String) -> Error {
+    Error::new(Code::AliasLoop, what).field("target")
 }
 
 fn share_hosts(one: &Launch, other: &Launch) -> bool {

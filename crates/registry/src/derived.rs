@@ -2,9 +2,10 @@
 
 use imbl::{HashMap, OrdMap, OrdSet};
 
-use byname_api::launch::{Launch, StableSocket, Start};
+use byname_api::launch::{Launch, StableSocket};
 use byname_api::object::{InstanceId, ObjectId};
 
+use crate::stored::packed::is_special;
 use crate::tree::Node;
 
 /// Maintained by every put and remove, and made anew when a snapshot is read.
@@ -23,7 +24,7 @@ impl Derived {
         self.by_instance.get(&id).copied()
     }
 
-    /// Services that something must be done for although nobody asks: see [`is_special`].
+    /// Services that something must be done for although nobody asks: see `stored::packed::is_special`.
     pub(crate) fn special(&self) -> impl Iterator<Item = ObjectId> {
         self.special.iter().copied()
     }
@@ -82,7 +83,7 @@ impl Derived {
             self.locked.insert(node.id);
         }
         if before.is_none_or(|b| b.id != node.id || b.spec != node.spec) {
-            if is_special(node) {
+            if launch(node).is_some_and(is_special) {
                 self.special.insert(node.id);
             }
             for socket in sockets(node) {
@@ -98,11 +99,4 @@ fn launch(node: &Node) -> Option<&Launch> {
 
 fn sockets(node: &Node) -> Vec<StableSocket> {
     launch(node).map(Launch::stable_sockets).unwrap_or_default()
-}
-
-/// A service that has stable sockets, stops when idle, or shall always run.
-fn is_special(node: &Node) -> bool {
-    launch(node).is_some_and(|l| {
-        l.listen.is_some() || l.idle_stop.is_some() || l.start() == Start::Always || l.copies().min > 0
-    })
 }

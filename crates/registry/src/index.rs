@@ -196,12 +196,7 @@ impl Indexes {
     }
 
     /// Makes the index of a directory of what is in its subtree.
-    pub(crate) fn rebuild(
-        &mut self,
-        directory: &NameKey,
-        declared: &[String],
-        subtree: impl Iterator<Item = Arc<Node>>,
-    ) {
+    pub(crate) fn rebuild(&mut self, directory: &NameKey, declared: &[String], subtree: impl Iterator<Item = Node>) {
         let mut attributes: Vec<String> = declared.iter().map(|a| a.to_ascii_lowercase()).collect();
         attributes.sort();
         attributes.dedup();

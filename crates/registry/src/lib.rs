@@ -14,12 +14,15 @@ pub mod stored;
 
 mod batch;
 mod derived;
+mod ids;
 mod index;
 mod lifecycle;
 mod lock;
+mod names;
 mod search;
 mod sessions;
 mod tree;
+mod walk;
 
 pub use batch::MAX_OPS;
 pub use command::{Command, Entry, Event, Reply};

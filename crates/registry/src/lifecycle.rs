@@ -471,8 +471,9 @@ pub(crate) fn drop_if_empty(tree: &mut Tree, id: ObjectId, events: &mut Vec<Even
     let event = if tree.has_children(&node.name) {
         let spec = Arc::new(Spec { owner: node.spec.owner.clone(), ..Spec::of(Kind::Directory) });
         let version = tree.revision;
-        let node = Node { version, spec, service: None, unregistered: false, ..Node::clone(&node) };
-        Event::Object { revision: tree.revision, change: ObjectChange::Changed, node: tree.put(node) }
+        let left = Node { version, spec, service: None, unregistered: false, ..Node::clone(&node) };
+        let node = tree.put(Some(&node), left);
+        Event::Object { revision: tree.revision, change: ObjectChange::Changed, node }
     } else {
         tree.remove(&node.name);
         Event::Object { revision: tree.revision, change: ObjectChange::Deleted, node }

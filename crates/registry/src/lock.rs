@@ -71,7 +71,7 @@ fn lock_in(tree: &mut Tree, wanted: &Wanted<'_>, stamp: &Stamp, events: &mut Vec
     let (id, name, fence) = (node.id, node.name.clone(), state.fence);
     let granted = node.lock.is_none();
     tree.revision += 1;
-    let node = tree.put(Node { lock: Some(Arc::new(state)), ..Node::clone(&node) });
+    let node = tree.put_state(&node, Node { lock: Some(Arc::new(state)), ..Node::clone(&node) });
     events.push(Event::LockLease { object: id, renewal, ttl_ms: wanted.ttl_ms });
     if granted {
         events.push(Event::Object { revision: tree.revision, change: Change::State, node });
@@ -115,7 +115,7 @@ pub(crate) fn expire(tree: &mut Tree, object: ObjectId, renewal: u64, events: &m
 
 fn release(tree: &mut Tree, node: &Node, events: &mut Vec<Event>) {
     tree.revision += 1;
-    let node = tree.put(Node { lock: None, ..node.clone() });
+    let node = tree.put_state(node, Node { lock: None, ..node.clone() });
     let id = node.id;
     events.push(Event::Object { revision: tree.revision, change: Change::State, node });
     drop_if_empty(tree, id, events);

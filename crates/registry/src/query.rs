@@ -12,7 +12,9 @@ use byname_name::{Name, NameKey, Pattern, dns, http, ldap, spiffe};
 
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
+use crate::stored::packed::Slot;
 use crate::tree::{Node, Resolved, Tree};
+use crate::walk::{self, Found, Matches};
 
 /// Entries on a page when the request does not say.
 pub const DEFAULT_LIMIT: u32 = 1_000;
@@ -326,49 +328,58 @@ struct Page<T> {
     next: Option<String>,
 }
 
+/// The least text that is greater than a key and not than what is beneath it.
+pub(crate) fn just_after(key: &NameKey) -> Vec<u8> {
+    [key.as_bytes(), &[0]].concat()
+}
+
 fn page<T>(
     tree: &Tree,
     pattern: &Pattern,
     limit: Option<u32>,
     next: Option<&str>,
-    mut take: impl FnMut(&Node) -> Option<(T, usize)>,
+    mut take: impl FnMut(&Slot) -> Option<(T, usize)>,
 ) -> Result<Page<T>> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if limit == 0 || limit > MAX_LIMIT {
         return Err(Error::invalid("limit", format!("a page has 1 to {MAX_LIMIT} entries")));
     }
-    let (mut low, high) = pattern.key_range();
-    if let Some(next) = next {
-        let name =
-            Name::parse(next).map_err(|_| Error::invalid("next", "this is not the `next` of an earlier page"))?;
-        let after = name.key();
-        if !within(&low, &high, &after) {
-            return Err(Error::invalid("next", "this is not the `next` of an earlier page of the same pattern"));
+    let from = match next {
+        Some(next) => {
+            let name =
+                Name::parse(next).map_err(|_| Error::invalid("next", "this is not the `next` of an earlier page"))?;
+            let after = name.key();
+            if !walk::within(pattern, &after) {
+                return Err(Error::invalid("next", "this is not the `next` of an earlier page of the same pattern"));
+            }
+            just_after(&after)
         }
-        low = std::ops::Bound::Excluded(after);
-    }
-    let mut items = Vec::new();
-    let mut bytes = 0;
-    let mut last: Option<Name> = None;
-    for node in tree.range((low, high)) {
-        let key = node.name.key();
-        if !pattern.matches_key(&key) || (key.is_root() && pattern.as_exact().is_none()) {
-            continue;
+        None => walk::first(pattern),
+    };
+    let exact = pattern.as_exact().is_some();
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let mut last: Option<&Slot> = None;
+    let mut matches = Matches::new(tree.names(), pattern, &from, MAX_VISITS);
+    while let Some(found) = matches.next() {
+        let (slot, matched) = match found {
+            Found::Match(slot) => (slot, exact || !slot.key().is_empty()),
+            Found::Stopped(slot) => (slot, false),
+        };
+        if matched && (items.len() == limit as usize || bytes > PAGE_BYTES) {
+            return Ok(Page { items, next: last.map(|slot| slot.name().to_string()) });
         }
-        if items.len() == limit as usize || bytes > PAGE_BYTES {
-            return Ok(Page { items, next: last.map(|n| n.to_string()) });
-        }
-        if let Some((item, size)) = take(&node) {
-            bytes += size + node.name.as_str().len();
+        if let Some((item, size)) = Some(slot).filter(|_| matched).and_then(&mut take) {
+            bytes += size + slot.key().len();
             items.push(item);
-            last = Some(node.name.clone());
+            last = Some(slot);
+        }
+        if matches.visits() >= MAX_VISITS {
+            let name = slot.name();
+            let more = walk::within(pattern, &name.key());
+            return Ok(Page { items, next: more.then(|| name.to_string()) });
         }
     }
     Ok(Page { items, next: None })
-}
-
-fn within(low: &std::ops::Bound<NameKey>, high: &std::ops::Bound<NameKey>, key: &NameKey) -> bool {
-    std::ops::RangeBounds::contains(&(low.clone(), high.clone()), key)
 }
 
 /// Names that match, sorted.
@@ -379,16 +390,16 @@ pub fn list(
     next: Option<&str>,
     set: Option<&str>,
 ) -> Result<ListReply> {
-    let page = page(tree, pattern, limit, next, |node| {
-        if set.is_some() && node.set.as_deref() != set {
+    let page = page(tree, pattern, limit, next, |slot| {
+        if set.is_some() && slot.set() != set {
             return None;
         }
         let entry = Entry {
-            name: node.name.clone(),
-            kind: node.kind(),
-            state: node.service.as_ref().map(|s| s.state()),
-            target: node.spec.target.clone(),
-            version: Version(node.version),
+            name: slot.name(),
+            kind: slot.kind(),
+            state: tree.state(slot),
+            target: slot.target(),
+            version: Version(slot.version()),
         };
         Some((entry, 64))
     })?;
@@ -402,8 +413,11 @@ pub fn status(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&
         let services = service_status(tree, &node).into_iter().collect();
         return Ok(StatusReply { services, next: None, fresh: fresh(tree) });
     }
-    let page = page(tree, pattern, limit, next, |node| {
-        let status = service_status(tree, node)?;
+    let page = page(tree, pattern, limit, next, |slot| {
+        if slot.kind() != Kind::Service {
+            return None;
+        }
+        let status = service_status(tree, &tree.node(slot))?;
         let size = 256 + 128 * status.instances.len() + status.last_exit.as_ref().map_or(0, |e| e.last_lines.len());
         Some((status, size))
     })?;
@@ -432,8 +446,12 @@ pub fn services(tree: &Tree, patterns: &[Pattern]) -> Result<Vec<std::sync::Arc<
                 found.insert(node.name.key(), node);
             }
             None => {
-                for node in tree.range(pattern.key_range()) {
-                    if node.kind() == Kind::Service && pattern.matches(&node.name) {
+                let matches = Matches::new(tree.names(), pattern, &walk::first(pattern), usize::MAX);
+                for found_one in matches {
+                    if let Found::Match(slot) = found_one
+                        && slot.kind() == Kind::Service
+                    {
+                        let node = tree.node(slot);
                         found.insert(node.name.key(), node);
                     }
                 }

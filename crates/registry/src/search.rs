@@ -3,17 +3,19 @@
 //! An attribute's value and the text beside it compare as numbers when both look like numbers, and as folded text
 //! otherwise.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
-use std::ops::Bound;
+use std::sync::Arc;
 
 use byname_api::error::{Error, Result};
 use byname_api::filter::Filter;
-use byname_api::object::Version;
+use byname_api::object::{Kind, Version};
 use byname_api::request::SearchReply;
 use byname_name::{Name, NameKey, folded};
 
 use crate::index::{Number, declared};
-use crate::query::{DEFAULT_LIMIT, MAX_LIMIT, PAGE_BYTES, fresh, object};
+use crate::query::{DEFAULT_LIMIT, MAX_LIMIT, PAGE_BYTES, fresh, just_after, object};
+use crate::stored::packed::Slot;
 use crate::tree::{Node, Tree};
 
 /// A page looks at so many objects at most, and then ends early.
@@ -41,19 +43,20 @@ pub fn search(
     let after = next.map(|next| after(next, &root)).transpose()?;
     let filter = Prepared::of(filter.clone());
     let mut page = Page { limit: limit as usize, objects: Vec::new(), bytes: 0, visits: 0, last: None };
-    let mut visit = |node: &Node| page.visit(tree, node, &filter, dns_suffix);
+    let mut visit = |slot: &Slot| page.visit(tree, slot, &filter, dns_suffix);
     let more = match tree.indexes().candidates(&filter.filter, &root, MAX_VISITS) {
         Some(places) => places
             .iter()
             .filter(|place| after.as_ref().is_none_or(|a| *place > a))
-            .filter_map(|place| tree.at(place))
-            .any(|node| !visit(&node)),
+            .filter_map(|place| tree.names().get(place.as_bytes()))
+            .any(|slot| !visit(slot)),
         None => {
-            let (low, high) = root.subtree_range();
-            tree.range((after.map_or(low, Bound::Excluded), high)).any(|node| !visit(&node))
+            let from = after.as_ref().map_or_else(|| root.as_bytes().to_vec(), just_after);
+            let beneath = tree.names().from(&from).take_while(|slot| slot.key().starts_with(root.as_bytes()));
+            beneath.into_iter().any(|slot| !visit(slot))
         }
     };
-    let next = page.last.filter(|_| more).map(|name| name.to_string());
+    let next = page.last.filter(|_| more).map(|slot| slot.name().to_string());
     Ok(SearchReply { objects: page.objects, next, fresh: fresh(tree) })
 }
 
@@ -67,22 +70,37 @@ struct Page {
     objects: Vec<byname_api::object::Object>,
     bytes: usize,
     visits: usize,
-    last: Option<Name>,
+    last: Option<Slot>,
 }
 
 impl Page {
     /// Takes an object if it fits the filter; false when it has no room on this page.
-    fn visit(&mut self, tree: &Tree, node: &Node, filter: &Prepared, dns_suffix: &str) -> bool {
+    fn visit(&mut self, tree: &Tree, slot: &Slot, filter: &Prepared, dns_suffix: &str) -> bool {
         if self.objects.len() == self.limit || self.bytes > PAGE_BYTES || self.visits == MAX_VISITS {
             return false;
         }
         self.visits += 1;
-        self.last = Some(node.name.clone());
-        if filter.fits(node) {
+        self.last = Some(slot.clone());
+        let object_at = Candidate { tree, slot, node: OnceCell::new() };
+        if filter.fits(&object_at) {
+            let node = object_at.node();
             self.bytes += weight(node);
             self.objects.push(object(tree, node, dns_suffix));
         }
         true
+    }
+}
+
+/// An object that is unpacked only when that is needed.
+struct Candidate<'a> {
+    tree: &'a Tree,
+    slot: &'a Slot,
+    node: OnceCell<Arc<Node>>,
+}
+
+impl Candidate<'_> {
+    fn node(&self) -> &Node {
+        self.node.get_or_init(|| self.tree.node(self.slot))
     }
 }
 
@@ -97,17 +115,17 @@ fn weight(node: &Node) -> usize {
 }
 
 /// A filter whose texts are folded once.
-pub(crate) struct Prepared {
+struct Prepared {
     filter: Filter,
 }
 
 impl Prepared {
-    pub(crate) fn of(filter: Filter) -> Self {
+    fn of(filter: Filter) -> Self {
         Prepared { filter: fold(filter) }
     }
 
     /// Whether an object fits.
-    pub(crate) fn fits(&self, node: &Node) -> bool {
+    fn fits(&self, node: &Candidate<'_>) -> bool {
         fits(&self.filter, node)
     }
 }
@@ -130,7 +148,7 @@ fn fold(filter: Filter) -> Filter {
     }
 }
 
-fn fits(filter: &Filter, node: &Node) -> bool {
+fn fits(filter: &Filter, node: &Candidate<'_>) -> bool {
     match filter {
         Filter::And(all) => all.iter().all(|f| fits(f, node)),
         Filter::Or(any) => any.iter().any(|f| fits(f, node)),
@@ -165,24 +183,27 @@ fn holds(value: &str, initial: &str, any: &[String], last: &str) -> bool {
 }
 
 /// Whether one of the values of an attribute is as wanted. The attribute's name is in lower case.
-fn has(node: &Node, attribute: &str, is: impl Fn(&str) -> bool) -> bool {
+fn has(object: &Candidate<'_>, attribute: &str, is: impl Fn(&str) -> bool) -> bool {
+    let slot = object.slot;
     if let Some(name) = declared(attribute) {
-        let all = node.spec.attributes.iter().flatten();
+        if !slot.has_attributes() {
+            return false;
+        }
+        let all = object.node().spec.attributes.iter().flatten();
         return all.filter(|(n, _)| n.eq_ignore_ascii_case(name)).flat_map(|(_, v)| v).any(|v| is(&v.to_string()));
     }
-    let spec = &node.spec;
     match attribute {
-        "name" => is(node.name.as_str()),
-        "cn" => node.name.leaf().is_some_and(is),
-        "kind" | "objectclass" => is(node.kind().as_str()),
-        "owner" => spec.owner.as_deref().is_some_and(is),
-        "state" => node.service.as_ref().is_some_and(|s| is(s.state().as_str())),
-        "target" => spec.target.as_ref().is_some_and(|t| is(t.as_str())),
-        "member" => spec.members.iter().flatten().any(|m| is(m)),
-        "address" => spec.addresses.iter().flatten().any(|a| is(a)),
-        "value" => spec.value.as_deref().is_some_and(is),
-        "version" => is(&Version(node.version).to_string()),
-        "set" => node.set.as_deref().is_some_and(is),
+        "name" => is(slot.name().as_str()),
+        "cn" => slot.name().leaf().is_some_and(is),
+        "kind" | "objectclass" => is(slot.kind().as_str()),
+        "version" => is(&Version(slot.version()).to_string()),
+        "set" => slot.set().is_some_and(is),
+        "state" => object.tree.state(slot).is_some_and(|s| is(s.as_str())),
+        "owner" => object.node().spec.owner.as_deref().is_some_and(is),
+        "target" => slot.target().is_some_and(|t| is(t.as_str())),
+        "member" if slot.kind() == Kind::Group => object.node().spec.members.iter().flatten().any(|m| is(m)),
+        "address" if slot.kind() == Kind::Computer => object.node().spec.addresses.iter().flatten().any(|a| is(a)),
+        "value" if slot.kind() == Kind::Record => object.node().spec.value.as_deref().is_some_and(is),
         _ => false,
     }
 }

@@ -1,19 +1,22 @@
 //! The one tree: objects by name, and how names lead to them.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::OrdMap;
 
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::StableSocket;
 use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp};
+use byname_api::service::State;
 use byname_api::span::Timestamp;
-use byname_name::{Name, NameKey};
+use byname_name::Name;
 
 use crate::derived::Derived;
+use crate::ids::Ids;
 use crate::index::Indexes;
+use crate::names::Names;
 use crate::service::{LockState, Service};
+use crate::stored::packed::Slot;
 
 /// How many aliases a name may lead through.
 const MAX_ALIASES: usize = 32;
@@ -48,13 +51,22 @@ impl Node {
     pub fn kind(&self) -> Kind {
         self.spec.kind()
     }
+
+    /// Whether it has more than was declared: a service's state that is not that of a new one, or a lock.
+    pub(crate) fn has_more(&self) -> bool {
+        self.lock.is_some() || self.service.as_deref().is_some_and(|s| *s != Service::default())
+    }
 }
 
 /// All objects. Cloning is cheap and gives a frozen view: readers work on such a view while writes go on.
+///
+/// Every object is packed, once, and found by name and by id. Those that have more than was declared (a service with
+/// instances or a past, a lock) are kept whole beside that.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    nodes: OrdMap<NameKey, Arc<Node>>,
-    by_id: HashMap<ObjectId, NameKey>,
+    names: Names,
+    ids: Ids,
+    whole: OrdMap<ObjectId, Arc<Node>>,
     derived: Derived,
     indexes: Indexes,
     /// Changes with every command that changes anything.
@@ -78,15 +90,16 @@ impl Default for Tree {
         let stamp = Stamp { at: Timestamp(0), by: "byname".into() };
         let spec = Spec { owner: Some("byname".into()), ..Spec::of(Kind::Directory) };
         let mut tree = Tree {
-            nodes: OrdMap::new(),
-            by_id: HashMap::new(),
+            names: Names::default(),
+            ids: Ids::default(),
+            whole: OrdMap::new(),
             derived: Derived::default(),
             indexes: Indexes::default(),
             revision: 0,
             now: Timestamp(0),
             next_id: 1,
         };
-        tree.put(Node {
+        let root = Node {
             id: ObjectId(0),
             name: Name::root(),
             version: 0,
@@ -97,7 +110,8 @@ impl Default for Tree {
             service: None,
             unregistered: false,
             lock: None,
-        });
+        };
+        tree.put(None, root);
         tree
     }
 }
@@ -105,21 +119,53 @@ impl Default for Tree {
 impl Tree {
     /// The object of exactly this name, aliases not followed.
     pub fn get(&self, name: &Name) -> Option<Arc<Node>> {
-        name.with_key(|key| self.nodes.get(key)).cloned()
+        self.slot(name).map(|slot| self.node(slot))
     }
 
-    /// The object of this key.
-    pub(crate) fn at(&self, key: &NameKey) -> Option<Arc<Node>> {
-        self.nodes.get(key).cloned()
+    /// The object of this id.
+    pub fn by_id(&self, id: ObjectId) -> Option<Arc<Node>> {
+        self.ids.get(id).map(|slot| self.node(slot))
+    }
+
+    /// The object of exactly this name, packed.
+    pub(crate) fn slot(&self, name: &Name) -> Option<&Slot> {
+        name.with_key(|key| self.names.get(key.as_bytes()))
+    }
+
+    /// All objects by name.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The whole object.
+    pub(crate) fn node(&self, slot: &Slot) -> Arc<Node> {
+        match self.whole.get(&slot.id()) {
+            Some(node) => node.clone(),
+            None => Arc::new(slot.unpack()),
+        }
+    }
+
+    /// The state of a service, without unpacking it.
+    pub(crate) fn state(&self, slot: &Slot) -> Option<State> {
+        (slot.kind() == Kind::Service).then(|| {
+            let service = self.whole.get(&slot.id()).and_then(|n| n.service.as_deref());
+            service.map_or(State::Stopped, Service::state)
+        })
+    }
+
+    /// The object of this key and what is beneath it, parents before children.
+    pub(crate) fn subtree(&self, key: &[u8]) -> impl Iterator<Item = &Slot> {
+        let key = key.to_vec();
+        self.names.from(&key).take_while(move |slot| slot.key().starts_with(&key))
     }
 
     pub(crate) fn indexes(&self) -> &Indexes {
         &self.indexes
     }
 
-    /// The object of this id.
-    pub fn by_id(&self, id: ObjectId) -> Option<Arc<Node>> {
-        self.by_id.get(&id).and_then(|key| self.nodes.get(key)).cloned()
+    /// The objects that have more than was declared, in the order of their ids.
+    pub(crate) fn whole(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
+        self.whole.values()
     }
 
     /// The service that an instance belongs to.
@@ -150,33 +196,28 @@ impl Tree {
 
     /// How many objects there are, the root included.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.names.len()
     }
 
     /// Never: the root is always there.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// Objects in the order of their keys, within these bounds.
-    pub(crate) fn range(&self, bounds: (Bound<NameKey>, Bound<NameKey>)) -> impl Iterator<Item = Arc<Node>> {
-        self.nodes.range::<_, NameKey>(bounds).map(|(_, node)| node.clone())
+        self.names.len() == 0
     }
 
     /// All objects in the order of their keys: parents before children.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Node>> {
-        self.nodes.values().cloned()
+        self.names.from(&[]).map(|slot| self.node(slot))
     }
 
     /// Whether it has children.
     pub fn has_children(&self, name: &Name) -> bool {
-        self.range(name.key().beneath_range()).next().is_some()
+        name.with_key(|key| self.subtree(key.as_bytes()).nth(1).is_some())
     }
 
     /// Follows aliases to the object that a name stands for.
     pub fn resolve(&self, name: &Name) -> Result<Resolved> {
-        if let Some(node) = self.get(name).filter(|n| n.kind() != Kind::Alias) {
-            return Ok(Resolved { node, aliased: false });
+        if let Some(slot) = self.slot(name).filter(|s| s.kind() != Kind::Alias) {
+            return Ok(Resolved { node: self.node(slot), aliased: false });
         }
         let end = self.follow(name, true, None)?;
         match self.get(&end) {
@@ -196,33 +237,15 @@ impl Tree {
     /// result need not exist. `within` is an alias as it would be, taken instead of what is there.
     pub fn follow(&self, name: &Name, last: bool, within: Option<(&Name, &Name)>) -> Result<Name> {
         let mut name = name.clone();
-        'again: for _ in 0..=MAX_ALIASES {
-            let depth = name.depth();
-            // From the top, because what is beneath an alias is beneath its target.
-            let mut way: Vec<Name> = name.ancestors().filter(|a| !a.is_root()).collect();
-            way.sort_by_key(Name::depth);
-            if last {
-                way.push(name.clone());
+        for _ in 0..=MAX_ALIASES {
+            let Some((depth, target)) = self.first_alias(&name, last, within) else { return Ok(name) };
+            let mut next = target;
+            for label in name.labels().skip(depth) {
+                next = next
+                    .child(label)
+                    .map_err(|e| Error::new(Code::InvalidName, format!("aliases make `{name}` too long: {e}")))?;
             }
-            for step in &way {
-                let target = match within {
-                    Some((alias, target)) if alias == step => Some(target.clone()),
-                    _ => self.get(step).and_then(|n| n.spec.target.clone()),
-                };
-                if let Some(target) = target {
-                    let rest: Vec<&str> = name.labels().skip(step.depth()).collect();
-                    debug_assert!(rest.len() < depth || depth == 0);
-                    let mut next = target;
-                    for label in rest {
-                        next = next.child(label).map_err(|e| {
-                            Error::new(Code::InvalidName, format!("aliases make `{name}` too long: {e}"))
-                        })?;
-                    }
-                    name = next;
-                    continue 'again;
-                }
-            }
-            return Ok(name);
+            name = next;
         }
         Err(Error::new(
             Code::AliasLoop,
@@ -230,10 +253,30 @@ impl Tree {
         ))
     }
 
+    /// The first alias on the way to a name, from the top, because what is beneath an alias is beneath its target: at
+    /// which depth it stands, and where it leads.
+    fn first_alias(&self, name: &Name, last: bool, within: Option<(&Name, &Name)>) -> Option<(usize, Name)> {
+        let within = within.map(|(alias, target)| (alias.key(), target));
+        name.with_key(|key| {
+            let key = key.as_bytes();
+            let ends = key.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(at, _)| at + 1);
+            for (depth, end) in ends.enumerate().filter(|(_, end)| last || *end < key.len()) {
+                let step = key.get(..end).unwrap_or_default();
+                if let Some((_, target)) = within.as_ref().filter(|(alias, _)| alias.as_bytes() == step) {
+                    return Some((depth + 1, Name::clone(target)));
+                }
+                if let Some(target) = self.names.get(step).and_then(Slot::target) {
+                    return Some((depth + 1, target));
+                }
+            }
+            None
+        })
+    }
+
     /// The error for a name that is not there, naming the nearest ancestor that is.
     pub fn not_found(&self, name: &Name) -> Error {
-        let nearest = name.ancestors().find_map(|a| self.get(&a));
-        let hint = match nearest.as_deref() {
+        let nearest = name.ancestors().find_map(|a| self.slot(&a).cloned()).map(|slot| slot.unpack());
+        let hint = match nearest.as_ref() {
             Some(node) if node.kind() == Kind::Junction => {
                 return Error::new(
                     Code::Unsupported,
@@ -252,13 +295,58 @@ impl Tree {
         Error::new(Code::NotFound, hint)
     }
 
-    /// Puts an object in its place, new or changed.
-    pub(crate) fn put(&mut self, node: Node) -> Arc<Node> {
-        let (key, node) = (node.name.key(), Arc::new(node));
-        self.by_id.insert(node.id, key.clone());
-        let before = self.nodes.insert(key, node.clone());
-        self.note(before.as_deref(), Some(&node));
+    /// Puts an object in its place, new or instead of `before`, which is what is there.
+    pub(crate) fn put(&mut self, before: Option<&Node>, node: Node) -> Arc<Node> {
+        let slot = Slot::pack(&node);
+        self.ids.insert(slot.clone());
+        self.names.insert(slot);
+        self.keep_whole(before, node)
+    }
+
+    /// Changes what an object has beyond its declaration: its service's state, its lock.
+    pub(crate) fn put_state(&mut self, before: &Node, node: Node) -> Arc<Node> {
+        self.keep_whole(Some(before), node)
+    }
+
+    fn keep_whole(&mut self, before: Option<&Node>, node: Node) -> Arc<Node> {
+        let node = Arc::new(node);
+        if node.has_more() {
+            self.whole.insert(node.id, node.clone());
+        } else {
+            self.whole.remove(&node.id);
+        }
+        self.note(before, Some(&node));
         node
+    }
+
+    /// Takes an object out.
+    pub(crate) fn remove(&mut self, name: &Name) -> Option<Arc<Node>> {
+        let node = self.get(name)?;
+        name.with_key(|key| self.names.remove(key.as_bytes()));
+        self.ids.remove(node.id);
+        self.whole.remove(&node.id);
+        self.note(Some(&node), None);
+        Some(node)
+    }
+
+    /// Puts in all objects that a snapshot holds, in order. `None` when they are not, or one cannot be read.
+    pub(crate) fn restore(&mut self, slots: impl Iterator<Item = Option<Slot>>) -> Option<()> {
+        let (mut ids, mut special) = (Ids::default(), Vec::new());
+        let names = Names::from_sorted(slots.inspect(|slot| {
+            if let Some(slot) = slot {
+                ids.insert(slot.clone());
+                if slot.is_special() {
+                    special.push(slot.clone());
+                }
+            }
+        }))?;
+        names.get(&[])?;
+        (self.names, self.ids, self.whole) = (names, ids, OrdMap::new());
+        (self.derived, self.indexes) = (Derived::default(), Indexes::default());
+        for slot in special {
+            self.note(None, Some(&slot.unpack()));
+        }
+        Some(())
     }
 
     /// Keeps up what follows from the objects.
@@ -272,20 +360,16 @@ impl Tree {
             match after.and_then(|n| n.spec.index.as_deref()) {
                 Some(declared) => {
                     let mut indexes = std::mem::take(&mut self.indexes);
-                    indexes.rebuild(&key, declared, self.range(key.subtree_range()));
+                    indexes.rebuild(
+                        &key,
+                        declared,
+                        self.subtree(key.as_bytes()).filter(|s| s.has_attributes()).map(Slot::unpack),
+                    );
                     self.indexes = indexes;
                 }
                 None => self.indexes.forget(&key),
             }
         }
-    }
-
-    /// Takes an object out.
-    pub(crate) fn remove(&mut self, name: &Name) -> Option<Arc<Node>> {
-        let node = self.nodes.remove(&name.key())?;
-        self.by_id.remove(&node.id);
-        self.note(Some(&node), None);
-        Some(node)
     }
 
     /// Changes a service's state; `None` when there is no such service.
@@ -298,7 +382,7 @@ impl Tree {
         let mut service = Service::clone(before.service.as_deref()?);
         let result = change(&before, &mut service);
         if before.service.as_deref() != Some(&service) {
-            self.put(Node { service: Some(Arc::new(service)), ..Node::clone(&before) });
+            self.put_state(&before, Node { service: Some(Arc::new(service)), ..Node::clone(&before) });
         }
         Some(result)
     }

@@ -91,6 +91,9 @@ fn aliases_lead_to_objects_and_never_in_circles() {
         let op = Op::Add { name: name(from), spec: alias(to) };
         assert_eq!(w.batch(vec![op]), Err(Code::AliasLoop), "{from} -> {to}");
     }
+    w.add("/p/q/a", alias("/r/a/a"));
+    let op = Op::Add { name: name("/r"), spec: alias("/p/q") };
+    assert_eq!(w.batch(vec![op]), Err(Code::AliasLoop), "what stands beneath the target would not end");
     // What is added beneath an alias stands beneath its target.
     w.batch(vec![Op::Add { name: name("/short/film"), spec: record("1") }]).unwrap();
     assert!(w.registry.tree().get(&name("/BVODS/VFS1/film")).is_some());

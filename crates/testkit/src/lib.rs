@@ -4,6 +4,7 @@
 //!   over the wire.
 //! - [`Server`]: a real `byname dev` on a folder of its own, which can be killed and started again.
 //! - [`scenario`]: readable scripts of commands with their full output.
+//! - [`page`]: pages of a guide in Markdown, of which every command is run.
 //! - [`PlayedAgent`]: an agent that starts nothing and reports as if it had.
 //! - [`eventually`]: the one way to wait for something.
 //!
@@ -13,6 +14,7 @@
 
 pub mod contract;
 mod diff;
+pub mod page;
 mod played_agent;
 mod process;
 pub mod scenario;

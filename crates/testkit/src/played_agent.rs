@@ -121,7 +121,7 @@ impl PlayedAgent {
             }
             Order::Rest { request, instance } => {
                 let connections = self.programs().contains_key(&instance).then_some(0);
-                self.report(Report::Rested { request, connections });
+                self.report(Report::Rested { request, connections, unused_ms: None });
             }
             // A played program has no sockets of its own.
             Order::Listens { .. }

@@ -65,8 +65,13 @@ fn replay(text: &str, server: &Server) -> String {
     out
 }
 
-/// What a command writes, and its exit status when that is not 0.
+/// What a command writes, with its exit status when that is not 0, as a scenario has it: empty lines would end it.
 fn perform(command: &str, server: &Server) -> String {
+    output(command, server).lines().map(|l| format!("{}\n", if l.is_empty() { "." } else { l })).collect()
+}
+
+/// What a command writes, and its exit status when that is not 0.
+pub(crate) fn output(command: &str, server: &Server) -> String {
     let mut shell = Command::new("sh");
     server.environment(&mut shell);
     // Closed in the shell but for its outputs, or what it leaves behind would hold them open.
@@ -92,8 +97,6 @@ fn perform(command: &str, server: &Server) -> String {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push_str("[no newline]\n");
     }
-    // Empty lines end the output in a script.
-    let mut text: String = text.lines().map(|l| format!("{}\n", if l.is_empty() { "." } else { l })).collect();
     if let Some(code) = status.code().filter(|code| *code != 0) {
         text.push_str(&format!("[exit {code}]\n"));
     }
@@ -104,12 +107,13 @@ fn perform(command: &str, server: &Server) -> String {
 ///
 /// | what | by |
 /// |---|---|
-/// | `2026-01-01T00:00:00.000Z` | `[time]` |
+/// | `2026-01-01T00:00:00.000Z`, `01/Jan/2026 00:00:00` | `[time]` |
 /// | an age in a column, `12ms ago`, `after 12 ms` | `[ms]` |
 /// | an instance's id | `[instance]` |
 /// | a process id behind `process`, `pid` or in a PID column | `[pid]` |
 /// | the port behind `127.0.0.1:` or `"port":` | `[port]` |
 /// | a version, the id of an object, the revision of the tree | `[version]`, `[id]`, `[revision]` |
+/// | the point in a watch, a lock's fencing token | `[at]`, `[token]` |
 /// | the server's folder, the host's name, the user's id | `[dir]`, `[host]`, `[uid]` |
 ///
 /// Blanks that align columns are squeezed to two, because the masked words are of different length.
@@ -156,6 +160,9 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
     if rest.len() >= 24 && rest.is_char_boundary(24) && is_time(&rest[..24]) {
         return Some((24, "[time]"));
     }
+    if rest.len() >= 20 && rest.is_char_boundary(20) && has_shape(&rest[..20], b"dd/aaa/dddd dd:dd:dd") {
+        return Some((20, "[time]"));
+    }
     // Rarely short, and rarely without a digit; never both.
     if is_id(word, 'i') && (word.len() >= 12 || word.len() >= 8 && word.bytes().any(|b| b.is_ascii_digit())) {
         return Some((word.len(), "[instance]"));
@@ -165,25 +172,32 @@ fn mask_word(word: &str, rest: &str, before: &str, pid_column: &mut Option<()>) 
         let shown = before.ends_with('(') && after.starts_with(')')
             || before.ends_with("\"version\":\"")
             || before.ends_with("version is ")
+            || before.ends_with("  version ")
             || before.ends_with("and not ")
             || before.ends_with("  ") && after.is_empty();
         if shown {
             return Some((word.len(), "[version]"));
         }
     }
-    if is_id(word, 'o') && before == "  id  " {
+    if is_id(word, 'o') && (before == "  id  " || before.ends_with("\"id\":\"")) {
         return Some((word.len(), "[id]"));
     }
     if digits(word) {
         let behind = |words: &[&str]| words.iter().any(|w| before.ends_with(w));
-        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":", "on port "]) {
+        if behind(&["127.0.0.1:", "localhost:", "[::1]:", "\"port\":", "on port ", "started: port "]) {
             return Some((word.len(), "[port]"));
         }
         if behind(&["process ", "pid ", "\"pid\":"]) {
             return Some((word.len(), "[pid]"));
         }
-        if behind(&["\"revision\":", "revision "]) {
+        if behind(&["\"revision\":", "revision "]) || before == "id: " {
             return Some((word.len(), "[revision]"));
+        }
+        if behind(&["\"at\":\""]) {
+            return Some((word.len(), "[at]"));
+        }
+        if behind(&["token ", "older than "]) {
+            return Some((word.len(), "[token]"));
         }
         if behind(&["\"age_ms\":", "after "]) && !rest[word.len()..].starts_with('s') {
             return Some((word.len(), "[ms]"));
@@ -232,8 +246,16 @@ fn squeeze(line: &str) -> String {
 
 /// `2026-01-01T00:00:00.000Z`.
 fn is_time(text: &str) -> bool {
-    let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
-    text.bytes().zip(shape).all(|(b, s)| if *s == b'd' { b.is_ascii_digit() } else { b == *s })
+    has_shape(text, b"dddd-dd-ddTdd:dd:dd.dddZ")
+}
+
+/// Whether digits stand where the shape has a `d`, letters where it has an `a`, and the rest is the same.
+fn has_shape(text: &str, shape: &[u8]) -> bool {
+    text.bytes().zip(shape).all(|(b, s)| match s {
+        b'd' => b.is_ascii_digit(),
+        b'a' => b.is_ascii_alphabetic(),
+        same => b == *same,
+    })
 }
 
 #[cfg(test)]
@@ -264,6 +286,10 @@ mod tests {
             ("start_timeout = 300ms", "start_timeout = 300ms"),
             ("{\"pid\":22039,\"port\":80}", "{\"pid\":[pid],\"port\":[port]}"),
             ("interesting instances", "interesting instances"),
+            ("{\"at\":\"15\",\"id\":\"o7\"}", "{\"at\":\"[at]\",\"id\":\"[id]\"}"),
+            ("token 8 is older than 23", "token [token] is older than [token]"),
+            ("- [24/Nov/2026 16:05:34] -", "- [[time]] -"),
+            ("id: 14", "id: [revision]"),
         ] {
             assert_eq!(mask_line(line), masked);
         }

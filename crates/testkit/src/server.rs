@@ -17,7 +17,7 @@ use crate::wait::{PATIENCE, eventually};
 pub struct Options {
     /// The command: `dev`, or `server` for one without an agent.
     pub role: &'static str,
-    /// Keep the data here instead of in the scratch folder (`DIR/data`).
+    /// Keep the data here, from the scratch folder when relative, instead of in its `data`.
     pub data: Option<PathBuf>,
 }
 
@@ -107,7 +107,7 @@ impl Server {
         let scratch = tempfile::Builder::new().prefix("byname-test-").tempdir().expect("a temporary folder");
         let scratch_path = fs::canonicalize(scratch.path()).expect("the temporary folder");
         fs::create_dir_all(scratch_path.join("home")).expect("a home");
-        let data = options.data.unwrap_or_else(|| scratch_path.join("data"));
+        let data = scratch_path.join(options.data.unwrap_or_else(|| "data".into()));
         let binary = binary.as_ref().to_owned();
         Server { binary, role: options.role, data, child: None, endpoints: serde_json::Value::Null, scratch }
     }

@@ -129,10 +129,10 @@ fn identity(path: impl AsRef<Path>) -> Option<(u64, u64)> {
 fn is_listened_on(path: &str) -> bool {
     // Num RefCount Protocol Flags Type St Inode Path; 00010000 is __SO_ACCEPTCON (proc_net(5), net/unix/af_unix.c).
     let list = std::fs::read("/proc/net/unix").unwrap_or_default();
-    let listed = String::from_utf8_lossy(&list).lines().any(|line| {
-        let mut words = line.splitn(8, ' ').filter(|w| !w.is_empty());
-        words.clone().nth(3) == Some("00010000") && line.ends_with(path) && words.any(|w| w.ends_with(path))
-    });
+    let end = format!(" {path}");
+    let listed = String::from_utf8_lossy(&list)
+        .lines()
+        .any(|line| line.split_whitespace().nth(3) == Some("00010000") && line.ends_with(&end));
     if listed {
         return true;
     }

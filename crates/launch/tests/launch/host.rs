@@ -317,9 +317,15 @@ pub(crate) fn free_address() -> String {
 impl Running {
     /// Holds sockets, and waits until they are held.
     pub(crate) async fn listen(&mut self, listen: Listen) -> Vec<(String, Option<String>)> {
-        let wanted = listen.service;
+        let (service, wanted) = (listen.service, listen.sockets.clone());
         self.order(Order::Listen { term: 1, listen: Box::new(listen) }).await;
-        self.until_listening(wanted).await
+        loop {
+            // Not what is told of sockets that were given up before.
+            let told = self.until_listening(service).await;
+            if told.iter().map(|(socket, _)| socket).eq(&wanted) {
+                return told;
+            }
+        }
     }
 
     pub(crate) async fn until_listening(&mut self, wanted: u64) -> Vec<(String, Option<String>)> {
@@ -353,10 +359,16 @@ impl Running {
         self.order(Order::Backends { service: 7, backends }).await;
     }
 
+    /// Waits until the porter of instance 1 has heard everything that was ordered before.
+    pub(crate) async fn heard(&mut self) {
+        self.rest(1).await;
+        self.order(Order::Wake { instance: InstanceId(1) }).await;
+    }
+
     pub(crate) async fn rest(&mut self, instance: u64) -> Option<u32> {
         self.order(Order::Rest { request: instance, instance: InstanceId(instance) }).await;
         loop {
-            if let Report::Rested { request, connections } = self.next().await
+            if let Report::Rested { request, connections, .. } = self.next().await
                 && request == instance
             {
                 return connections;

@@ -11,6 +11,7 @@ mod limits;
 mod logs;
 mod policy;
 mod readiness;
+mod relay_bench;
 mod sockets;
 mod trouble;
 
@@ -33,6 +34,7 @@ fn main() {
         Some("hold") => byname_launch::hold::main(args),
         Some("agent") => return host::agent_process(&args.collect::<Vec<OsString>>()),
         Some("serve") => return activation::serve(args.next()),
+        Some("relay-speed") => return relay_bench::main(),
         Some("speed") => return bench::main(),
         _ => {}
     }

@@ -1,4 +1,5 @@
-//! The whole state as a stream: a header, the objects in the order of their names, the remembered replies.
+//! The whole state as a stream: a header, the objects in the order of their names, what some have beyond their
+//! declarations, the remembered replies.
 
 use std::io::{self, Read, Write};
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use byname_api::request::RequestId;
 use byname_api::span::Timestamp;
 
+use super::packed::Slot;
 use super::{FORMAT, StoredError, v1, v2, v3};
 use crate::Registry;
 use crate::sessions::Sessions;
@@ -63,8 +65,15 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
         used: sessions.used.len() as u64,
     };
     put(&mut out, &header)?;
-    for node in tree.iter() {
-        put(&mut out, &v3::Object::from(&*node))?;
+    let mut record = Vec::new();
+    for slot in tree.names().from(&[]) {
+        record.clear();
+        record = slot.write(record);
+        put_bytes(&mut out, &record)?;
+    }
+    put(&mut out, &(tree.whole().len() as u64))?;
+    for node in tree.whole() {
+        put(&mut out, &v3::More::from(&**node))?;
     }
     for reply in &replies {
         put(&mut out, reply)?;
@@ -95,13 +104,19 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
     tree.revision = header.revision;
     tree.now = Timestamp(header.now);
     tree.next_id = header.next_id;
-    for _ in 0..header.objects {
-        let object: v3::Object = match format {
-            1 => v2::Object::from(get::<v1::Object>(&mut from)?).into(),
-            2 => get::<v2::Object>(&mut from)?.into(),
-            _ => get(&mut from)?,
-        };
-        tree.put(Node::try_from(object)?);
+    match format {
+        1 | 2 => {
+            for _ in 0..header.objects {
+                let object = match format {
+                    1 => v2::Object::from(get::<v1::Object>(&mut from)?),
+                    _ => get(&mut from)?,
+                };
+                let node = Node::try_from(object)?;
+                let before = tree.get(&node.name);
+                tree.put(before.as_deref(), node);
+            }
+        }
+        _ => read_objects(&mut tree, header.objects, &mut from)?,
     }
     let mut sessions = Sessions::default();
     for _ in 0..header.replies {
@@ -121,22 +136,56 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
     Ok(Registry { tree, sessions })
 }
 
+fn read_objects(tree: &mut Tree, objects: u64, from: &mut impl Read) -> Result<(), StoredError> {
+    let (mut failed, mut record) = (None, Vec::new());
+    let slots = (0..objects).map(|_| match get_bytes(from, &mut record) {
+        Ok(()) => Slot::read(&record),
+        Err(error) => {
+            failed = Some(error);
+            None
+        }
+    });
+    let restored = tree.restore(slots);
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    restored.ok_or_else(|| StoredError::Malformed("its objects are damaged or not in order".into()))?;
+    let more: u64 = get(from)?;
+    for _ in 0..more {
+        let more: v3::More = get(from)?;
+        let node = tree.by_id(more.id()).ok_or_else(|| {
+            StoredError::Malformed(format!("there is more of the object {}, which is not there", more.id()))
+        })?;
+        let whole = more.add_to(&node)?;
+        tree.put_state(&node, whole);
+    }
+    Ok(())
+}
+
 fn put<T: Serialize>(out: &mut impl Write, record: &T) -> io::Result<()> {
-    let bytes = postcard::to_stdvec(record).map_err(io::Error::other)?;
+    put_bytes(out, &postcard::to_stdvec(record).map_err(io::Error::other)?)
+}
+
+fn put_bytes(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(&(bytes.len() as u32).to_le_bytes())?;
-    out.write_all(&bytes)
+    out.write_all(bytes)
 }
 
 fn get<T: DeserializeOwned>(from: &mut impl Read) -> Result<T, StoredError> {
+    let mut bytes = Vec::new();
+    get_bytes(from, &mut bytes)?;
+    Ok(postcard::from_bytes(&bytes)?)
+}
+
+fn get_bytes(from: &mut impl Read, bytes: &mut Vec<u8>) -> Result<(), StoredError> {
     let mut length = [0; 4];
     from.read_exact(&mut length).map_err(cut)?;
     let length = u32::from_le_bytes(length);
     if length > MAX_RECORD {
         return Err(StoredError::Malformed(format!("a record claims {length} bytes")));
     }
-    let mut bytes = vec![0; length as usize];
-    from.read_exact(&mut bytes).map_err(cut)?;
-    Ok(postcard::from_bytes(&bytes)?)
+    bytes.resize(length as usize, 0);
+    from.read_exact(bytes).map_err(cut)
 }
 
 fn cut(error: io::Error) -> StoredError {

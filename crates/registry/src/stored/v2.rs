@@ -3,13 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use byname_api::object::{InstanceId, Stamp};
+use byname_api::object::{InstanceId, ObjectId, Spec, Stamp};
 use byname_api::service::{Endpoint as ApiEndpoint, State};
 use byname_api::span::Timestamp;
 use byname_name::Name;
 
 use super::{StoredError, v3};
 use crate::service as live;
+use crate::tree::Node;
 
 pub(crate) type Stored<T> = Result<T, StoredError>;
 
@@ -216,20 +217,23 @@ impl From<Op> for v3::Op {
     }
 }
 
-impl From<Object> for v3::Object {
-    fn from(old: Object) -> Self {
-        v3::Object {
-            id: old.id,
-            name: old.name,
-            version: old.version,
-            spec: old.spec,
-            set: old.set,
-            created: old.created,
-            modified: old.modified,
-            service: old.service,
-            unregistered: old.unregistered,
+impl TryFrom<Object> for Node {
+    type Error = StoredError;
+
+    fn try_from(object: Object) -> Stored<Self> {
+        let spec: Spec = object.spec.read()?;
+        Ok(Node {
+            id: ObjectId(object.id),
+            name: name(&object.name)?,
+            version: object.version,
+            spec: spec.into(),
+            set: object.set,
+            created: stamp_back(object.created),
+            modified: stamp_back(object.modified),
+            service: object.service.map(live::Service::try_from).transpose()?.map(Into::into),
+            unregistered: object.unregistered,
             lock: None,
-        }
+        })
     }
 }
 

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use byname_api::error::Error;
-use byname_api::object::{InstanceId, ObjectId, Spec, Version};
+use byname_api::object::{InstanceId, ObjectId, Version};
 use byname_api::request::{BatchReply, Op as ApiOp, RequestId};
 use byname_api::service::Exit as ApiExit;
 use byname_api::span::Timestamp;
 
 use super::StoredError;
-use super::v2::{
-    self, Advertise, Endpoint, Evidence, Exit, Json, Stored, endpoints, endpoints_back, ids, name, stamp, stamp_back,
-};
+use super::v2::{self, Advertise, Endpoint, Evidence, Exit, Json, Stored, endpoints, endpoints_back, ids, name};
 use crate::command::{self as domain, Reply as DomainReply};
 use crate::service::{self as live, LockState};
 use crate::tree::Node;
@@ -69,18 +67,12 @@ enum Reply {
     Unlocked(bool),
 }
 
+/// What an object has beyond its declaration, which the object's own record holds packed (`crate::stored::packed`).
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Object {
-    pub id: u64,
-    pub name: String,
-    pub version: u64,
-    pub spec: Json,
-    pub set: Option<String>,
-    pub created: (u64, String),
-    pub modified: (u64, String),
-    pub service: Option<v2::Service>,
-    pub unregistered: bool,
-    pub lock: Option<Lock>,
+pub(crate) struct More {
+    id: u64,
+    service: Option<v2::Service>,
+    lock: Option<Lock>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -326,18 +318,11 @@ pub(crate) fn decode_reply(bytes: &[u8]) -> Stored<DomainReply> {
     })
 }
 
-impl From<&Node> for Object {
+impl From<&Node> for More {
     fn from(node: &Node) -> Self {
-        Object {
+        More {
             id: node.id.0,
-            name: node.name.to_string(),
-            version: node.version,
-            spec: Json::of(&*node.spec),
-            set: node.set.clone(),
-            created: stamp(&node.created),
-            modified: stamp(&node.modified),
             service: node.service.as_deref().map(v2::Service::from),
-            unregistered: node.unregistered,
             lock: node.lock.as_deref().map(|l| Lock {
                 fence: l.fence,
                 by: l.by.clone(),
@@ -350,31 +335,28 @@ impl From<&Node> for Object {
     }
 }
 
-impl TryFrom<Object> for Node {
-    type Error = StoredError;
+impl More {
+    /// Whose it is.
+    pub(crate) fn id(&self) -> ObjectId {
+        ObjectId(self.id)
+    }
 
-    fn try_from(object: Object) -> Stored<Self> {
-        let spec: Spec = object.spec.read()?;
-        Ok(Node {
-            id: ObjectId(object.id),
-            name: name(&object.name)?,
-            version: object.version,
-            spec: spec.into(),
-            set: object.set,
-            created: stamp_back(object.created),
-            modified: stamp_back(object.modified),
-            service: object.service.map(live::Service::try_from).transpose()?.map(Into::into),
-            unregistered: object.unregistered,
-            lock: object.lock.map(|l| {
-                Arc::new(LockState {
-                    fence: l.fence,
-                    by: l.by,
-                    since: Timestamp(l.since),
-                    ttl_ms: l.ttl_ms,
-                    renewal: l.renewal,
-                    key: l.key,
-                })
-            }),
-        })
+    /// The object with it.
+    pub(crate) fn add_to(self, node: &Node) -> Stored<Node> {
+        let service = self.service.map(live::Service::try_from).transpose()?.map(Arc::new);
+        if service.is_some() != node.service.is_some() {
+            return Err(StoredError::Malformed(format!("`{}` is no service and has a service's state", node.name)));
+        }
+        let lock = self.lock.map(|l| {
+            Arc::new(LockState {
+                fence: l.fence,
+                by: l.by,
+                since: Timestamp(l.since),
+                ttl_ms: l.ttl_ms,
+                renewal: l.renewal,
+                key: l.key,
+            })
+        });
+        Ok(Node { service, lock, ..node.clone() })
     }
 }

@@ -1,0 +1,181 @@
+//! Measures the tree with many services: memory, finds, lists, patterns, searches, snapshots. Times are those on a
+//! processor, or the median (p50) of calls by the clock.
+//!
+//! `cargo run --release -p byname-registry --example scale -- 1000000`
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use byname_api::filter::Filter;
+use byname_api::launch::Launch;
+use byname_api::object::{InstanceId, Kind, Spec};
+use byname_api::request::Op;
+use byname_api::span::Timestamp;
+use byname_name::{Name, Pattern};
+use byname_registry::command::{Change, Order};
+use byname_registry::query::{self, Wants};
+use byname_registry::{Command, Entry, Registry, stored};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Changes in a command.
+const BATCH: u64 = 1_000;
+
+/// Memory in use, in MiB, as the kernel counts it.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
+}
+
+fn name(n: u64) -> Name {
+    Name::parse(&format!("/site/{}/rack/{}/svc-{n:06}", n / 50_000, n / 1_000 % 50)).expect("a name")
+}
+
+fn batch(registry: &mut Registry, ops: Vec<Op>) {
+    let command = Command::Batch { ops, set: None };
+    let entry = Entry { at: Timestamp(1_800_000_000_000), by: "uid:1000".into(), request: None, command };
+    let reply = registry.apply(&entry, &mut Vec::new());
+    assert!(!matches!(reply, byname_registry::Reply::Refused(_)), "{reply:?}");
+}
+
+fn build(count: u64) -> Registry {
+    let mut registry = Registry::default();
+    for first in (0..count).step_by(BATCH as usize) {
+        let ops = (first..count.min(first + BATCH)).map(|n| {
+            let launch = Launch {
+                program: Some("query-server".into()),
+                args: Some(vec!["--id".into(), n.to_string()]),
+                ..Launch::default()
+            };
+            Op::Add { name: name(n), spec: Spec { launch: Some(launch), ..Spec::of(Kind::Service) } }
+        });
+        batch(&mut registry, ops.collect());
+    }
+    registry
+}
+
+/// The median time of one call.
+fn p50(times: usize, mut call: impl FnMut(u64)) -> Duration {
+    let mut all: Vec<Duration> = (0..times as u64)
+        .map(|n| {
+            let start = Instant::now();
+            call(n);
+            start.elapsed()
+        })
+        .collect();
+    all.sort_unstable();
+    all[times / 2]
+}
+
+/// The mean time on a processor of one call: what else the machine does is not counted.
+fn mean(times: u64, call: impl FnMut(u64)) -> Duration {
+    let start = on_processor();
+    (0..times).for_each(call);
+    (on_processor() - start) / times as u32
+}
+
+/// How long this program has been on a processor.
+fn on_processor() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+fn main() {
+    let count: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let before = resident();
+    let start = on_processor();
+    let registry = build(count);
+    println!("built      {count} services in {:.1?}", on_processor() - start);
+    let used = resident() - before;
+    println!("memory     {used:.0} MiB, {:.0} bytes a service", used * 1_048_576.0 / count as f64);
+    measure(&registry, count);
+    let path = std::env::temp_dir().join(format!("byname-scale-{}", std::process::id()));
+    let start = on_processor();
+    let mut file = std::fs::File::create(&path).expect("a temporary file");
+    stored::write_snapshot(&registry, &mut file).expect("written");
+    let size = file.metadata().map(|m| m.len()).unwrap_or(0);
+    println!("snapshot   written in {:.1?}, {:.0} MiB", on_processor() - start, size as f64 / 1_048_576.0);
+    drop(registry);
+    let before = resident();
+    let start = on_processor();
+    let mut file = std::fs::File::open(&path).expect("the temporary file");
+    let registry = stored::read_snapshot(&mut file).expect("read");
+    println!("           read in {:.1?}", on_processor() - start);
+    println!("           memory {:.0} MiB (before: {before:.0})", resident());
+    let _ = std::fs::remove_file(&path);
+    measure(&registry, count);
+    let mut registry = registry;
+    let modify = |n: u64, text: &str| Op::Modify {
+        name: name(n),
+        spec: Spec { owner: Some(text.into()), ..Spec::default() },
+        clear: Vec::new(),
+        if_version: None,
+    };
+    // A view is kept, as readers do, so that every write copies its way.
+    let took = mean(20_000, |n| {
+        let view = registry.tree().clone();
+        batch(&mut registry, vec![modify(n * 7_919 % count, "liu")]);
+        black_box(view);
+    });
+    println!("modify     {took:.1?} each, with a view kept");
+    let took = mean(20_000, |n| batch(&mut registry, vec![modify(n * 7_919 % count, "chen")]));
+    println!("           {took:.1?} each, without");
+    let took = mean(20_000, |n| drop(black_box(registry.tree().get(&name(n * 7_919 % count)))));
+    println!("           {took:.1?} each for making the name and looking it up");
+    let service = registry.tree().get(&name(7)).expect("a service").id;
+    let computer = Name::parse("/computers/x").expect("a name");
+    let order = Order {
+        service,
+        instance: InstanceId(1),
+        computer,
+        ticket: [0; 32],
+        proof: [0; 32],
+        wanted: 1,
+        why: String::new(),
+    };
+    let ready = Change::Ready { pid: Some(7), endpoints: Vec::new() };
+    let commands = [Command::Order(order), Command::Report { instance: InstanceId(1), change: ready }];
+    for command in commands {
+        let entry = Entry { at: Timestamp(1_800_000_000_000), by: "byname".into(), request: None, command };
+        registry.apply(&entry, &mut Vec::new());
+    }
+    let wants = Wants { start: true, may_start: true, force: false, all: false, turn: 0 };
+    let running = name(7);
+    let took = mean(200_000, |_| drop(black_box(query::find(registry.tree(), &running, wants, &()))));
+    println!("find       {took:.0?} each (a running service)");
+}
+
+fn measure(registry: &Registry, count: u64) {
+    let tree = registry.tree();
+    let names: Vec<Name> = (0..100_000).map(|n| name(n * 7_919_777 % count)).collect();
+    let at = |n: u64| &names[n as usize % names.len()];
+    println!("get        {:.0?} each", mean(200_000, |n| drop(black_box(tree.get(at(n))))));
+    let wants = Wants { start: true, may_start: true, force: false, all: false, turn: 0 };
+    println!(
+        "find       {:.0?} each (a stopped service)",
+        mean(200_000, |n| drop(black_box(query::find(tree, at(n), wants, &()))))
+    );
+    let list = |text: &str, limit: u32, times: usize| {
+        let pattern = Pattern::parse(text).expect("a pattern");
+        let page = query::list(tree, &pattern, Some(limit), None, None).expect("a page");
+        let took = p50(times, |_| drop(black_box(query::list(tree, &pattern, Some(limit), None, None))));
+        println!("list       {text}: {} names, more: {}, {took:.0?} p50", page.entries.len(), page.next.is_some());
+    };
+    list("/site/3/rack/7/*", 1_000, 50);
+    list("/site/*/rack/*/svc-153042", 1_000, 5);
+    list("/site/*", 1_000, 20);
+    list("/*/*/rack/7", 1_000, 20);
+    list("/**/svc-000042", 1_000, 1);
+    let filter = Filter::parse("(cn=svc-153042)").expect("a filter");
+    let took = p50(3, |_| drop(black_box(query::search(tree, &filter, &Name::root(), None, None, "x"))));
+    println!("search     a page of (cn=svc-153042) without an index: {took:.0?} p50");
+    let root = Name::parse("/site/3").expect("a name");
+    println!(
+        "children   {:.0?} each",
+        mean(100_000, |_| {
+            black_box(tree.has_children(&root));
+        })
+    );
+}
