@@ -192,6 +192,8 @@ fn a_failed_start_turns_away() {
     ];
     assert_eq!(server.byname(&words).status, 0);
     for knock in 0..20 {
+        // One connection is one start, until the budget is spent.
+        assert_eq!(starts(&server, "/broken"), knock.min(3), "before knock {knock}");
         match ask(&socket) {
             Ok(answer) => assert_eq!(answer, "", "knock {knock}"),
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "knock {knock}"),

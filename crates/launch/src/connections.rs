@@ -30,6 +30,7 @@ const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
 const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
 const NEW_SYN_RECV: u8 = 12;
 /// The states of a connection over which something may still come or go.
 const STATES: [u8; 6] = [ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, NEW_SYN_RECV];
@@ -89,13 +90,31 @@ fn is_at(endpoint: &Endpoint, socket: SocketAddr) -> bool {
         }
 }
 
+/// How many connections wait to be accepted at this address of this host, and how many may; none when nothing listens
+/// there, or the kernel does not say.
+pub(crate) fn backlog(at: SocketAddr) -> Option<(u32, u32)> {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC;
+    let socket =
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG)).ok()?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_millis(100))).ok()?;
+    rustix::net::send(&socket, &request(family, Some(at)), SendFlags::empty()).ok()?;
+    let mut buffer = [0; 1024];
+    let bytes = receive(&socket, &mut buffer).ok()?;
+    let (kind, body, _) = message(buffer.get(..bytes)?)?;
+    let word = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk::<4>()?));
+    // Of a listener, idiag_rqueue is what waits and idiag_wqueue what may (sock_diag(7)).
+    let listens = kind == SOCK_DIAG_BY_FAMILY && body.get(1) == Some(&LISTEN);
+    if listens { Some((word(56)?, word(60)?)) } else { None }
+}
+
 /// Calls `found` with each connection of this family.
 fn dump(family: AddressFamily, mut found: impl FnMut(Socket)) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))?;
     // Nobody waits for a kernel that does not answer.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(5)))?;
-    rustix::net::send(&socket, &request(family), SendFlags::empty())?;
+    rustix::net::send(&socket, &request(family, None), SendFlags::empty())?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let bytes = receive(&socket, &mut buffer)?;
@@ -131,20 +150,39 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// A `struct nlmsghdr` and the `struct inet_diag_req_v2` that asks for all TCP sockets in `STATES`.
-fn request(family: AddressFamily) -> Vec<u8> {
+/// A `struct nlmsghdr` and the `struct inet_diag_req_v2` that asks for all TCP sockets in `STATES`, or for the listener
+/// at an address.
+fn request(family: AddressFamily, listener: Option<SocketAddr>) -> Vec<u8> {
     let family = if family == AddressFamily::INET { 2u8 } else { 10 };
-    let states = STATES.iter().fold(1u32 << TIME_WAIT, |mask, state| mask | 1 << state);
+    let states = match listener {
+        Some(_) => 1 << LISTEN,
+        None => STATES.iter().fold(1u32 << TIME_WAIT, |mask, state| mask | 1 << state),
+    };
+    let flags = if listener.is_some() { NLM_F_REQUEST } else { NLM_F_REQUEST | NLM_F_DUMP };
     let mut bytes = Vec::with_capacity(72);
     bytes.extend(72u32.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     // Sequence and port: this socket asks one thing.
     bytes.extend([0; 8]);
     bytes.extend([family, IPPROTO_TCP, 0, 0]);
     bytes.extend(states.to_ne_bytes());
-    // The address of a single socket; none is asked for.
-    bytes.extend([0; 48]);
+    // The address of a single socket: its port, the peer's, its address, the peer's, the interface, and a cookie, which
+    // nobody has.
+    let Some(at) = listener else {
+        bytes.extend([0; 48]);
+        return bytes;
+    };
+    bytes.extend(at.port().to_be_bytes());
+    bytes.extend([0; 2]);
+    let mut ip = [0; 16];
+    match at.ip() {
+        IpAddr::V4(v4) => ip[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => ip = v6.octets(),
+    }
+    bytes.extend(ip);
+    bytes.extend([0; 20]);
+    bytes.extend([0xff; 8]);
     bytes
 }
 
@@ -275,6 +313,23 @@ mod tests {
         assert_eq!(count(), 2);
         drop((client, accepted));
         assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn a_listener_s_queue_is_seen() {
+        for ip in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+            let Ok(listener) = TcpListener::bind(ip) else { continue };
+            let mut at = listener.local_addr().unwrap();
+            if at.ip().is_unspecified() {
+                at.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
+            let (waiting, most) = backlog(at).unwrap();
+            assert!(waiting == 0 && most > 0, "{waiting} of {most}");
+            let _clients = [TcpStream::connect(at).unwrap(), TcpStream::connect(at).unwrap()];
+            assert_eq!(backlog(at), Some((2, most)), "{ip}");
+            drop(listener);
+            assert_eq!(backlog(at), None, "{ip}");
+        }
     }
 
     #[test]

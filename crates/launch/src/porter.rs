@@ -11,6 +11,7 @@
 
 mod listener;
 mod relay;
+mod room;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -32,6 +33,7 @@ use crate::ports::Transport;
 use crate::wire::{self, FromPorter, Sockets, Target, ToPorter};
 use listener::{Listener, Open};
 use relay::{Pipes, Relay, Side, Stage, Turn};
+use room::Rooms;
 
 /// How often sockets that could not be opened are tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -74,6 +76,7 @@ pub(crate) fn run(agent: OwnedFd, read: Vec<u8>, signals: SignalFd, control: Own
         doors: Vec::new(),
         next: 1,
         backends: Vec::new(),
+        rooms: Rooms::default(),
         ended: HashMap::new(),
         open: HashMap::new(),
         resting: HashSet::new(),
@@ -143,6 +146,7 @@ struct Porter {
     /// The next number of a connection or listener.
     next: u64,
     backends: Vec<Backend>,
+    rooms: Rooms,
     /// When the last connection to each copy ended.
     ended: HashMap<InstanceId, Instant>,
     /// How many connections each copy has by way of this process.
@@ -304,8 +308,13 @@ impl Porter {
             ToPorter::Gone { instance } => {
                 self.resting.remove(&instance);
                 self.ended.remove(&instance);
+                self.rooms.forget(instance);
+                let had = self.backends.len();
                 self.backends.retain(|b| b.instance != instance);
-                self.emptied();
+                // A copy that never ran is no answer to a knock, and its end no reason for another one.
+                if self.backends.len() < had {
+                    self.emptied();
+                }
             }
             ToPorter::Hand { request } => self.hand(request),
         }
@@ -661,7 +670,9 @@ impl Porter {
                 }
                 return;
             };
-            match self.connect(id, place) {
+            let connected =
+                if self.rooms.take(instance, place.as_ref()) { self.connect(id, place) } else { Err(Errno::AGAIN) };
+            match connected {
                 Ok(backend) => {
                     let until = Instant::now() + CONNECT;
                     if let Some(relay) = self.relays.get_mut(&id) {
