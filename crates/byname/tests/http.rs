@@ -244,6 +244,17 @@ fn a_watch_is_a_stream_of_events_that_goes_on_after_a_break() {
 }
 
 #[test]
+fn a_server_that_stops_ends_its_watches() {
+    let mut server = server();
+    let mut watch = Follow::new(&server, &[&format!("{}/v1/watch", server.api())]);
+    assert_eq!(watch.next().0, "at");
+    assert_eq!(server.terminate(), 0);
+    let (event, _, data) = watch.next();
+    assert_eq!((event.as_str(), &data["code"]), ("error", &"unavailable".into()));
+    assert!(watch.lines.next().is_none(), "the error is the last word");
+}
+
+#[test]
 fn searches_locks_and_preconditions_by_curl() {
     let server = server();
     let (api, socket) = (server.api(), server.socket());

@@ -161,9 +161,15 @@ impl Node {
         let _ = self.inner.has_ended.set(Box::new(has_ended));
     }
 
+    /// Ends what would go on for ever, such as watches, and is not ready any more; the first step of going.
+    pub fn drain(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.hub.close();
+    }
+
     /// Refuses new writes and closes the log. Programs go on.
     pub async fn shutdown(&self) {
-        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.drain();
         self.inner.cluster.shutdown().await;
     }
 

@@ -205,6 +205,7 @@ impl Server {
         if let Some(api) = self.api {
             reach::forget(env, api, &self.data.path("token"));
         }
+        self.node.drain();
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(DRAIN, self.serving).await;
         self.node.shutdown().await;
