@@ -1,7 +1,7 @@
 //! Measures the tree with many services: memory, finds, lists, patterns, searches, snapshots. Times are those on a
 //! processor, or the median (p50) of calls by the clock.
 //!
-//! `cargo run --release -p byname-registry --example scale -- 1000000`
+//! `cargo run --release -p byname-registry --example scale -- 1000000`, and with `aliases` behind it for those
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -84,6 +84,10 @@ fn on_processor() -> Duration {
 
 fn main() {
     let count: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    // By themselves, because memory that was used before would be used again and not seen.
+    if std::env::args().nth(2).is_some_and(|what| what == "aliases") {
+        return aliases(count);
+    }
     let before = resident();
     let start = on_processor();
     let registry = build(count);
@@ -145,6 +149,30 @@ fn main() {
     let running = name(7);
     let took = mean(200_000, |_| drop(black_box(query::find(registry.tree(), &running, wants, &()))));
     println!("find       {took:.0?} each (a running service)");
+}
+
+/// Aliases of one service, and what a change costs that all of them lead through, at the end of a long chain.
+fn aliases(count: u64) {
+    let at = |text: String| Name::parse(&text).expect("a name");
+    let alias = |target: Name| Spec { target: Some(target), ..Spec::of(Kind::Alias) };
+    let mut registry = Registry::default();
+    batch(&mut registry, vec![Op::Add { name: at("/c/0".into()), spec: Spec::of(Kind::Record) }]);
+    for n in 1..=30 {
+        let spec = alias(at(format!("/c/{}", n - 1)));
+        batch(&mut registry, vec![Op::Add { name: at(format!("/c/{n}")), spec }]);
+    }
+    let before = resident();
+    for first in (0..count).step_by(BATCH as usize) {
+        let ops = (first..count.min(first + BATCH))
+            .map(|n| Op::Add { name: at(format!("/m/{}/alias-{n:07}", n / 1_000)), spec: alias(at("/s".into())) });
+        batch(&mut registry, ops.collect());
+    }
+    println!("aliases    {:.0} bytes each", (resident() - before) * 1_048_576.0 / count as f64);
+    let took = mean(100, |n| {
+        let spec = alias(at(format!("/c/{}", 29 + n % 2)));
+        batch(&mut registry, vec![Op::Put { name: at("/s".into()), spec, if_version: None }]);
+    });
+    println!("           {took:.1?} for a change of the alias that all lead through");
 }
 
 fn measure(registry: &Registry, count: u64) {

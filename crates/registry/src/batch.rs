@@ -8,6 +8,7 @@ use byname_api::object::{Kind, ObjectId, Spec, Stamp, Version};
 use byname_api::request::{BatchReply, Change as ObjectChange, Op, OpResult, Outcome};
 use byname_name::Name;
 
+use crate::aliases;
 use crate::command::Event;
 use crate::service::{Origin, Service};
 use crate::tree::{Node, Tree};
@@ -16,8 +17,6 @@ use crate::tree::{Node, Tree};
 pub const MAX_OPS: usize = 10_000;
 /// So many names beneath a name are counted in a message.
 const MANY: usize = 1_000;
-/// So many names beneath the target of a new alias are looked at for loops that it would close.
-const LOOKED_AT: usize = 64;
 
 /// Applies changes, all or nothing. With `show` the results carry the declarations before and after.
 pub(crate) fn apply(
@@ -327,24 +326,14 @@ impl Change<'_> {
         Ok(OpResult { name, outcome: Outcome::Checked, version: Version(version), before: None, after: None })
     }
 
-    /// Refuses an alias that leads back to itself, or with which one of those beneath its target does not end any more.
-    /// Loops that only names further off would find are refused when such a name is followed.
+    /// Refuses an alias that does not end, with which others do not end, or that would hide what is beneath it.
     fn check_alias(&self, name: &Name, spec: &Spec) -> Result<()> {
-        let Some(target) = &spec.target else { return Ok(()) };
-        let within = Some((name, target));
-        let end = self.tree.follow(target, true, within).map_err(|error| match error.code() {
-            Code::AliasLoop => alias_loop(format!("`{name}` as an alias of `{target}` would lead back to itself")),
-            _ => error.field("target"),
-        })?;
-        let beneath = end.key();
-        for slot in self.tree.subtree(beneath.as_bytes()).take(LOOKED_AT).filter(|s| s.kind() == Kind::Alias) {
-            let other = slot.name();
-            if self.tree.follow(&other, true, within).is_err_and(|e| e.code() == Code::AliasLoop) {
-                let what = format!("with `{name}` as an alias of `{target}`, `{other}` would lead back to itself");
-                return Err(alias_loop(what));
-            }
+        let Some(target) = spec.target.as_ref().filter(|_| spec.kind() == Kind::Alias) else { return Ok(()) };
+        if self.tree.slot(name).is_none_or(|slot| slot.kind() != Kind::Alias) && self.tree.has_children(name) {
+            let what = format!("`{name}` has names beneath it, which an alias would hide: delete them first");
+            return Err(Error::new(Code::Conflict, what).field("name"));
         }
-        Ok(())
+        aliases::check(self.tree, name, target)
     }
 
     /// A stable socket is one service's on each host.
@@ -375,10 +364,6 @@ impl Change<'_> {
             self.events.push(Event::Service(id));
         }
     }
-}
-
-fn alias_loop(what: String) -> Error {
-    Error::new(Code::AliasLoop, what).field("target")
 }
 
 fn share_hosts(one: &Launch, other: &Launch) -> bool {

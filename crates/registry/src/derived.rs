@@ -3,7 +3,8 @@
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use byname_api::launch::{Launch, StableSocket};
-use byname_api::object::{InstanceId, ObjectId};
+use byname_api::object::{InstanceId, Kind, ObjectId};
+use byname_name::{Name, NameKey};
 
 use crate::stored::packed::is_special;
 use crate::tree::Node;
@@ -16,6 +17,8 @@ pub(crate) struct Derived {
     live: OrdSet<ObjectId>,
     locked: OrdSet<ObjectId>,
     sockets: OrdMap<StableSocket, OrdSet<ObjectId>>,
+    /// Aliases by the keys of their targets. Those of one target share its key.
+    aliases: OrdSet<(NameKey, ObjectId)>,
 }
 
 impl Derived {
@@ -44,6 +47,19 @@ impl Derived {
         self.sockets.get(socket).into_iter().flatten().copied()
     }
 
+    /// The aliases whose targets have this key or a greater one, in the order of the targets.
+    pub(crate) fn aliases_from<'a>(
+        &'a self,
+        target: &NameKey,
+    ) -> impl Iterator<Item = &'a (NameKey, ObjectId)> + use<'a> {
+        self.aliases.range((target.clone(), ObjectId(0))..)
+    }
+
+    fn note_alias(&mut self, target: NameKey, id: ObjectId) {
+        let same = self.aliases_from(&target).next().map(|(key, _)| key).filter(|key| **key == target).cloned();
+        self.aliases.insert((same.unwrap_or(target), id));
+    }
+
     /// Takes note that an object became another, is new or is gone.
     pub(crate) fn replace(&mut self, before: Option<&Node>, after: Option<&Node>) {
         let instances = |node: Option<&Node>| -> Vec<InstanceId> {
@@ -60,6 +76,9 @@ impl Derived {
         }
         if let Some(node) = before.filter(|b| after.is_none_or(|a| a.id != b.id || a.spec != b.spec)) {
             self.special.remove(&node.id);
+            if let Some(target) = target(node) {
+                self.aliases.remove(&(target, node.id));
+            }
             for socket in sockets(node) {
                 if let Some(who) = self.sockets.get_mut(&socket) {
                     who.remove(&node.id);
@@ -86,6 +105,9 @@ impl Derived {
             if launch(node).is_some_and(is_special) {
                 self.special.insert(node.id);
             }
+            if let Some(target) = target(node) {
+                self.note_alias(target, node.id);
+            }
             for socket in sockets(node) {
                 self.sockets.entry(socket).or_default().insert(node.id);
             }
@@ -95,6 +117,10 @@ impl Derived {
 
 fn launch(node: &Node) -> Option<&Launch> {
     node.spec.launch.as_ref()
+}
+
+fn target(node: &Node) -> Option<NameKey> {
+    node.spec.target.as_ref().filter(|_| node.kind() == Kind::Alias).map(Name::key)
 }
 
 fn sockets(node: &Node) -> Vec<StableSocket> {

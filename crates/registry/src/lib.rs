@@ -12,6 +12,7 @@ pub mod query;
 pub mod service;
 pub mod stored;
 
+mod aliases;
 mod batch;
 mod derived;
 mod ids;

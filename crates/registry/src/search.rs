@@ -19,7 +19,7 @@ use crate::stored::packed::Slot;
 use crate::tree::{Node, Tree};
 
 /// A page looks at so many objects at most, and then ends early.
-pub const MAX_VISITS: usize = 100_000;
+pub const MAX_VISITS: usize = 10_000;
 
 /// One page of the objects at `under` and beneath it that fit, sorted by name. Aliases on the way to `under` are
 /// followed; those that are found are shown themselves.

@@ -9,7 +9,7 @@ use byname_api::launch::StableSocket;
 use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp};
 use byname_api::service::State;
 use byname_api::span::Timestamp;
-use byname_name::Name;
+use byname_name::{Name, NameKey};
 
 use crate::derived::Derived;
 use crate::ids::Ids;
@@ -19,7 +19,7 @@ use crate::service::{LockState, Service};
 use crate::stored::packed::Slot;
 
 /// How many aliases a name may lead through.
-const MAX_ALIASES: usize = 32;
+pub(crate) const MAX_ALIASES: usize = 32;
 
 /// An object of the tree.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,6 +159,14 @@ impl Tree {
         self.names.from(&key).take_while(move |slot| slot.key().starts_with(&key))
     }
 
+    /// The aliases whose targets have this key or a greater one, with the keys of the targets, in their order.
+    pub(crate) fn aliases_from<'a>(
+        &'a self,
+        target: &NameKey,
+    ) -> impl Iterator<Item = (&'a NameKey, &'a Slot)> + use<'a> {
+        self.derived.aliases_from(target).filter_map(|(target, id)| Some((target, self.ids.get(*id)?)))
+    }
+
     pub(crate) fn indexes(&self) -> &Indexes {
         &self.indexes
     }
@@ -238,19 +246,26 @@ impl Tree {
     pub fn follow(&self, name: &Name, last: bool, within: Option<(&Name, &Name)>) -> Result<Name> {
         let mut name = name.clone();
         for _ in 0..=MAX_ALIASES {
-            let Some((depth, target)) = self.first_alias(&name, last, within) else { return Ok(name) };
-            let mut next = target;
-            for label in name.labels().skip(depth) {
-                next = next
-                    .child(label)
-                    .map_err(|e| Error::new(Code::InvalidName, format!("aliases make `{name}` too long: {e}")))?;
+            match self.step(&name, last, within)? {
+                Some(next) => name = next,
+                None => return Ok(name),
             }
-            name = next;
         }
         Err(Error::new(
             Code::AliasLoop,
             format!("following aliases from `{name}` does not end: `byname show` each of them and change one"),
         ))
+    }
+
+    /// Follows the first alias on the way to a name; `None` when there is none.
+    pub(crate) fn step(&self, name: &Name, last: bool, within: Option<(&Name, &Name)>) -> Result<Option<Name>> {
+        let Some((depth, mut next)) = self.first_alias(name, last, within) else { return Ok(None) };
+        for label in name.labels().skip(depth) {
+            next = next
+                .child(label)
+                .map_err(|e| Error::new(Code::InvalidName, format!("aliases make `{name}` too long: {e}")))?;
+        }
+        Ok(Some(next))
     }
 
     /// The first alias on the way to a name, from the top, because what is beneath an alias is beneath its target: at

@@ -157,9 +157,9 @@ impl Slot {
         Kind::ALL.get(usize::from(self.head().kind)).copied().unwrap_or(Kind::Directory)
     }
 
-    /// Whether it has an entry in an index beside that of names.
+    /// Whether it has an entry in an index beside that of names. Aliases have, by their targets, without the flag.
     pub(crate) fn is_special(&self) -> bool {
-        self.head().flags & SPECIAL != 0
+        self.head().flags & SPECIAL != 0 || self.kind() == Kind::Alias
     }
 
     /// The name as created.
