@@ -50,7 +50,7 @@ fn lock_in(tree: &mut Tree, wanted: &Wanted<'_>, stamp: &Stamp, events: &mut Vec
                 Code::Conflict,
                 format!(
                     "`{}` is locked by {} since {}, for {} without renewal: wait for it to be let go, or break it with \
-                     `byname unlock {}`",
+                     `byname unlock --break {}`",
                     node.name,
                     held.by,
                     held.since,
