@@ -64,16 +64,10 @@ impl Filter {
         if text.len() > MAX_BYTES {
             return Err(too_large(format!("a filter is {MAX_BYTES} bytes at most")));
         }
-        let trimmed = text.trim();
-        let wrapped;
-        let text = if trimmed.starts_with('(') {
-            trimmed
-        } else {
-            wrapped = format!("({trimmed})");
-            &wrapped
-        };
+        let text = text.trim_end();
         let mut parser = Parser { text, at: 0, terms: 0 };
-        let filter = parser.filter(0)?;
+        parser.blanks();
+        let filter = if parser.peek() == Some('(') { parser.filter(0)? } else { parser.content(0)? };
         parser.blanks();
         if parser.at < text.len() {
             return Err(parser.bad("the filter ends here, and more follows"));
@@ -96,7 +90,15 @@ impl Parser<'_> {
         self.blanks();
         self.expect('(')?;
         self.blanks();
-        let filter = match self.peek() {
+        let filter = self.content(depth)?;
+        self.blanks();
+        self.expect(')')?;
+        Ok(filter)
+    }
+
+    /// What stands between the parentheses of a filter.
+    fn content(&mut self, depth: usize) -> Result<Filter> {
+        Ok(match self.peek() {
             Some('&') => Filter::And(self.list(depth)?),
             Some('|') => Filter::Or(self.list(depth)?),
             Some('!') => {
@@ -104,10 +106,7 @@ impl Parser<'_> {
                 Filter::Not(Box::new(self.filter(depth + 1)?))
             }
             _ => self.term()?,
-        };
-        self.blanks();
-        self.expect(')')?;
-        Ok(filter)
+        })
     }
 
     fn list(&mut self, depth: usize) -> Result<Vec<Filter>> {
@@ -312,6 +311,9 @@ mod tests {
     #[test]
     fn the_rest_of_the_forms_read() {
         check("team=media", "(team=media)");
+        check("  team=media ", "(team=media)");
+        check("&(a=1)(b=2)", "(&(a=1)(b=2))");
+        check("!(a=1)", "(!(a=1))");
         check("(&)", "(&)");
         check("(|)", "(|)");
         check("(tier>=2)", "(tier>=2)");
@@ -326,7 +328,7 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused_with_its_place() {
         for (text, place) in [
-            ("", "byte 1"),
+            ("", "byte 0"),
             ("(", "byte 1"),
             ("(a=1", "byte 4"),
             ("(a=1))", "byte 5"),
@@ -343,6 +345,21 @@ mod tests {
             let error = Filter::parse(text).expect_err(text);
             assert_eq!((error.code(), error.at_field()), (Code::InvalidArgument, Some("filter")), "{text}");
             assert!(error.message().contains(place), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn places_are_those_of_the_text_as_it_was_given() {
+        for (text, message) in [
+            ("team", "at byte 4: `=` is missing at the end"),
+            ("team~x", "at byte 4: `=` is expected and `~` found"),
+            ("  (a=1", "at byte 6: `)` is missing at the end"),
+            ("  team", "at byte 6: `=` is missing at the end"),
+            ("a=1)", "at byte 3: the filter ends here, and more follows"),
+            ("!", "at byte 1: `(` is missing at the end"),
+            ("a=(b", "at byte 2: a parenthesis in a value is written \\28"),
+        ] {
+            assert_eq!(Filter::parse(text).expect_err(text).message(), message, "{text}");
         }
     }
 

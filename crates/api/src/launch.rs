@@ -268,6 +268,9 @@ impl Launch {
             if key.is_empty() || key.contains(['=', '\0']) {
                 return field("env", "a variable's name cannot be empty nor hold `=` or NUL");
             }
+            if let Some(why) = set_by_agent(key) {
+                return field(&format!("env.{key}"), &why);
+            }
             match value {
                 EnvValue::Text(text) if text.contains('\0') => return field("env", "a value cannot hold NUL"),
                 EnvValue::Secret { .. } => {
@@ -472,6 +475,17 @@ impl fmt::Display for StableSocket {
     }
 }
 
+/// Why a variable cannot be declared: the agent sets it, and what is declared would be lost.
+fn set_by_agent(key: &str) -> Option<String> {
+    let number = key.strip_prefix("PORT_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    match key {
+        "BYNAME_NAME" | "BYNAME_INSTANCE" | "BYNAME_SERVER" | "BYNAME_TICKET_FD" | "NOTIFY_SOCKET" | "LISTEN_FDS"
+        | "LISTEN_PID" | "LISTEN_FDNAMES" => Some(format!("{key} is set by the agent")),
+        _ if key == "PORT" || number => Some(format!("{key} is set by the agent: declare the port in `endpoints`")),
+        _ => None,
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -616,6 +630,11 @@ mod tests {
             ("endpoints = [{ address = 'here' }]", "launch.endpoints.address"),
             ("limits = { files = 1 }", "launch.limits.files"),
             ("env = { 'A=B' = 'x' }", "launch.env"),
+            ("env = { PORT = '80' }", "launch.env.PORT"),
+            ("env = { PORT_2 = '80' }", "launch.env.PORT_2"),
+            ("env = { BYNAME_SERVER = 'x' }", "launch.env.BYNAME_SERVER"),
+            ("env = { NOTIFY_SOCKET = 'x' }", "launch.env.NOTIFY_SOCKET"),
+            ("env = { LISTEN_FDS = '1' }", "launch.env.LISTEN_FDS"),
             ("listen = 'localhost:80'", "launch.listen"),
             ("listen = '127.0.0.1:0'", "launch.listen"),
             ("listen = 'unix:x'", "launch.listen"),
@@ -625,6 +644,19 @@ mod tests {
         ] {
             let error = toml::from_str::<Launch>(text).unwrap().check().unwrap_err();
             assert_eq!(error.at_field(), Some(field), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_of_the_agent_are_refused_and_others_taken() {
+        let env = |key: &str| toml::from_str::<Launch>(&format!("env = {{ {key} = 'x' }}")).unwrap().check();
+        assert_eq!(
+            env("PORT").unwrap_err().to_string(),
+            "invalid-argument: launch.env.PORT: PORT is set by the agent: declare the port in `endpoints`"
+        );
+        assert_eq!(env("LISTEN_PID").unwrap_err().message(), "LISTEN_PID is set by the agent");
+        for key in ["OWN_PORT", "PORT_RANGE", "PORT_", "BYNAME_ROOT", "NOTIFY"] {
+            env(key).unwrap();
         }
     }
 }

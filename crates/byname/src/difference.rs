@@ -22,8 +22,9 @@ pub(crate) fn fields(value: &impl Serialize) -> BTreeMap<String, String> {
     found
 }
 
-/// Prints what a change did, or would do: a line for the object and lines for the fields.
-pub(crate) fn print(screen: &mut Screen, result: &OpResult) -> std::io::Result<()> {
+/// Prints what a change did, or would do: a line for the object and lines for the fields. Where no field differs, what
+/// changes is the apply set, which is not in a declaration.
+pub(crate) fn print(screen: &mut Screen, result: &OpResult, set: Option<&str>) -> std::io::Result<()> {
     let (sign, paint) = match result.outcome {
         Outcome::Created => ("+", Paint::Green),
         Outcome::Changed => ("~", Paint::Yellow),
@@ -40,6 +41,12 @@ pub(crate) fn print(screen: &mut Screen, result: &OpResult) -> std::io::Result<(
     let before = result.before.as_ref().map(fields).unwrap_or_default();
     let after = result.after.as_ref().map(fields).unwrap_or_default();
     let created = result.outcome == Outcome::Created;
+    if result.outcome == Outcome::Changed
+        && before == after
+        && let Some(set) = set
+    {
+        return screen.line(&format!("  no field differs; it comes into the set {set:?}"));
+    }
     let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     for path in paths {
         // The kind stands in the first line, and says nothing new in a change.
@@ -122,16 +129,19 @@ mod tests {
             "kind = 'service'\nttl = '5s'\nlaunch = { program = 'p', ready = 'port', copies = { min = 0, max = 2 } }";
         let after = "kind = 'service'\nattributes = { t = 'x', n = [1, 2] }\nlaunch = { program = 'p', ready = 'http', copies = { min = 1, max = 2 } }";
         let (mut screen, out, _) = Screen::captured(Format::Table, false);
-        print(&mut screen, &result(Outcome::Changed, Some(before), Some(after))).unwrap();
+        print(&mut screen, &result(Outcome::Changed, Some(before), Some(after)), None).unwrap();
         assert_eq!(
             out.take(),
             "~ /a/QS (service)\n  + attributes.n = [1,2]\n  + attributes.t = \"x\"\n  - launch.copies.min = 0\n  \
              + launch.copies.min = 1\n  - launch.ready = \"port\"\n  + launch.ready = \"http\"\n  - ttl = \"5s\"\n"
         );
-        print(&mut screen, &result(Outcome::Created, None, Some("kind = 'record'\nvalue = 1"))).unwrap();
-        print(&mut screen, &result(Outcome::Deleted, Some("kind = 'group'"), None)).unwrap();
-        print(&mut screen, &result(Outcome::Unchanged, None, None)).unwrap();
+        print(&mut screen, &result(Outcome::Created, None, Some("kind = 'record'\nvalue = 1")), None).unwrap();
+        print(&mut screen, &result(Outcome::Deleted, Some("kind = 'group'"), None), None).unwrap();
+        print(&mut screen, &result(Outcome::Unchanged, None, None), None).unwrap();
         assert_eq!(out.take(), "+ /a/QS (record)\n    value = \"1\"\n- /a/QS (group)\n");
+        let same = Some("kind = 'group'");
+        print(&mut screen, &result(Outcome::Changed, same, same), Some("b")).unwrap();
+        assert_eq!(out.take(), "~ /a/QS (group)\n  no field differs; it comes into the set \"b\"\n");
     }
 
     #[test]

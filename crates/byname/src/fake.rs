@@ -164,6 +164,11 @@ fn status(of: &str) -> ServiceStatus {
             ];
             status = ServiceStatus { state: State::Running, instances: vec![busy], starts: 1, listening, ..status };
         }
+        "/listens" => {
+            let socket =
+                |computer: &str| Listening { computer: name(computer), socket: "127.0.0.1:8080".into(), error: None };
+            status.listening = vec![socket("/computers/h"), socket("/computers/i")];
+        }
         "/failed" => {
             let last_lines = "no such file\nbye\u{1b}[2J".into();
             let exit = LastExit { instance: InstanceId(9), at: AT, how: "exited with status 1".into(), last_lines };
@@ -276,8 +281,8 @@ impl NameService for Fake {
         let pattern: Pattern = r.pattern.parse().unwrap();
         let services = tree().into_iter().filter(|(n, k, _)| *k == Kind::Service && pattern.matches(n));
         let mut services: Vec<ServiceStatus> = services.map(|(n, ..)| status(n.as_str())).collect();
-        if r.pattern == "/busy" {
-            services.push(status("/busy"));
+        if let "/busy" | "/listens" = r.pattern.as_str() {
+            services.push(status(&r.pattern));
         }
         Ok(StatusReply { services, next: None, fresh: Fresh::default() })
     }
@@ -396,7 +401,7 @@ impl NameService for Fake {
         let motd = |value: &str| event(Change::Changed, "/conf/motd", &format!("kind = 'record'\nvalue = '{value}'"));
         let broken = || Err(Error::new(Code::Unavailable, "the server has gone"));
         let messages = match r.from.as_deref() {
-            Some("w0") => return Err(Error::new(Code::Conflict, "that is too long ago")),
+            Some("w0") => return Err(Error::new(Code::Conflict, "that is too long ago: list anew")),
             // Within a revision the place does not move: what was seen of it comes again.
             Some("w2") => vec![
                 message("w2", Vec::new()),

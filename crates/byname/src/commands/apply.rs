@@ -56,7 +56,7 @@ pub(crate) async fn run(session: &mut Session, args: ApplyArgs) -> Outcome {
     }
     if session.screen.format == Format::Table && args.dry_run {
         for result in &whole.results {
-            difference::print(&mut session.screen, result)?;
+            difference::print(&mut session.screen, result, Some(&set))?;
         }
     } else {
         change::print(session, &whole)?;

@@ -122,7 +122,7 @@ async fn apply(session: &mut Session, object: &Object, text: &[u8], file: &Path)
     let done = batch(false).await?;
     if session.screen.format == Format::Table {
         for result in &planned.results {
-            difference::print(&mut session.screen, result)?;
+            difference::print(&mut session.screen, result, None)?;
         }
     }
     change::print(session, &done)

@@ -1,5 +1,7 @@
 //! `show`, `list` and `status`: what is there.
 
+use std::collections::BTreeSet;
+
 use byname_api::object::{Listening, Object, ServiceStatus};
 use byname_api::request::{ListReply, ListRequest, ReadReply, ReadRequest, StatusReply};
 use byname_api::span::Span;
@@ -147,7 +149,7 @@ pub(crate) async fn status(session: &mut Session, args: StatusArgs) -> Outcome {
 fn status_rows(session: &Session, table: &mut Table, service: &ServiceStatus, samples: Samples) {
     let name = || Cell::from(service.name.as_str());
     let starts = || Cell::from(service.starts.to_string());
-    let note = note(service);
+    let note = Some(note(service)).filter(|note| !note.is_empty()).unwrap_or_else(|| listens(service));
     if service.instances.is_empty() {
         let state = Cell::new(service.state.as_str(), Paint::of(service.state));
         let row = [name(), state, "-".into(), "-".into(), starts(), "-".into()].into_iter();
@@ -181,6 +183,15 @@ fn note(service: &ServiceStatus) -> String {
     match &service.last_exit {
         Some(exit) if service.failures > 0 => format!("{} (failures: {})", exit.how, service.failures),
         _ => String::new(),
+    }
+}
+
+/// The stable sockets, each once however many hosts hold it.
+fn listens(service: &ServiceStatus) -> String {
+    let sockets: BTreeSet<&str> = service.listening.iter().map(|socket| socket.socket.as_str()).collect();
+    match sockets.is_empty() {
+        true => String::new(),
+        false => format!("listens on {}", sockets.into_iter().collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -366,6 +377,8 @@ mod tests {
                  /busy  running  4242  127.0.0.1:80  1       90s  0.5   12           {wrong}\n"
             )
         );
+        let listens = run("status /listens").await.out;
+        assert!(listens.ends_with(" -    listens on 127.0.0.1:8080\n"), "{listens}");
         let why = run("why /busy").await.out;
         assert!(why.contains(&format!("\nIt {wrong}.\n")), "{why}");
         assert!(why.ends_with("What to do: mend what keeps the socket from being listened on.\n"), "{why}");

@@ -131,13 +131,10 @@ impl Watch {
     /// An error that going on may mend, or the end.
     fn broken(&mut self, error: Error) -> Outcome<Option<Error>> {
         if error.code() == Code::Conflict {
-            let advice = match self.request.from {
-                Some(_) => {
-                    "what happened since is no longer known; begin anew with --initial, which tells what is there now"
-                }
-                None => "begin anew",
-            };
-            return Err(Error::new(Code::Conflict, format!("{}: {advice}", error.message())).into());
+            // The server's advice is for programs; here it is said with the option.
+            let said = error.message().split(": ").next().unwrap_or_default();
+            let advice = "begin anew with --initial, or list what is there and watch from its revision";
+            return Err(Error::new(Code::Conflict, format!("{said}: {advice}")).into());
         }
         if !self.began || !may_pass(error.code()) {
             return Err(error.into());
@@ -287,6 +284,10 @@ mod tests {
     async fn a_place_of_long_ago_tells_how_to_begin_anew() {
         let done = run("watch --from w0").await;
         assert_eq!(done.status, 6);
-        assert!(done.talk.contains("begin anew with --initial"), "{}", done.talk);
+        assert_eq!(
+            done.talk,
+            "byname: conflict: that is too long ago: begin anew with --initial, or list what is there and watch from its \
+             revision\n"
+        );
     }
 }
