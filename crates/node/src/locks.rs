@@ -16,6 +16,8 @@ use crate::advertise::hash_of;
 
 /// How long a lock holds when the request does not say.
 const DEFAULT_TTL_MS: u64 = 30_000;
+/// How often a lock is tried anew when its name was not there before and taken after; what else is a conflict stays one.
+const UNSEEN: u32 = 50;
 /// The longest wait for a lock.
 const MAX_WAIT: Duration = Duration::from_secs(3_600);
 
@@ -38,6 +40,7 @@ impl Inner {
             return Ok(reply);
         }
         let deadline = Instant::now() + request.wait.map_or(Duration::ZERO, |w| w.duration()).min(MAX_WAIT);
+        let mut unseen = 0;
         loop {
             // Listened to before it is tried, so that no release is missed.
             let id = self.view.load().resolve(&request.name).map(|r| r.node.id).ok();
@@ -47,7 +50,8 @@ impl Inner {
             if let Some(changed) = changed.as_mut().as_pin_mut() {
                 changed.enable();
             }
-            let waited = request.wait.is_some() && Instant::now() < deadline;
+            // A lock that was lost does not come back by waiting.
+            let waited = request.wait.is_some() && !request.renew && Instant::now() < deadline;
             // Without the request id, whose first refusal would be remembered for all tries: the key does its work.
             let held = self.held_by_another(&request, key);
             let outcome = match held {
@@ -64,6 +68,11 @@ impl Inner {
                 Err(error) => match changed.as_pin_mut() {
                     Some(changed) => {
                         let _ = tokio::time::timeout_at(deadline, changed).await;
+                    }
+                    // There was no name to listen to, and somebody made it for a lock of their own just now.
+                    None if unseen < UNSEEN => {
+                        unseen += 1;
+                        tokio::time::sleep(Duration::from_millis(u64::from(unseen))).await;
                     }
                     None => return Err(error),
                 },

@@ -103,6 +103,19 @@ pub async fn a_lock_is_waited_for(f: &dyn Fixture) {
     fences.sort_unstable();
     fences.dedup();
     assert_eq!(fences.len(), 6, "each has a token of its own: {fences:?}");
+    // Also when all of them come before the name is there.
+    let mut racing = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let owner = owner.clone();
+        racing.spawn(async move {
+            let request = LockRequest { wait: Some(Span::from_secs(30)), ..lock("/fresh") };
+            let held = owner.lock(request).await.unwrap();
+            owner.unlock("/fresh", held.key.as_deref()).await.unwrap()
+        });
+    }
+    while let Some(released) = racing.join_next().await {
+        assert!(released.unwrap());
+    }
 }
 
 /// A batch goes through only if what it takes for granted holds.
