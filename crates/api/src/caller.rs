@@ -1,8 +1,17 @@
 //! Who asks, and what asking may do.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use byname_name::Name;
 
 use crate::error::{Code, Error, Result};
+use crate::object::{InstanceId, ObjectId};
+use crate::span::Timestamp;
 
 /// How a caller reached the server; what the front end saw of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,39 +25,206 @@ pub enum Peer {
         /// Its process id, when known.
         pid: Option<u32>,
     },
-    /// TCP from this host.
-    Loopback,
-    /// TCP from elsewhere.
-    Remote,
+    /// TCP.
+    Tcp {
+        /// Where from.
+        address: IpAddr,
+        /// Whether it is TLS.
+        encrypted: bool,
+    },
+}
+
+impl Peer {
+    /// Whether it is TCP from this host.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Peer::Tcp { address, .. } if address.to_canonical().is_loopback())
+    }
+}
+
+/// A client certificate that was checked: it leads to the trust domain's root and holds now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose.
+    pub name: Name,
+    /// The immutable id of the object of that name when it was made.
+    pub id: Option<ObjectId>,
+    /// The instance that it was made for.
+    pub instance: Option<InstanceId>,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// SHA-256 of it.
+    pub fingerprint: [u8; 32],
+    /// From when it holds.
+    pub not_before: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// What a front end knows of a connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The client's certificate, if it showed one.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+impl From<Peer> for Connection {
+    fn from(peer: Peer) -> Self {
+        Connection { peer, certificate: None }
+    }
 }
 
 /// An admitted caller: what every operation is authorised for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The principal, as it appears in stamps and in the audit log.
+    /// The principal, as it appears in stamps and in the audit log: a name, or `uid:1000`, `token`, `anyone`, `byname`.
     pub principal: String,
-    /// What it may do before there are access control lists.
+    /// The immutable id of the principal's object: rights bind to it.
+    pub id: Option<ObjectId>,
+    /// The instance, when the caller is a launched program.
+    pub instance: Option<InstanceId>,
+    /// Whether access control lists are asked at all.
     pub standing: Standing,
+    /// How it proved who it is.
+    pub mechanism: Mechanism,
+    /// The proof, as the audit log names it: `pid 17`, `certificate 5f3a…`, `session 9c…`. Never a secret.
+    pub evidence: Option<Arc<str>>,
+    /// Where it comes from, over TCP.
+    pub address: Option<IpAddr>,
+    /// When the proof ends.
+    pub expires: Option<Timestamp>,
 }
 
-/// What a caller may do before identity lands (DESIGN section 6).
+/// Which rules hold for a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Everything: the unix socket, or TCP with the bearer token.
+    /// It may do everything: the server's own user on its host, and the server itself.
     Full,
-    /// Find without starting, list and read: TCP from this host without a token.
-    ReadOnly,
+    /// It has proved who it is, and access control lists say what it may do.
+    Authenticated,
+    /// It has not said who it is.
+    Anonymous,
+}
+
+/// How a caller proved who it is (DESIGN section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mechanism {
+    /// It is the server itself.
+    Internal,
+    /// Peer credentials of the unix socket.
+    Socket,
+    /// The bearer token in the server's data directory.
+    Token,
+    /// A client certificate.
+    Certificate,
+    /// A password (OPAQUE).
+    Password,
+    /// A passkey or security key (WebAuthn).
+    Passkey,
+    /// A launch ticket, or the credential it was exchanged for.
+    Ticket,
+    /// A join token.
+    Join,
+    /// Not at all.
+    None,
+}
+
+impl Mechanism {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mechanism::Internal => "internal",
+            Mechanism::Socket => "socket",
+            Mechanism::Token => "token",
+            Mechanism::Certificate => "certificate",
+            Mechanism::Password => "password",
+            Mechanism::Passkey => "passkey",
+            Mechanism::Ticket => "ticket",
+            Mechanism::Join => "join",
+            Mechanism::None => "none",
+        }
+    }
+
+    /// Every mechanism.
+    pub const ALL: [Mechanism; 9] = [
+        Mechanism::Internal,
+        Mechanism::Socket,
+        Mechanism::Token,
+        Mechanism::Certificate,
+        Mechanism::Password,
+        Mechanism::Passkey,
+        Mechanism::Ticket,
+        Mechanism::Join,
+        Mechanism::None,
+    ];
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Mechanism {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Mechanism::ALL.into_iter().find(|m| m.as_str() == text);
+        found.ok_or_else(|| Error::invalid("mechanism", "is none that this server knows"))
+    }
 }
 
 impl Caller {
     /// The server itself.
     pub fn internal() -> Self {
-        Caller { principal: "byname".into(), standing: Standing::Full }
+        Caller::full("byname", Mechanism::Internal)
+    }
+
+    /// Somebody who may do everything.
+    pub fn full(principal: impl Into<String>, mechanism: Mechanism) -> Self {
+        Caller { standing: Standing::Full, mechanism, ..Caller::named(principal.into(), None) }
+    }
+
+    /// A local user of the server's host, by the unix socket.
+    pub fn local(uid: u32, pid: Option<u32>) -> Self {
+        let evidence = pid.map(|pid| format!("pid {pid}").into());
+        Caller { evidence, ..Caller::full(format!("uid:{uid}"), Mechanism::Socket) }
+    }
+
+    /// Somebody who has not said who it is.
+    pub fn anonymous() -> Self {
+        Caller { standing: Standing::Anonymous, mechanism: Mechanism::None, ..Caller::named("anyone".into(), None) }
+    }
+
+    /// An authenticated principal of the tree.
+    pub fn authenticated(name: &Name, id: ObjectId, mechanism: Mechanism) -> Self {
+        Caller { mechanism, ..Caller::named(name.to_string(), Some(id)) }
+    }
+
+    fn named(principal: String, id: Option<ObjectId>) -> Self {
+        Caller {
+            principal,
+            id,
+            instance: None,
+            standing: Standing::Authenticated,
+            mechanism: Mechanism::None,
+            evidence: None,
+            address: None,
+            expires: None,
+        }
+    }
+
+    /// The principal's name, when it is one of the tree.
+    pub fn name(&self) -> Option<Name> {
+        Name::parse(&self.principal).ok()
     }
 }
 
 /// The rights of DESIGN section 6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Right {
     /// Ask where something is.
     Find,
@@ -86,44 +262,95 @@ impl fmt::Display for Right {
     }
 }
 
-/// Decides who a request comes from. One gate serves every front end.
-#[derive(Clone)]
-pub struct Gate {
-    token: String,
+impl Right {
+    /// Every right.
+    pub const ALL: [Right; 9] = [
+        Right::Find,
+        Right::List,
+        Right::Read,
+        Right::Add,
+        Right::Modify,
+        Right::Delete,
+        Right::Launch,
+        Right::Advertise,
+        Right::Admin,
+    ];
 }
 
+impl FromStr for Right {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Right::ALL.into_iter().find(|right| right.to_string() == text).ok_or_else(|| {
+            let words: Vec<String> = Right::ALL.iter().map(Right::to_string).collect();
+            let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+            Error::invalid("rights", format!("`{shown}` is no right: it is one of {}, or all", words.join(", ")))
+        })
+    }
+}
+
+/// Turns what a connection or a request shows into a caller. One implementation for each kind of server; every
+/// mechanism ends here.
+pub trait Authenticator: Send + Sync + 'static {
+    /// A process at the other end of the unix socket.
+    fn local(&self, uid: u32, pid: Option<u32>) -> Result<Caller>;
+    /// A bearer token: a session, or the server's own token.
+    fn bearer(&self, peer: Peer, token: &str) -> Result<Caller>;
+    /// A client certificate that leads to the trust domain's root.
+    fn certificate(&self, peer: Peer, certificate: &Certificate) -> Result<Caller>;
+    /// Nothing was shown.
+    fn anonymous(&self, peer: Peer) -> Result<Caller>;
+    /// What was shown is refused: for the audit log and for back-off.
+    fn refused(&self, _peer: Peer, _error: &Error) {}
+}
+
+/// Decides who a request comes from. One gate serves every front end.
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Authenticator>);
+
 impl Gate {
-    /// A gate that takes this bearer token over TCP (the content of `DIR/token`).
+    /// A gate that knows one bearer token over TCP and nobody else: for tests and for servers without a tree.
     pub fn new(token: impl Into<String>) -> Self {
-        Gate { token: token.into() }
+        Gate(Arc::new(OneToken(token.into())))
+    }
+
+    /// A gate before this authenticator.
+    pub fn before(authenticator: Arc<dyn Authenticator>) -> Self {
+        Gate(authenticator)
+    }
+
+    /// A connection was refused before its first request, such as for its certificate.
+    pub fn refused(&self, peer: Peer, error: &Error) {
+        self.0.refused(peer, error);
     }
 
     /// Who the caller is, from what the connection and the headers say. `host` is the Host header or `:authority`,
-    /// `origin` the Origin header, `authorization` the Authorization header, as sent.
+    /// `origin` the Origin header, `authorization` the Authorization header, as sent. A bearer token goes before a
+    /// certificate.
     ///
-    /// Over TCP the Host must name this host and a foreign Origin is refused: otherwise any web page that a user
-    /// visits could talk to the server behind the user's back (DNS rebinding, cross-site requests).
+    /// Over plain TCP the Host must name this host, and a foreign Origin is always refused: otherwise any web page that a
+    /// user visits could talk to the server behind the user's back (DNS rebinding, cross-site requests).
+    ///
+    /// # Errors
+    ///
+    /// `denied` for a wrong Host or Origin, and for plain TCP from elsewhere; `unauthenticated` for what proves nothing.
     pub fn admit(
         &self,
-        peer: Peer,
+        connection: &Connection,
         host: Option<&str>,
         origin: Option<&str>,
         authorization: Option<&str>,
     ) -> Result<Caller> {
-        match peer {
+        let peer = connection.peer;
+        let (address, encrypted) = match peer {
             Peer::Internal => return Ok(Caller::internal()),
-            Peer::Socket { uid, .. } => {
-                return Ok(Caller { principal: format!("uid:{uid}"), standing: Standing::Full });
-            }
-            Peer::Remote => {
-                return Err(Error::new(
-                    Code::Denied,
-                    "this server answers only callers on its own host until it has certificates",
-                ));
-            }
-            Peer::Loopback => {}
+            Peer::Socket { uid, pid } => return self.0.local(uid, pid),
+            Peer::Tcp { address, encrypted } => (address, encrypted),
+        };
+        if !encrypted && !peer.is_loopback() {
+            return Err(Error::new(Code::Denied, "callers from elsewhere must use TLS: write https://"));
         }
-        if !host.is_some_and(|h| is_loopback_host(host_of(h))) {
+        if !encrypted && !host.is_some_and(|h| is_loopback_host(host_of(h))) {
             return Err(Error::new(
                 Code::Denied,
                 "the Host header must name this host (localhost, 127.0.0.1 or [::1]), so that web pages cannot reach the server under another name",
@@ -131,35 +358,67 @@ impl Gate {
             .field("Host"));
         }
         if let Some(origin) = origin {
-            let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            let same = own.zip(host).is_some_and(|(o, h)| o.eq_ignore_ascii_case(h));
+            let scheme = if encrypted { "https://" } else { "http://" };
+            let same = origin.strip_prefix(scheme).zip(host).is_some_and(|(o, h)| o.eq_ignore_ascii_case(h));
             if !same {
                 return Err(
                     Error::new(Code::Denied, "requests from web pages of another origin are refused").field("Origin")
                 );
             }
         }
-        match authorization {
-            None => Ok(Caller { principal: "anyone".into(), standing: Standing::ReadOnly }),
-            Some(header) => {
-                let token = header
-                    .split_once(' ')
-                    .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-                    .map(|(_, t)| t.trim());
-                match token {
-                    Some(token) if same_secret(token.as_bytes(), self.token.as_bytes()) => {
-                        Ok(Caller { principal: "token".into(), standing: Standing::Full })
-                    }
-                    Some(_) => Err(Error::new(
-                        Code::Unauthenticated,
-                        "the bearer token is not this server's: it is in the file `token` of its data directory",
-                    )
-                    .field("Authorization")),
-                    None => Err(Error::new(Code::Unauthenticated, "the Authorization header must be `Bearer TOKEN`")
-                        .field("Authorization")),
-                }
+        let caller = match (authorization, &connection.certificate) {
+            (Some(header), _) => bearer_token(header).and_then(|token| self.0.bearer(peer, token)),
+            (None, Some(certificate)) => self.0.certificate(peer, certificate),
+            (None, None) => self.0.anonymous(peer),
+        };
+        match caller {
+            Ok(caller) => Ok(Caller { address: Some(address), ..caller }),
+            Err(error) => {
+                self.0.refused(peer, &error);
+                Err(error)
             }
         }
+    }
+}
+
+fn bearer_token(header: &str) -> Result<&str> {
+    let token =
+        header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim());
+    token.ok_or_else(|| {
+        Error::new(Code::Unauthenticated, "the Authorization header must be `Bearer TOKEN`").field("Authorization")
+    })
+}
+
+/// The error of a bearer token that nobody was given.
+pub fn unknown_token() -> Error {
+    Error::new(
+        Code::Unauthenticated,
+        "the bearer token is not this server's: it is in the file `token` of its data directory, or `byname login` gives one",
+    )
+    .field("Authorization")
+}
+
+struct OneToken(String);
+
+impl Authenticator for OneToken {
+    fn local(&self, uid: u32, pid: Option<u32>) -> Result<Caller> {
+        Ok(Caller::local(uid, pid))
+    }
+
+    fn bearer(&self, _peer: Peer, token: &str) -> Result<Caller> {
+        if same_secret(token.as_bytes(), self.0.as_bytes()) {
+            Ok(Caller::full("token", Mechanism::Token))
+        } else {
+            Err(unknown_token())
+        }
+    }
+
+    fn certificate(&self, _peer: Peer, _certificate: &Certificate) -> Result<Caller> {
+        Err(Error::new(Code::Unauthenticated, "this server knows no certificates"))
+    }
+
+    fn anonymous(&self, _peer: Peer) -> Result<Caller> {
+        Ok(Caller::anonymous())
     }
 }
 
@@ -180,7 +439,7 @@ fn host_of(authority: &str) -> &str {
 }
 
 fn is_loopback_host(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Compares without telling by the time it takes where the difference is.
@@ -193,28 +452,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_what_before_identity() {
+    fn what_a_connection_and_its_headers_let_in() {
         let gate = Gate::new("secret");
-        let admit =
-            |peer, host, origin, auth| gate.admit(peer, host, origin, auth).map(|c| c.standing).map_err(|e| e.code());
-        use Peer::*;
+        let admit = |peer: Peer, host, origin, auth| {
+            gate.admit(&peer.into(), host, origin, auth).map(|c| c.standing).map_err(|e| e.code())
+        };
         use Standing::*;
-        let socket = Socket { uid: 1, pid: None };
+        let socket = Peer::Socket { uid: 1, pid: None };
+        let tcp = |address: [u8; 4], encrypted| Peer::Tcp { address: address.into(), encrypted };
+        let here = tcp([127, 0, 0, 1], false);
+        let here_tls = tcp([127, 0, 0, 1], true);
+        let (there, there_tls) = (tcp([192, 0, 2, 1], false), tcp([192, 0, 2, 1], true));
         for (peer, host, origin, auth, expect) in [
             (socket, None, None, None, Ok(Full)),
-            (Loopback, Some("127.0.0.1:7600"), None, None, Ok(ReadOnly)),
-            (Loopback, Some("localhost"), None, Some("Bearer secret"), Ok(Full)),
-            (Loopback, Some("[::1]:7600"), None, Some("bearer secret"), Ok(Full)),
-            (Loopback, Some("127.0.0.1:7600"), None, Some("Bearer wrong!"), Err(Code::Unauthenticated)),
-            (Loopback, Some("127.0.0.1:7600"), None, Some("Basic c2VjcmV0"), Err(Code::Unauthenticated)),
-            (Loopback, Some("evil.example"), None, Some("Bearer secret"), Err(Code::Denied)),
-            (Loopback, Some("127.0.0.1.evil.example"), None, None, Err(Code::Denied)),
-            (Loopback, None, None, None, Err(Code::Denied)),
-            (Loopback, Some("127.0.0.1:7600"), Some("http://evil.example"), None, Err(Code::Denied)),
-            (Loopback, Some("127.0.0.1:7600"), Some("null"), Some("Bearer secret"), Err(Code::Denied)),
-            (Loopback, Some("127.0.0.1:7600"), Some("http://127.0.0.1:7600"), None, Ok(ReadOnly)),
-            (Loopback, Some("127.0.0.1:7600"), Some("http://127.0.0.1:80"), None, Err(Code::Denied)),
-            (Remote, Some("127.0.0.1:7600"), None, Some("Bearer secret"), Err(Code::Denied)),
+            (here, Some("127.0.0.1:7600"), None, None, Ok(Anonymous)),
+            (here, Some("localhost"), None, Some("Bearer secret"), Ok(Full)),
+            (here, Some("[::1]:7600"), None, Some("bearer secret"), Ok(Full)),
+            (here, Some("127.0.0.1:7600"), None, Some("Bearer wrong!"), Err(Code::Unauthenticated)),
+            (here, Some("127.0.0.1:7600"), None, Some("Basic c2VjcmV0"), Err(Code::Unauthenticated)),
+            (here, Some("evil.example"), None, Some("Bearer secret"), Err(Code::Denied)),
+            (here, Some("127.0.0.1.evil.example"), None, None, Err(Code::Denied)),
+            (here, None, None, None, Err(Code::Denied)),
+            (here, Some("127.0.0.1:7600"), Some("http://evil.example"), None, Err(Code::Denied)),
+            (here, Some("127.0.0.1:7600"), Some("null"), Some("Bearer secret"), Err(Code::Denied)),
+            (here, Some("127.0.0.1:7600"), Some("http://127.0.0.1:7600"), None, Ok(Anonymous)),
+            (here, Some("127.0.0.1:7600"), Some("http://127.0.0.1:80"), None, Err(Code::Denied)),
+            (here, Some("127.0.0.1:7600"), Some("https://127.0.0.1:7600"), None, Err(Code::Denied)),
+            (there, Some("127.0.0.1:7600"), None, Some("Bearer secret"), Err(Code::Denied)),
+            (here_tls, Some("names.example"), None, None, Ok(Anonymous)),
+            (there_tls, Some("names.example"), Some("https://names.example"), Some("Bearer secret"), Ok(Full)),
+            (there_tls, Some("names.example"), Some("https://evil.example"), Some("Bearer secret"), Err(Code::Denied)),
         ] {
             assert_eq!(admit(peer, host, origin, auth), expect, "{peer:?} {host:?} {origin:?} {auth:?}");
         }

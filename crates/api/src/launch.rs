@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use byname_name::Name;
+
+use crate::access::Subject;
 use crate::error::{Error, Result};
 use crate::span::Span;
 
@@ -273,12 +276,8 @@ impl Launch {
             }
             match value {
                 EnvValue::Text(text) if text.contains('\0') => return field("env", "a value cannot hold NUL"),
-                EnvValue::Secret { .. } => {
-                    return Err(Error::new(
-                        crate::Code::Unsupported,
-                        "secrets in the environment need the sealed store, which this server does not have yet",
-                    )
-                    .field(format!("launch.env.{key}")));
+                EnvValue::Secret { secret } => {
+                    Name::parse(secret).map_err(|e| Error::from(e).field(format!("launch.env.{key}")))?;
                 }
                 EnvValue::Text(_) => {}
             }
@@ -303,12 +302,8 @@ impl Launch {
                 );
             }
         }
-        if self.start_by.is_some() {
-            return Err(Error::new(
-                crate::Code::Unsupported,
-                "who may start a service is not checked by this server yet, so it cannot be limited: leave it out",
-            )
-            .field("launch.start_by"));
+        for who in self.start_by.iter().flatten() {
+            who.parse::<Subject>().map_err(|e| e.field("launch.start_by"))?;
         }
         if self.idle_stop.is_some_and(|t| t.as_millis() < 100) {
             return field("idle_stop", "must be at least 100ms");

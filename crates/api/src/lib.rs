@@ -3,10 +3,13 @@
 //!
 //! The serde forms of these types are version 1 of the JSON interface (`/v1`): a field is added, never renamed.
 
+pub mod access;
 pub mod agent;
+pub mod audit;
 pub mod caller;
 pub mod error;
 pub mod filter;
+pub mod identity;
 pub mod launch;
 pub mod object;
 pub mod proto;
@@ -18,7 +21,10 @@ pub use error::{Code, Error, Result};
 
 use futures_util::stream::BoxStream;
 
+use access::{AccessReply, AccessRequest};
+use audit::{AuditReply, AuditRequest};
 use byname_name::Name;
+use identity::*;
 use request::*;
 
 /// Every operation of a name server. Names and patterns in requests are absolute: contexts are the client's business.
@@ -66,6 +72,58 @@ pub trait NameService: Send + Sync + 'static {
     /// Lets go of a lock.
     async fn unlock(&self, _cx: &Context, _request: UnlockRequest) -> Result<UnlockReply> {
         Err(not_here("unlock"))
+    }
+    /// One step of signing in; who asks is not known yet.
+    async fn login(&self, _cx: &Context, _request: LoginRequest) -> Result<LoginReply> {
+        Err(not_here("login"))
+    }
+    /// Ends sessions.
+    async fn logout(&self, _cx: &Context, _request: LogoutRequest) -> Result<()> {
+        Err(not_here("logout"))
+    }
+    /// Who the caller is taken for.
+    async fn whoami(&self, _cx: &Context) -> Result<WhoamiReply> {
+        Err(not_here("whoami"))
+    }
+    /// One step of giving a principal a way to prove itself, or taking one away.
+    async fn enrol(&self, _cx: &Context, _request: EnrolRequest) -> Result<EnrolReply> {
+        Err(not_here("enrol"))
+    }
+    /// Gives a certificate.
+    async fn certify(&self, _cx: &Context, _request: CertifyRequest) -> Result<CertifyReply> {
+        Err(not_here("certify"))
+    }
+    /// What others need to check this trust domain's certificates.
+    async fn trust(&self, _cx: &Context) -> Result<TrustReply> {
+        Err(not_here("trust"))
+    }
+    /// Introduces the caller to a service that still holds its ticket.
+    async fn introduce(&self, _cx: &Context, _request: IntroduceRequest) -> Result<IntroduceReply> {
+        Err(not_here("introduce"))
+    }
+    /// Tells a service who showed it a ticket.
+    async fn verify(&self, _cx: &Context, _request: VerifyRequest) -> Result<VerifyReply> {
+        Err(not_here("verify"))
+    }
+    /// Gives a join token.
+    async fn invite(&self, _cx: &Context, _request: InviteRequest) -> Result<InviteReply> {
+        Err(not_here("invite"))
+    }
+    /// Uses a join token; who asks is not known yet.
+    async fn join(&self, _cx: &Context, _request: JoinRequest) -> Result<JoinReply> {
+        Err(not_here("join"))
+    }
+    /// Takes trust away from an instance or a principal.
+    async fn revoke(&self, _cx: &Context, _request: RevokeRequest) -> Result<()> {
+        Err(not_here("revoke"))
+    }
+    /// Who may do what with a name, and why.
+    async fn access(&self, _cx: &Context, _request: AccessRequest) -> Result<AccessReply> {
+        Err(not_here("access"))
+    }
+    /// What the audit log holds.
+    async fn audit(&self, _cx: &Context, _request: AuditRequest) -> Result<AuditReply> {
+        Err(not_here("audit"))
     }
     /// About the server itself.
     async fn info(&self, cx: &Context) -> Result<ServerInfo>;

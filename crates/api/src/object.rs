@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use byname_name::Name;
 
+use crate::access::{AclEntry, MAX_ENTRIES, Subject};
 use crate::error::{Code, Error, Result};
 use crate::launch::Launch;
 use crate::service::{Instance, State};
@@ -111,12 +112,25 @@ pub enum Kind {
     Record,
     /// A place where the tree goes on elsewhere.
     Junction,
+    /// Somebody who can be authenticated: a person, or a machine that is no computer of the tree.
+    Principal,
+    /// A value that is kept sealed and never shown.
+    Secret,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] =
-        [Kind::Directory, Kind::Service, Kind::Alias, Kind::Group, Kind::Computer, Kind::Record, Kind::Junction];
+    pub const ALL: [Kind; 9] = [
+        Kind::Directory,
+        Kind::Service,
+        Kind::Alias,
+        Kind::Group,
+        Kind::Computer,
+        Kind::Record,
+        Kind::Junction,
+        Kind::Principal,
+        Kind::Secret,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -128,6 +142,8 @@ impl Kind {
             Kind::Computer => "computer",
             Kind::Record => "record",
             Kind::Junction => "junction",
+            Kind::Principal => "principal",
+            Kind::Secret => "secret",
         }
     }
 }
@@ -153,7 +169,7 @@ impl FromStr for Kind {
             Error::invalid(
                 "kind",
                 format!(
-                    "`{text}` is no kind: it is one of directory, service, alias, group, computer, record, junction"
+                    "`{text}` is no kind: it is one of directory, service, alias, group, computer, record, junction, principal, secret"
                 ),
             )
         })
@@ -241,10 +257,14 @@ pub struct Spec {
     /// Group: names of its members, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<String>>,
+    /// Group: the ids of its members, as they were when they were added or made: for access control a name that is used
+    /// again is another member. Set by the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member_ids: Option<BTreeMap<String, ObjectId>>,
     /// Computer: its IP addresses, the best first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<String>>,
-    /// Record: its value.
+    /// Record: its value. Secret: the value, in requests only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "record_value")]
     pub value: Option<String>,
     /// Directory: attributes of what is beneath it that searches find without looking at every object.
@@ -259,7 +279,36 @@ pub struct Spec {
     /// Junction: what is handed to them beside the rest of the name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
+    /// Who may do what with it and with what is beneath it, beyond what it inherits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Vec<AclEntry>>,
+    /// Which reads of it the audit log holds beside changes and refusals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audited>,
+    /// Group, principal: what an authority off line has signed about it (`byname ca certify`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certified: Option<String>,
+    /// Principal: it may not prove itself any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// Secret: tells whether two values are the same, and nothing else. Set by the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
+
+/// What the audit log holds of an object beside changes, launches, refusals and authentication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Audited {
+    /// Nothing more.
+    #[default]
+    Changes,
+    /// Every find and read of it and of what is beneath it.
+    Reads,
+}
+
+/// The longest value of a secret, in bytes.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
 
 /// The most attributes that one directory may have indexed.
 pub const MAX_INDEXED: usize = 16;
@@ -292,8 +341,21 @@ impl Spec {
         belongs(self.choose.is_some() && kind != Kind::Junction, "choose", Kind::Service)?;
         belongs(self.target.is_some(), "target", Kind::Alias)?;
         belongs(self.members.is_some(), "members", Kind::Group)?;
+        belongs(self.member_ids.is_some(), "member_ids", Kind::Group)?;
         belongs(self.addresses.is_some(), "addresses", Kind::Computer)?;
-        belongs(self.value.is_some(), "value", Kind::Record)?;
+        belongs(self.value.is_some() && kind != Kind::Secret, "value", Kind::Record)?;
+        belongs(self.certified.is_some() && kind != Kind::Group, "certified", Kind::Principal)?;
+        belongs(self.disabled.is_some(), "disabled", Kind::Principal)?;
+        belongs(self.fingerprint.is_some(), "fingerprint", Kind::Secret)?;
+        if self.acl.as_ref().is_some_and(|acl| acl.len() > MAX_ENTRIES) {
+            return Err(Error::new(Code::TooLarge, format!("a list has {MAX_ENTRIES} entries at most")).field("acl"));
+        }
+        if self.acl.iter().flatten().any(|entry| entry.rights.is_empty()) {
+            return Err(Error::invalid("acl", "an entry needs at least one right"));
+        }
+        if self.certified.as_ref().is_some_and(|c| c.len() > 64 << 10) {
+            return Err(Error::new(Code::TooLarge, "a signed statement is 64 KiB at most").field("certified"));
+        }
         belongs(self.index.is_some(), "index", Kind::Directory)?;
         belongs(self.servers.is_some(), "servers", Kind::Junction)?;
         belongs(self.interface.is_some(), "interface", Kind::Junction)?;
@@ -369,6 +431,7 @@ impl Spec {
     pub fn overlay(&mut self, patch: &Spec) {
         macro_rules! take { ($($f:ident),*) => { $( if patch.$f.is_some() { self.$f.clone_from(&patch.$f); } )* } }
         take!(public, owner, ttl, choose, target, members, addresses, value, index, servers, interface, parameter);
+        take!(acl, audit, certified, disabled, fingerprint, member_ids);
         if let Some(changes) = &patch.attributes {
             let mine = self.attributes.get_or_insert_default();
             for (name, values) in changes {
@@ -397,7 +460,10 @@ impl Spec {
             }
             true
         } else {
-            forget!(attributes, public, ttl, launch, choose, members, addresses, value, index, parameter)
+            forget!(
+                attributes, public, ttl, launch, choose, members, addresses, value, index, parameter, acl, audit,
+                certified, disabled
+            )
         };
         if known {
             Ok(())
@@ -411,6 +477,19 @@ const ATTRIBUTE_NAME: &str = "an attribute's name is 1 to 63 letters, digits, `-
 
 fn is_attribute_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// An owner that somebody names is a principal; the words for callers without an object are taken as they appear in
+/// stamps.
+///
+/// # Errors
+///
+/// `invalid-argument` for what is neither.
+pub fn check_owner(owner: &str) -> Result<()> {
+    if matches!(owner, "byname" | "token") || owner.parse::<Subject>().is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid("owner", "must be the name of a principal (`/people/liu`) or `uid:NUMBER`"))
 }
 
 /// A value may be written as text, a number or a yes/no; it is kept as text.

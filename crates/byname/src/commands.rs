@@ -21,7 +21,7 @@ pub(crate) mod why;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use byname_api::caller::{Caller, Standing};
+use byname_api::caller::Caller;
 use byname_api::request::{Context, Fresh, ServerInfo};
 use byname_api::service::Endpoint;
 use byname_api::span::Timestamp;
@@ -86,7 +86,7 @@ impl Session {
 
 /// What goes along with a request of somebody whom the server will know better.
 pub(crate) fn anyone() -> Context {
-    Context::of(Caller { principal: "anyone".into(), standing: Standing::ReadOnly })
+    Context::of(Caller::anonymous())
 }
 
 /// The time of this host.

@@ -1,20 +1,20 @@
 //! Asks the gate about one request: the connection says where it comes from, the headers say the rest.
 
-use byname_api::caller::{Admission, Gate, Peer};
+use byname_api::caller::{Admission, Connection, Gate, Peer};
 use byname_api::{Code, Error, Result};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Request, Version};
 
 /// Who sends this request. Over TCP the host that it names has to be unambiguous before the gate looks at it
 /// (RFC 9112 section 3.2).
-pub(crate) fn admit<B>(gate: &Gate, peer: Peer, request: &Request<B>) -> Admission {
-    if let Peer::Socket { .. } | Peer::Internal = peer {
-        return Admission(gate.admit(peer, None, None, None));
+pub(crate) fn admit<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Admission {
+    if let Peer::Socket { .. } | Peer::Internal = connection.peer {
+        return Admission(gate.admit(connection, None, None, None));
     }
-    Admission(over_tcp(gate, peer, request))
+    Admission(over_tcp(gate, connection, request))
 }
 
-fn over_tcp<B>(gate: &Gate, peer: Peer, request: &Request<B>) -> Result<byname_api::caller::Caller> {
+fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Result<byname_api::caller::Caller> {
     let headers = request.headers();
     let ambiguous = || Error::invalid("Host", "the request names more than one host");
     let header = single(headers, &HOST, ambiguous)?;
@@ -33,7 +33,7 @@ fn over_tcp<B>(gate: &Gate, peer: Peer, request: &Request<B>) -> Result<byname_a
     let authorization = single(headers, &AUTHORIZATION, || {
         Error::new(Code::Unauthenticated, "the Authorization header is given twice").field("Authorization")
     })?;
-    gate.admit(peer, host, origin, authorization)
+    gate.admit(connection, host, origin, authorization)
 }
 
 /// The one value of a header. What is not visible ASCII is as wrong as two values are.
@@ -53,12 +53,13 @@ mod tests {
     #[test]
     fn only_one_unambiguous_host_gets_in() {
         let gate = Gate::new("secret");
+        let here = Connection::from(Peer::Tcp { address: [127, 0, 0, 1].into(), encrypted: false });
         let asked = |uri: &str, headers: &[&(HeaderName, &str)]| {
             let mut request = Request::builder().uri(uri);
             for (name, value) in headers.iter().copied() {
                 request = request.header(name, *value);
             }
-            let Admission(result) = admit(&gate, Peer::Loopback, &request.body(()).unwrap());
+            let Admission(result) = admit(&gate, &here, &request.body(()).unwrap());
             result.map(|c| c.principal).map_err(|e| (e.code(), e.at_field().unwrap_or_default().to_owned()))
         };
         let wrong = |code, field: &str| Err((code, field.to_owned()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use byname_api::caller::{Gate, Peer};
+use byname_api::caller::{Connection, Gate, Peer};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -150,9 +150,9 @@ impl Server {
             tracing::debug!(?peer, "a connection ended before its first request");
             return;
         };
-        let server = self.clone();
+        let (server, connection) = (self.clone(), Connection::from(peer));
         let service = service_fn(move |mut request: http::Request<Incoming>| {
-            let admission = admit(&server.gate, peer, &request);
+            let admission = admit(&server.gate, &connection, &request);
             request.extensions_mut().insert(admission);
             server.app.clone().call(request)
         });
@@ -237,7 +237,7 @@ impl Bound {
                 let (stream, from) = listener.accept().await?;
                 // Answers are small and awaited: Nagle's algorithm would only hold them back.
                 let _ = stream.set_nodelay(true);
-                let peer = if from.ip().to_canonical().is_loopback() { Peer::Loopback } else { Peer::Remote };
+                let peer = Peer::Tcp { address: from.ip().to_canonical(), encrypted: false };
                 Ok((Stream::Tcp(stream), peer))
             }
             Bound::Unix(listener) => {

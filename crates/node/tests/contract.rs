@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use byname_api::NameService;
-use byname_api::caller::{Caller, Standing};
+use byname_api::caller::{Caller, Mechanism, Standing};
 use byname_api::launch::Launch;
 use byname_api::object::InstanceId;
 use byname_api::request::Context;
@@ -28,7 +28,7 @@ impl InProcess {
     }
 
     fn asker(&self, standing: Standing) -> Asker {
-        let caller = Caller { principal: "tester".into(), standing };
+        let caller = Caller { standing, ..Caller::full("tester", Mechanism::Internal) };
         Asker { service: self.node.clone(), cx: Context::of(caller) }
     }
 }
@@ -40,7 +40,7 @@ impl Fixture for InProcess {
     }
 
     fn onlooker(&self) -> Asker {
-        self.asker(Standing::ReadOnly)
+        self.asker(Standing::Anonymous)
     }
 
     fn launch(&self, program: Program) -> Launch {

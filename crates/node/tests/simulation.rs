@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use byname_api::NameService;
-use byname_api::caller::{Caller, Standing};
+use byname_api::caller::Caller;
 use byname_api::error::{Code, Result};
 use byname_api::object::{Kind, Spec, Version};
 use byname_api::request::{BatchReply, BatchRequest, Context, ListRequest, Op, Outcome, ReadRequest, RequestId};
@@ -266,7 +266,7 @@ impl Client {
     }
 
     fn context(request: Option<RequestId>) -> Context {
-        let caller = Caller { principal: "uid:1000".into(), standing: Standing::Full };
+        let caller = Caller::local(1000, None);
         Context { request, ..Context::of(caller) }
     }
 

@@ -97,6 +97,12 @@ pub fn find(tree: &Tree, name: &Name, wants: Wants, samples: &dyn Samples) -> Re
                 parameter: node.spec.parameter.clone(),
             });
         }
+        Kind::Principal | Kind::Secret => {
+            return Ok(Outlook::Refuse(Error::new(
+                Code::Unsupported,
+                format!("`{}` is a {} and answers nowhere: `byname show` tells about it", node.name, node.kind()),
+            )));
+        }
         Kind::Directory | Kind::Alias => {
             return Ok(Outlook::Refuse(Error::new(
                 Code::Unsupported,

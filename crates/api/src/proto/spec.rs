@@ -1,8 +1,9 @@
 //! What is declared about an object.
 
-use super::field::{name_option, option, span_option, within};
+use super::field::{all_into, each, id, id_option, name_option, option, span_option, within};
 use super::word::{kind_option, number_option, text_option, word_option};
-use super::{Attributes, Kind, Spec, Value, Values, value};
+use super::{Acl, Attributes, Kind, Spec, Value, Values, value};
+use crate::access::{AclEntry, Rights};
 use crate::error::{Code, Error, Result};
 use crate::object;
 use crate::span::Span;
@@ -25,6 +26,12 @@ impl From<object::Spec> for Spec {
             servers: value.servers.map(Into::into),
             interface: value.interface,
             parameter: value.parameter,
+            acl: value.acl.map(|entries| Acl { entries: all_into(entries) }),
+            audit: text_option(value.audit),
+            certified: value.certified,
+            disabled: value.disabled,
+            fingerprint: value.fingerprint,
+            member_ids: value.member_ids.into_iter().flatten().map(|(name, id)| (name, id.to_string())).collect(),
         }
     }
 }
@@ -49,6 +56,43 @@ impl TryFrom<Spec> for object::Spec {
             servers: message.servers.map(Into::into),
             interface: message.interface,
             parameter: message.parameter,
+            acl: message.acl.map(|acl| each(acl.entries, "acl")).transpose()?,
+            audit: word_option(message.audit, "audit")?,
+            certified: message.certified,
+            disabled: message.disabled,
+            fingerprint: message.fingerprint,
+            member_ids: match message.member_ids {
+                none if none.is_empty() => None,
+                some => Some(
+                    some.into_iter().map(|(name, text)| Ok((name, id(&text, "member_ids")?))).collect::<Result<_>>()?,
+                ),
+            },
+        })
+    }
+}
+
+impl From<AclEntry> for super::AclEntry {
+    fn from(value: AclEntry) -> Self {
+        super::AclEntry {
+            who: value.who.to_string(),
+            id: value.id.map(|id| id.to_string()),
+            rights: value.rights.iter().map(|right| right.to_string()).collect(),
+            deny: !value.allow,
+            certified: value.certified,
+        }
+    }
+}
+
+impl TryFrom<super::AclEntry> for AclEntry {
+    type Error = Error;
+
+    fn try_from(message: super::AclEntry) -> Result<Self> {
+        Ok(AclEntry {
+            who: message.who.parse()?,
+            id: id_option(message.id, "id")?,
+            rights: Rights::parse(message.rights.iter().map(String::as_str))?,
+            allow: !message.deny,
+            certified: message.certified,
         })
     }
 }

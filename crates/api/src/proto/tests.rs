@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::access::{AclEntry, Rights, Subject};
+use crate::caller::Right;
 use crate::error::{Code, Error, Result};
 use crate::launch as l;
 use crate::object as o;
@@ -109,12 +111,28 @@ prop_compose! {
         launch in of(launch()),
         choose in of(word()),
         (index, servers, interface, parameter) in (of(texts()), of(texts()), of(text()), of(text())),
+        (acl, audit, certified, disabled, fingerprint) in
+            (of(vec(acl_entry(), 0..3)), of(word()), of(text()), of(any::<bool>()), of(text())),
+        member_ids in of(btree_map(text(), any::<u64>().prop_map(o::ObjectId), 1..3)),
     ) -> o::Spec {
         o::Spec {
             kind, attributes, public, owner, ttl, launch, choose, target, members, addresses, value, index, servers,
-            interface, parameter,
+            interface, parameter, member_ids, acl, audit, certified, disabled, fingerprint,
         }
     }
+}
+
+fn acl_entry() -> impl Strategy<Value = AclEntry> {
+    let who = prop_oneof![
+        Just(Subject::Anyone),
+        Just(Subject::Authenticated),
+        any::<u32>().prop_map(Subject::User),
+        name().prop_map(Subject::Named),
+    ];
+    let rights = vec(one_of(&Right::ALL), 1..4)
+        .prop_map(|rights| rights.into_iter().fold(Rights::default(), |all, right| all.and(right.into())));
+    (who, of(any::<u64>().prop_map(o::ObjectId)), rights, any::<bool>(), any::<bool>())
+        .prop_map(|(who, id, rights, allow, certified)| AclEntry { who, id, rights, allow, certified })
 }
 
 /// Boxed, like the other large ones: strategies within strategies live on the stack and overflow it.

@@ -3,7 +3,7 @@
 use super::{Change, Kind, Outcome, State};
 use crate::error::{Error, Result};
 use crate::launch::{Handover, OnPartition, Ready, Start};
-use crate::object::{self, Choose};
+use crate::object::{self, Audited, Choose};
 use crate::{request, service};
 
 /// A set of words that travels as text.
@@ -56,6 +56,7 @@ words! {
     Start { OnDemand = "on-demand", Always = "always", Manual = "manual" }
     Ready { Advertise = "advertise", Notify = "notify", Port = "port", Http = "http" }
     OnPartition { Keep = "keep", Stop = "stop" }
+    Audited { Changes = "changes", Reads = "reads" }
     Handover { Relay = "relay", Fds = "fds" }
 }
 
@@ -90,7 +91,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    object::Kind, Kind, kind, kind_option { Directory, Service, Alias, Group, Computer, Record, Junction }
+    object::Kind, Kind, kind, kind_option { Directory, Service, Alias, Group, Computer, Record, Junction, Principal, Secret }
     service::State, State, state, state_option { Stopped, Starting, Running, Unhealthy, Stopping, Failed }
     request::Outcome, Outcome, outcome, outcome_option { Created, Changed, Unchanged, Deleted, Checked }
     request::Change, Change, change, change_option { Present, Created, Changed, Deleted, State }

@@ -160,6 +160,7 @@ pub(crate) fn spec(declare: &DeclareArgs, launch: &LaunchArgs, context: &Name, f
         servers: None,
         interface: declare.interface.clone(),
         parameter: declare.parameter.clone(),
+        ..Spec::default()
     };
     if let Some(target) = &declare.target {
         spec.target = Some(Name::resolve(context, target).map_err(|e| Error::from(e).field("target"))?);

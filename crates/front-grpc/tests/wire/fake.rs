@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::{Extension, Router};
 use byname_api::agent::{Order, Report};
-use byname_api::caller::{Admission, Caller, Standing};
+use byname_api::caller::{Admission, Caller};
 use byname_api::launch::Launch;
 use byname_api::object::{InstanceId, Kind, Object, ObjectId, ServiceStatus, Spec, Stamp, Version};
 use byname_api::request::*;
@@ -232,7 +232,7 @@ impl NameService for Fake {
 }
 
 pub fn full() -> Admission {
-    Admission(Ok(Caller { principal: "uid:1000".into(), standing: Standing::Full }))
+    Admission(Ok(Caller::local(1000, None)))
 }
 
 /// The routes as a listener serves them, with one admission for everybody.

@@ -149,7 +149,7 @@ fn status(name: Name) -> ServiceStatus {
 impl NameService for Fake {
     async fn find(&self, cx: &Context, request: FindRequest) -> Result<FindReply> {
         self.call(cx, &request);
-        if cx.caller.standing == Standing::ReadOnly && request.start {
+        if cx.caller.standing == Standing::Anonymous && request.start {
             return Err(Error::new(Code::Denied, "starting needs the bearer token"));
         }
         if request.name.as_str() == "/broken" {
@@ -246,7 +246,7 @@ impl NameService for Fake {
 
     async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
         self.call(cx, &request);
-        if cx.caller.standing == Standing::ReadOnly {
+        if cx.caller.standing == Standing::Anonymous {
             return Err(Error::new(Code::Denied, "changes need the bearer token"));
         }
         let results = request.ops.into_iter().map(|op| self.apply(op)).collect::<Result<_>>()?;
