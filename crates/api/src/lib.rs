@@ -4,6 +4,7 @@
 //! The serde forms of these types are version 1 of the JSON interface (`/v1`): a field is added, never renamed.
 
 pub mod agent;
+pub mod audit;
 pub mod caller;
 pub mod error;
 pub mod filter;
