@@ -1,0 +1,1 @@
+//! Tests of a disk that is full, fails and comes back.
