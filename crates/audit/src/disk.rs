@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A disk with files.
@@ -25,6 +25,9 @@ pub(crate) trait Out: Send {
 
     /// Reads exactly what fits.
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
+
+    /// Whether it is still the file of this name, and still has at least so many bytes. Also true when that cannot be told.
+    fn is_at(&self, path: &Path, len: u64) -> bool;
 }
 
 /// The disk of this machine.
@@ -58,6 +61,14 @@ impl Out for File {
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, into, at)
+    }
+
+    fn is_at(&self, path: &Path, len: u64) -> bool {
+        let Ok(this) = self.metadata() else { return true };
+        match path.metadata() {
+            Ok(named) => (named.dev(), named.ino()) == (this.dev(), this.ino()) && this.len() >= len,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 

@@ -207,6 +207,17 @@ impl Queue {
         state.closing
     }
 
+    /// The writer ended: whoever waits, or will, is refused.
+    pub(crate) fn gone(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        state.refused = u64::MAX;
+        if state.why.is_empty() {
+            state.why = "the thread that writes it ended".into();
+        }
+        self.done.notify_all();
+    }
+
     /// The writer waits before it tries again: for so long, or until somebody who waits draws a ticket. Gives the last ticket.
     pub(crate) fn pause(&self, time: Duration) -> u64 {
         let mut state = self.state.lock();

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +17,7 @@ use crate::Anchor;
 use crate::disk::{Disk, Out};
 use crate::entry::Entry;
 use crate::files;
-use crate::line::{Hash, Line, REMOVED};
+use crate::line::{DAMAGED, Hash, Line, REMOVED};
 use crate::queue::{Place, Queue, Taken};
 
 /// So much is written at once.
@@ -48,6 +48,14 @@ pub(crate) struct Writer {
     pub(crate) complained: Option<Instant>,
 }
 
+struct Gone(Arc<Queue>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.gone();
+    }
+}
+
 /// Lines that are made and not yet written.
 struct Chunk {
     bytes: Vec<u8>,
@@ -60,11 +68,13 @@ struct Chunk {
 impl Writer {
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
+        // However this thread ends, nobody waits for it any more.
+        let _gone = Gone(self.queue.clone());
         loop {
             let mut taken = self.queue.take();
             while !taken.entries.is_empty() {
                 let chunk = self.make(&mut taken.entries);
-                if !self.until_it_works(&mut taken, |writer| writer.write(&chunk)) {
+                if !self.until_written(&chunk, &taken) {
                     let lost = chunk.records + taken.entries.len();
                     tracing::error!(records = lost, "the audit log was closed with records that could not be written");
                     return;
@@ -87,15 +97,17 @@ impl Writer {
     }
 
     /// Tries until it works; false when the log is closed before that.
-    fn until_it_works(&mut self, taken: &mut Taken, mut what: impl FnMut(&mut Writer) -> io::Result<()>) -> bool {
+    fn until_written(&mut self, chunk: &Chunk, taken: &Taken) -> bool {
+        let mut waiting = taken.ticket;
         loop {
-            let Err(error) = what(self) else { return true };
+            let Err(error) = self.write(chunk) else { return true };
             self.complain(&error);
-            if self.queue.refuse(taken.ticket, error.to_string()) {
+            if self.queue.refuse(waiting, error.to_string()) {
                 return false;
             }
-            // Whoever comes now waits for what is tried next, but their entries are behind these: they are answered later.
-            taken.ticket = taken.ticket.max(self.queue.pause(RETRY));
+            // The entries of whoever comes now are behind these: what fails next fails for them too, but when it works they
+            // wait for their own.
+            waiting = self.queue.pause(RETRY);
         }
     }
 
@@ -121,10 +133,17 @@ impl Writer {
         if self.place.file == 0 || self.place.len >= self.segment_bytes {
             self.begin_file(chunk.first)?;
         }
-        let (path, disk) = (files::path(&self.dir, self.place.file), &self.disk);
+        let path = files::path(&self.dir, self.place.file);
+        if self.out.as_ref().is_some_and(|out| !out.is_at(&path, self.place.len)) {
+            self.out = None;
+            self.place.file = 0;
+            self.begin_file(chunk.first)?;
+            self.note_loss(&path);
+        }
+        let path = files::path(&self.dir, self.place.file);
         let out = match &mut self.out {
             Some(out) => out,
-            none => none.insert(disk.open(&path)?),
+            none => none.insert(self.disk.open(&path)?),
         };
         out.write_at(&chunk.bytes, self.place.len)?;
         self.place.len += chunk.bytes.len() as u64;
@@ -143,6 +162,18 @@ impl Writer {
         (self.durable, self.doubtful) = (0, false);
         self.remove_oldest();
         Ok(())
+    }
+
+    /// Somebody took the file away while it was written.
+    fn note_loss(&self, path: &Path) {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        tracing::error!(
+            file,
+            "a file of the audit log was removed or cut while it was written; the log goes on in a new one"
+        );
+        let mut entry = Entry::new(now(), self.itself.as_str(), "none", DAMAGED, Outcome::Failed);
+        entry.detail = Some(format!("{file} was removed or cut while it was written"));
+        self.queue.put(entry);
     }
 
     fn sync(&mut self) -> io::Result<()> {
