@@ -1,7 +1,7 @@
 //! What waits to be written, and what callers and the writer tell each other.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use byname_api::audit::Outcome;
 use byname_api::error::{Code, Error, Result};
@@ -218,11 +218,11 @@ impl Queue {
         self.done.notify_all();
     }
 
-    /// The writer waits before it tries again: for so long, or until somebody who waits draws a ticket. Gives the last ticket.
-    pub(crate) fn pause(&self, time: Duration) -> u64 {
+    /// The writer waits before it tries again: for so long, or until somebody draws a ticket behind `ticket`. Gives the last.
+    pub(crate) fn pause(&self, time: Duration, ticket: u64) -> u64 {
         let mut state = self.state.lock();
-        let (until, drawn) = (std::time::Instant::now() + time, state.drawn);
-        while state.drawn == drawn && !state.closing {
+        let until = Instant::now() + time;
+        while state.drawn <= ticket && !state.closing {
             if self.work.wait_until(&mut state, until).timed_out() {
                 break;
             }

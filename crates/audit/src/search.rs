@@ -17,6 +17,8 @@ use crate::unavailable;
 const MAX_LIMIT: u32 = 1_000;
 /// A page looks at so many records at most.
 const LOOKED_AT: u64 = 200_000;
+/// So many records in a row that are too old end a search: one alone may be of a clock that was wrong for a moment.
+const OLD: u32 = 1_000;
 /// Records stand in the order in which they were recorded, and times may step back by so much, in milliseconds: floods are
 /// recorded at their end, and clocks are set.
 const DISORDER_MS: u64 = 3_600_000;
@@ -33,23 +35,26 @@ fn page(dir: &Path, request: &AuditRequest, filter: &Filter<'_>, from: Option<To
         more => more.min(MAX_LIMIT),
     } as usize;
     let mut reply = AuditReply::default();
-    let mut looked_at = 0;
+    let (mut looked_at, mut old) = (0, 0);
     let found = files::list(dir)?;
     for first in found.into_iter().rev().filter(|first| from.is_none_or(|from| *first <= from.file)) {
         let end = from.filter(|from| from.file == first).map(|from| from.end);
-        if end.is_none() && filter.is_later(&files::path(dir, first))? {
-            continue;
-        }
-        let mut lines = match Backwards::new(&files::path(dir, first), end) {
+        let path = files::path(dir, first);
+        let lines = match Backwards::new(&path, end) {
+            Ok(lines) if end.is_some() || !filter.is_later(&path)? => Some(lines),
+            Ok(_) => None,
             // The owner may remove the oldest at any time.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
+        let Some(mut lines) = lines else { continue };
         while let Some((at, bytes)) = lines.next()? {
             looked_at += 1;
             // What is no record is for a verification to say.
             if let Ok(line) = Line::read(&bytes) {
-                if filter.since.is_some_and(|since| line.at.0.saturating_add(DISORDER_MS) < since.0) {
+                let is_old = filter.since.is_some_and(|since| line.at.0.saturating_add(DISORDER_MS) < since.0);
+                old = if is_old { old + 1 } else { 0 };
+                if old >= OLD {
                     return Ok(reply);
                 }
                 if filter.fits(&line) {
@@ -80,11 +85,21 @@ impl Filter<'_> {
         Ok(Filter { request, name, since: request.since, until: request.until })
     }
 
-    /// Whether all of the file was written later than what is asked for.
+    /// Whether all of the file was written later than what is asked for, by its first and its last record.
     fn is_later(&self, path: &Path) -> io::Result<bool> {
         let Some(until) = self.until else { return Ok(false) };
-        let begun = files::first_line(path)?.and_then(|bytes| Line::read(&bytes).ok()).map(|line| line.at.0);
-        Ok(begun.is_some_and(|begun| begun > until.0.saturating_add(DISORDER_MS)))
+        let later = |bytes: Option<Vec<u8>>| {
+            let line = bytes.and_then(|bytes| Line::read(&bytes).ok());
+            line.is_some_and(|line| line.at.0 > until.0.saturating_add(DISORDER_MS))
+        };
+        if !later(files::first_line(path)?) {
+            return Ok(false);
+        }
+        match Backwards::new(path, None) {
+            Ok(mut lines) => Ok(later(lines.next()?.map(|(_, bytes)| bytes))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn fits(&self, line: &Line) -> bool {

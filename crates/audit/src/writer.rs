@@ -107,7 +107,7 @@ impl Writer {
             }
             // The entries of whoever comes now are behind these: what fails next fails for them too, but when it works they
             // wait for their own.
-            waiting = self.queue.pause(RETRY);
+            waiting = self.queue.pause(RETRY, waiting);
         }
     }
 
