@@ -20,14 +20,23 @@ pub(crate) fn name(first: u64) -> String {
     format!("{first:020}.jsonl")
 }
 
-/// The files of the folder, each by its first record, oldest first. Whatever else lies there is not ours.
+/// No file begins with a record of a greater number. Far below the last number there is, so that whoever makes up a file
+/// does not use the numbers up.
+const MAX_FIRST: u64 = 1 << 60;
+
+/// The files of the folder, each by its first record, oldest first. Whatever else lies there is not ours: neither links nor
+/// pipes, which could be read for ever.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        let file = entry?.file_name();
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let file = entry.file_name();
         let digits = file.to_str().and_then(|file| file.strip_suffix(".jsonl"));
         if let Some(digits) = digits.filter(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())) {
-            found.extend(digits.parse::<u64>().ok());
+            found.extend(digits.parse::<u64>().ok().filter(|first| *first <= MAX_FIRST));
         }
     }
     found.sort_unstable();
@@ -230,10 +239,13 @@ mod tests {
             "00000000000000000007.jsonl",
             "7.jsonl",
             "notes",
+            "18446744073709551615.jsonl",
             "99999999999999999999.jsonl",
         ] {
             std::fs::write(dir.path().join(file), b"").unwrap();
         }
+        std::fs::create_dir(path(dir.path(), 8)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path(dir.path(), 9)).unwrap();
         assert_eq!(list(dir.path()).unwrap(), [7, 100]);
     }
 }

@@ -11,7 +11,7 @@ use crate::entry::Entry;
 use crate::files;
 use crate::line::{BEGIN, DAMAGED, Hash, MAX_LINE, TORN, origin};
 use crate::queue::Place;
-use crate::walk::Walk;
+use crate::walk::{NUMBERS, Walk};
 use crate::writer::now;
 
 /// So many files at the end are read at a start at most; the rest is for a verification.
@@ -39,7 +39,7 @@ pub(crate) fn start(dir: &Path, server: u64, itself: &str, anchor: Option<Anchor
     // A crash may leave a file that was made and never written.
     found.truncate(found.iter().rposition(|(_, len)| *len > 0).map_or(0, |last| last + 1));
 
-    let anchor = anchor.filter(|anchor| anchor.sequence > 0);
+    let anchor = anchor.filter(|anchor| (1..NUMBERS).contains(&anchor.sequence));
     let walk = walk(dir, server, &found, anchor)?;
     let tip = walk.tip;
     let mut trouble = walk.troubles.told();

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use byname_api::audit::Verification;
-use byname_api::error::Result;
+use byname_api::error::{Code, Error, Result};
 
 use crate::line::Hash;
 use crate::queue::Place;
@@ -14,16 +14,21 @@ use crate::{Anchor, files, unavailable};
 /// Verifies the log in a folder without its server, which should not run: a line that is being written looks torn.
 ///
 /// # Errors
-/// `unavailable` when a file cannot be read.
+/// `not-found` when there is no such folder, `unavailable` when a file cannot be read.
 pub fn verify_files(dir: &Path, anchors: &[Anchor]) -> Result<Verification> {
-    (|| {
-        let mut walk = Walk::new(None, anchors);
-        for first in files::list(dir)? {
-            walk.file(dir, first, u64::MAX)?;
-        }
-        Ok(verdict(walk))
-    })()
-    .map_err(|error| unavailable(dir, &error))
+    all(dir, anchors).map_err(|error| {
+        // Whoever calls this is at the machine and may know the folder.
+        let code = if error.kind() == io::ErrorKind::NotFound { Code::NotFound } else { Code::Unavailable };
+        Error::new(code, format!("the audit log in {} cannot be read: {error}", dir.display()))
+    })
+}
+
+fn all(dir: &Path, anchors: &[Anchor]) -> io::Result<Verification> {
+    let mut walk = Walk::new(None, anchors);
+    for first in files::list(dir)? {
+        walk.file(dir, first, u64::MAX)?;
+    }
+    Ok(verdict(walk))
 }
 
 /// Verifies a log that is being written, up to `place`.

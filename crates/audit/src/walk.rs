@@ -10,8 +10,10 @@ use crate::line::{BEGIN, DAMAGED, Hash, Line, origin};
 
 /// So many findings are told; the rest is counted.
 const TOLD: usize = 5;
-/// Numbers from here on are not believed: nobody makes so many records, and the next must have a number too.
-const NUMBERS: u64 = 1 << 62;
+/// Numbers from here on are not believed, nor those so far behind the record before: nobody makes so many records, and whoever
+/// makes one up must not use the numbers up.
+pub(crate) const NUMBERS: u64 = 1 << 62;
+const LEAP: u64 = 1 << 40;
 
 /// What is known after the lines that were seen.
 #[derive(Default)]
@@ -45,7 +47,7 @@ impl Walk {
     /// A walk that compares these heads of earlier times.
     pub(crate) fn new(server: Option<u64>, anchors: &[Anchor]) -> Walk {
         let mut walk = Walk { server, ..Walk::default() };
-        for anchor in anchors.iter().filter(|anchor| anchor.sequence > 0) {
+        for anchor in anchors.iter().filter(|anchor| (1..NUMBERS).contains(&anchor.sequence)) {
             if walk.anchors.insert(anchor.sequence, anchor.hash).is_some_and(|hash| hash != anchor.hash) {
                 walk.troubles.add(format!("record {} was anchored with two hashes", anchor.sequence));
             }
@@ -82,7 +84,7 @@ impl Walk {
             return self
                 .bad(place, &format!("was changed: it says record {} and does not fit its hash", line.sequence));
         }
-        if line.sequence >= NUMBERS {
+        if line.sequence >= NUMBERS || self.tip.is_some_and(|tip| line.sequence > tip.sequence + LEAP) {
             return self.bad(place, "has a number that no record has");
         }
         if *self.server.get_or_insert(line.server) != line.server
@@ -208,5 +210,105 @@ impl Troubles {
             text.push_str(&format!("; and {more} more"));
         }
         (self.count > 0).then_some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use byname_api::audit::Outcome;
+    use byname_api::span::Timestamp;
+
+    use super::*;
+    use crate::entry::Entry;
+
+    /// A chain of so many records.
+    fn chain(count: u64) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let mut previous = origin(1, "aa");
+        for sequence in 1..=count {
+            let (operation, detail) = if sequence == 1 { (BEGIN, "aa") } else { ("add", "it") };
+            let mut entry = Entry::new(Timestamp(sequence), "/people/ann", "token", operation, Outcome::Ok);
+            entry.detail = Some(detail.into());
+            let line = Line::new(1, sequence, previous, entry);
+            previous = line.hash;
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn entry(detail: &str) -> Entry {
+        let mut entry = Entry::new(Timestamp(9), "/people/eve", "token", "add", Outcome::Ok);
+        entry.detail = Some(detail.into());
+        entry
+    }
+
+    fn told(lines: &[Line], anchors: &[Anchor]) -> Option<String> {
+        let mut walk = Walk::new(None, anchors);
+        for (at, line) in lines.iter().enumerate() {
+            let mut bytes = Vec::new();
+            line.write(&mut bytes);
+            bytes.pop();
+            walk.line(&Place { file: "f", line: at as u64 + 1 }, (at == 0).then_some(1), &bytes);
+        }
+        walk.end();
+        walk.troubles.told()
+    }
+
+    #[test]
+    fn a_record_that_was_changed_and_hashed_again_does_not_carry_the_next() {
+        let mut lines = chain(5);
+        assert_eq!(told(&lines, &[]), None);
+        lines[2] = Line::new(1, 3, lines[1].hash, entry("it"));
+        assert_eq!(
+            told(&lines, &[]).unwrap(),
+            "f line 4: record 4 does not follow on record 3: one of them was made anew"
+        );
+    }
+
+    #[test]
+    fn a_chain_made_anew_from_the_middle_is_found_at_the_next_anchor_only() {
+        let mut lines = chain(6);
+        let anchor = |line: &Line| Anchor { sequence: line.sequence, hash: line.hash.0 };
+        let (before, after) = (anchor(&lines[1]), anchor(&lines[4]));
+        for at in 2..6 {
+            lines[at] = Line::new(1, at as u64 + 1, lines[at - 1].hash, entry("anew"));
+        }
+        assert_eq!(told(&lines, &[before]), None);
+        assert!(
+            told(&lines, &[before, after]).unwrap().starts_with("f line 5: record 5 is not the one that was anchored")
+        );
+    }
+
+    #[test]
+    fn another_chain_behind_a_chain_and_a_beginning_of_nothing_are_found() {
+        let mut lines = chain(3);
+        let mut begin = entry("bb");
+        begin.operation = BEGIN.into();
+        lines.push(Line::new(1, 4, origin(1, "bb"), begin.clone()));
+        assert!(told(&lines, &[]).unwrap().contains("record 4 does not follow on record 3"));
+        lines = vec![Line::new(1, 1, origin(1, "cc"), begin)];
+        assert!(told(&lines, &[]).unwrap().contains("does not begin the chain"));
+    }
+
+    #[test]
+    fn numbers_that_no_record_has_are_not_believed() {
+        for sequence in [u64::MAX, NUMBERS, LEAP + 3] {
+            let mut lines = chain(2);
+            lines.push(Line::new(1, sequence, lines[1].hash, entry("far")));
+            assert_eq!(
+                told(&lines, &[Anchor { sequence: u64::MAX, hash: [0; 32] }]).unwrap(),
+                "f line 3 has a number that no record has"
+            );
+        }
+    }
+
+    #[test]
+    fn many_findings_are_counted() {
+        let mut lines = chain(40);
+        for line in lines.iter_mut().skip(1) {
+            line.by.push('x');
+        }
+        let told = told(&lines, &[]).unwrap();
+        assert!(told.contains("f line 6 was changed") && told.ends_with("; and 34 more"), "{told}");
     }
 }
