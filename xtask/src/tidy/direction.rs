@@ -11,15 +11,16 @@ use super::tree::{File, Tree};
 const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("name", &[], &[]),
     ("api", &["name"], &[]),
+    ("audit", &["api", "name"], &[]),
     ("registry", &["api", "name"], &[]),
     ("cluster", &[], &[]),
     ("launch", &["api", "name"], &[]),
-    ("node", &["api", "cluster", "name", "registry"], &["launch", "testkit"]),
+    ("node", &["api", "audit", "cluster", "name", "registry"], &["launch", "testkit"]),
     ("client", &["api", "name"], &["testkit"]),
     ("front-grpc", &["api"], &["client", "name", "testkit"]),
     ("front-http", &["api", "name"], &["testkit"]),
     ("testkit", &["api", "client", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
-    ("byname", &["api", "client", "cluster", "front-grpc", "front-http", "launch", "name", "node"], &["testkit"]),
+    ("byname", &["api", "audit", "client", "cluster", "front-grpc", "front-http", "launch", "name", "node"], &["testkit"]),
 ];
 
 /// Libraries that stand for a protocol, an engine or an edge of the program, and the crates that may know them. Tests
