@@ -34,9 +34,9 @@ pub use roots::Roots;
 pub use verify::{Peer, Purpose, verify};
 
 pub(crate) use profile::timestamp;
-pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain};
+pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain, verify_host};
 
-use profile::{ISSUING_LIFE, ROOT_LIFE, Scope, date, internal, is_host_name, is_host_under, millis};
+use profile::{ISSUING_LIFE, Scope, date, internal, is_host_name, is_host_under};
 
 /// The most bytes of a trust domain that is also a DNS suffix: names must still fit in front of it.
 pub const MAX_DOMAIN_BYTES: usize = 128;
@@ -327,3 +327,6 @@ fn key_pair(pem_text: &str) -> Result<KeyPair> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) mod bad;

@@ -6,8 +6,8 @@ use byname_api::error::{Code, Error, Result};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// The most bytes that are read as PEM: some thirty certificates.
-pub(crate) const MAX_PEM_BYTES: usize = 64 * 1024;
+/// The most bytes that are read as PEM: all the roots of a system, and more.
+pub(crate) const MAX_PEM_BYTES: usize = 1024 * 1024;
 
 /// The label of a certificate.
 pub(crate) const CERTIFICATE: &str = "CERTIFICATE";

@@ -25,7 +25,7 @@ pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.new", std::process::id()));
+    draft.push(format!(".{:016x}.new", crate::session::new_id()?));
     let draft = Path::new(&draft);
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(draft).and_then(|mut file| {
         file.write_all(bytes)?;

@@ -12,7 +12,7 @@ use super::timestamp;
 use crate::pem;
 
 /// The most roots of one bundle.
-const MAX_ROOTS: usize = 64;
+const MAX_ROOTS: usize = 512;
 
 /// A bundle of roots, read once: usually one, two while one root takes over from another.
 #[derive(Clone, Debug)]
@@ -82,6 +82,19 @@ impl Roots {
 
     pub(crate) fn ders(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter().map(|root| &root.der)
+    }
+
+    /// The root that a certificate names as its issuer, unless that is the certificate itself.
+    pub(crate) fn issuer_of(&self, der: &CertificateDer<'_>) -> Option<CertificateDer<'static>> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let is_issuer = |root: &&Root| match X509Certificate::from_der(&root.der) {
+            Ok((_, root)) => {
+                root.subject().as_raw() == parsed.issuer().as_raw()
+                    && parsed.verify_signature(Some(root.public_key())).is_ok()
+            }
+            Err(_) => false,
+        };
+        self.roots.iter().find(is_issuer).map(|root| root.der.clone()).filter(|root| root != der)
     }
 
     pub(crate) fn anchors(&self) -> Vec<TrustAnchor<'_>> {

@@ -7,7 +7,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::span::Timestamp;
 use byname_name::{Name, dns, spiffe};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -134,8 +134,34 @@ pub(crate) fn verify_chain(
     })
 }
 
+/// Whether a server without a SPIFFE id is one of the host that was dialled (RFC 9525), by a chain to the roots. `false`
+/// when its certificate has a SPIFFE id: then that alone says who it is.
+pub(crate) fn verify_host(
+    roots: &Roots,
+    chain: &[CertificateDer<'_>],
+    host: &ServerName<'_>,
+    now: Timestamp,
+) -> Result<bool, Refusal> {
+    let Some((leaf, between)) = chain.split_first() else {
+        return Err(refusal_of(Rule::Malformed, "there is no certificate"));
+    };
+    let parsed = parse(leaf)?;
+    let alternatives = Alternatives::of(&parsed)?;
+    if alternatives.uris.iter().any(|uri| uri.starts_with("spiffe:")) {
+        return Ok(false);
+    }
+    verify_path(roots, leaf, &parsed, between, Purpose::Server, now)?;
+    check_usage(&parsed, Purpose::Server)?;
+    let end = EndEntityCert::try_from(leaf).map_err(|_| refusal_of(Rule::Malformed, "the certificate is damaged"))?;
+    end.verify_is_valid_for_subject_name(host).map_err(|_| {
+        let what = format!("the certificate has no SPIFFE id and is not for the host `{}`", host.to_str());
+        refusal_of(Rule::Other, what)
+    })?;
+    Ok(true)
+}
+
 /// Checks the path and its dates; gives the authorities between the leaf and the root.
-pub(crate) fn verify_path(
+fn verify_path(
     roots: &Roots,
     leaf: &CertificateDer<'_>,
     parsed: &X509Certificate<'_>,
