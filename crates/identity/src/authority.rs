@@ -22,14 +22,18 @@ use rustls_pki_types::CertificateDer;
 
 use crate::pem;
 
+mod describe;
+mod files;
 mod profile;
 mod request;
 mod roots;
 mod stored;
 mod verify;
 
+pub use describe::{Description, Sort, show};
+pub use files::{RootFiles, Sign};
 pub use profile::{Subject, Usage};
-pub use request::{NewKey, SigningRequest, new_key};
+pub use request::{NewKey, SigningRequest, external_request, new_key};
 pub use roots::Roots;
 pub use verify::{Peer, Purpose, verify};
 

@@ -3,7 +3,8 @@
 //! - [`authority`] issues certificates for names and says whose a certificate is,
 //! - [`tls`] proves both ends of a connection with them,
 //! - [`seal`] keeps secrets of the cluster that lie on a disk,
-//! - [`session`] holds the texts that stand for a proof already given.
+//! - [`session`] holds the texts that stand for a proof already given,
+//! - [`join`] lets a new server or agent in.
 //!
 //! A certificate, a password, a passkey or a token each ends in a principal's name; what that principal may do is not
 //! decided here. Nothing here knows a registry, reads a variable of the environment or asks a clock where the caller can
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod join;
 pub mod seal;
 pub mod session;
 pub mod tls;

@@ -50,14 +50,8 @@ pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 ///
 /// `denied` when others may read it: then its content is no secret any more.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let failed =
-        |error: std::io::Error| Error::new(Code::Internal, format!("{} cannot be read: {error}", path.display()));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mode = file.metadata().map_err(failed)?.mode();
+    let Some(file) = open(path)? else { return Ok(None) };
+    let mode = file.metadata().map_err(|error| unreadable(path, &error))?.mode();
     if mode & 0o077 != 0 {
         let what = format!(
             "{} holds a key and can be read by others (mode {:o}): `chmod 600` it, if nobody has",
@@ -66,7 +60,32 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         );
         return Err(Error::new(Code::Denied, what));
     }
+    read_all(file, path).map(Some)
+}
+
+/// Reads a file that anybody may read; none when there is no such file.
+///
+/// # Errors
+///
+/// `internal` when the disk refuses.
+pub(crate) fn read_public(path: &Path) -> Result<Option<Vec<u8>>> {
+    open(path)?.map(|file| read_all(file, path)).transpose()
+}
+
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn read_all(file: File, path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(Some(bytes))
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Code::Internal, format!("{} cannot be read: {error}", path.display()))
 }

@@ -22,7 +22,7 @@ pub(crate) const ROOT_LIFE: Duration = Duration::from_secs(3_653 * 86_400);
 /// How long an issuing authority lives: one year.
 pub(crate) const ISSUING_LIFE: Duration = Duration::from_secs(366 * 86_400);
 /// The most characters of a common name and of an organisation (RFC 5280 appendix A.1, `ub-common-name`).
-const MAX_DN_CHARACTERS: usize = 64;
+pub(crate) const MAX_DN_CHARACTERS: usize = 64;
 /// The host name that every authority may certify beside its own domain.
 pub(crate) const LOCALHOST: &str = "localhost";
 
@@ -230,7 +230,7 @@ fn random_serial() -> Result<Vec<u8>> {
     Ok(serial.to_vec())
 }
 
-fn cut(text: &str, characters: usize) -> String {
+pub(crate) fn cut(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
 }
 

@@ -2,14 +2,14 @@
 
 use byname_api::error::{Code, Error, Result};
 use rcgen::{
-    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo,
+    CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateSigningRequestDer;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
-use super::profile::internal;
+use super::profile::{MAX_DN_CHARACTERS, cut, internal};
 use crate::pem;
 
 /// The most bytes of a request.
@@ -53,7 +53,7 @@ impl SigningRequest {
         }
         let key = SubjectPublicKeyInfo::from_der(info.raw)
             .ok()
-            .filter(|key| is_certified(key))
+            .filter(is_certified)
             .ok_or_else(|| bad("the key of the certificate request is none of P-256, P-384, Ed25519 and RSA"))?;
         request
             .verify_signature()
@@ -100,9 +100,26 @@ impl std::fmt::Debug for NewKey {
 ///
 /// `internal` without randomness.
 pub fn new_key() -> Result<NewKey> {
+    request_for(DistinguishedName::new())
+}
+
+/// Makes a P-256 key and the request of an issuing authority of `domain`, to be signed where the root's key is kept
+/// ([`super::RootFiles::sign`]). The domain stands in the request for the people who carry it.
+///
+/// # Errors
+///
+/// `invalid-argument` when it is no domain, `internal` without randomness.
+pub fn external_request(domain: &str) -> Result<NewKey> {
+    super::check_domain(domain)?;
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, cut(&format!("{domain} issuing"), MAX_DN_CHARACTERS));
+    request_for(name)
+}
+
+fn request_for(name: DistinguishedName) -> Result<NewKey> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(internal)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name = name;
     let request = params.serialize_request(&key).map_err(internal)?;
     Ok(NewKey { key_pem: key.serialize_pem(), request_pem: pem::encode(pem::REQUEST, request.der()) })
 }

@@ -190,7 +190,7 @@ fn verify_path(
 
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         _ => Err(refusal_of(Rule::Malformed, "the certificate is damaged")),
     }
 }
@@ -424,4 +424,11 @@ pub(crate) fn validity(der: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp
     let parsed = parse(der).map_err(|refusal| Error::invalid("certificate", refusal.error.message().to_owned()))?;
     let end = |time: x509_parser::time::ASN1Time| timestamp(time.to_datetime());
     Ok((end(parsed.validity().not_before), end(parsed.validity().not_after)))
+}
+
+/// The public key of a text's first certificate, as its bit string.
+pub(crate) fn public_key(pem_text: &str) -> Result<Vec<u8>> {
+    let der = crate::pem::certificates(pem_text)?.swap_remove(0);
+    let parsed = parse(&der).map_err(|refusal| Error::invalid("certificate", refusal.error.message().to_owned()))?;
+    Ok(parsed.public_key().subject_public_key.as_ref().to_vec())
 }

@@ -94,7 +94,7 @@ impl Current {
         if let Some(root) = certified.cert.last().and_then(|last| roots.issuer_of(last)) {
             certified.cert.push(root);
         }
-        let hints = roots.subjects().map(|subject| DistinguishedName::in_sequence(subject)).collect();
+        let hints = roots.subjects().map(DistinguishedName::in_sequence).collect();
         Ok(Current { certified: Arc::new(SingleCertAndKey::from(certified)), roots, hints })
     }
 }
