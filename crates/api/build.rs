@@ -18,6 +18,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     std::fs::write(Path::new(&out).join("byname.v1.bin"), served.encode_to_vec())?;
 
-    prost_build::Config::new().bytes(["."]).btree_map(["."]).compile_fds(descriptors)?;
+    let hidden = HIDDEN.map(|message| format!(".byname.v1.{message}"));
+    prost_build::Config::new().bytes(["."]).btree_map(["."]).skip_debug(hidden).compile_fds(descriptors)?;
     Ok(())
 }
+
+/// Messages that hold a secret, with what is nested in them: `src/proto/hidden.rs` shows them instead.
+const HIDDEN: [&str; 19] = [
+    "AdvertiseReply",
+    "AdvertiseRequest",
+    "CertifyReply",
+    "EnrolReply",
+    "EnrolRequest",
+    "IntroduceReply",
+    "InviteReply",
+    "JoinReply",
+    "JoinRequest",
+    "LockReply",
+    "LockRequest",
+    "LoginReply",
+    "LoginRequest",
+    "ReportRequest",
+    "Spec",
+    "UnlockRequest",
+    "VerifyReply",
+    "VerifyRequest",
+    "WithdrawRequest",
+];
