@@ -20,9 +20,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     std::fs::write(Path::new(&out).join("methods.rs"), methods(&descriptors))?;
 
-    prost_build::Config::new().bytes(["."]).btree_map(["."]).compile_fds(descriptors)?;
+    let hidden = HIDDEN.map(|message| format!(".byname.v1.{message}"));
+    prost_build::Config::new().bytes(["."]).btree_map(["."]).skip_debug(hidden).compile_fds(descriptors)?;
     Ok(())
 }
+
+/// Messages that hold a secret, with what is nested in them: `src/proto/hidden.rs` shows them instead.
+const HIDDEN: [&str; 19] = [
+    "AdvertiseReply",
+    "AdvertiseRequest",
+    "CertifyReply",
+    "EnrolReply",
+    "EnrolRequest",
+    "IntroduceReply",
+    "InviteReply",
+    "JoinReply",
+    "JoinRequest",
+    "LockReply",
+    "LockRequest",
+    "LoginReply",
+    "LoginRequest",
+    "ReportRequest",
+    "Spec",
+    "UnlockRequest",
+    "VerifyReply",
+    "VerifyRequest",
+    "WithdrawRequest",
+];
 
 /// An enum of every method, so that a table that must have a row for each of them does not compile without.
 fn methods(descriptors: &prost_types::FileDescriptorSet) -> String {

@@ -8,9 +8,13 @@
 //! What is checked here is the shape. Limits and what belongs to which kind are the server's business
 //! ([`Spec::check`](crate::object::Spec::check)), whichever front end a request came through.
 
+mod access;
+mod audit;
 mod change;
 mod field;
 mod find;
+mod hidden;
+mod identity;
 mod launch;
 mod object;
 mod run;
