@@ -163,6 +163,23 @@ fn the_queue_has_a_bound_in_bytes_too() {
 }
 
 #[test]
+fn what_is_lost_is_told_before_what_comes_later() {
+    let (disk, dir) = (BadDisk::default(), tempfile::tempdir().unwrap());
+    let audit = open(&disk, dir.path(), Options { queue_bytes: 5_000, ..Options::default() });
+    disk.set(|state| state.held = true);
+    let long = |n| Entry { detail: Some("x".repeat(1_000)), code: Some("y".repeat(1_000)), ..entry(n) };
+    (0..3).for_each(|n| audit.record(long(n)));
+    // There would be room for this one.
+    audit.record(entry(3));
+    disk.set(|state| state.held = false);
+    audit.flush().unwrap();
+    audit.record(entry(4));
+    let all: Vec<_> = found(&audit).into_iter().skip(1).map(|(by, _, count)| (by, count)).collect();
+    let expected = [("/people/p0", 1), ("/people/p1", 1), ("/byname/servers/1", 2), ("/people/p4", 1)];
+    assert_eq!(all, expected.map(|(by, count)| (by.to_owned(), count)));
+}
+
+#[test]
 fn after_a_failed_sync_what_may_be_gone_is_written_again() {
     let (disk, dir) = (BadDisk::default(), tempfile::tempdir().unwrap());
     let audit = open(&disk, dir.path(), Options::default());

@@ -147,11 +147,11 @@ mod tests {
     fn the_next_entry_ends_a_window_and_a_new_one_begins() {
         let (mut floods, mut out) = (Floods::default(), Vec::new());
         for n in 0..25 {
-            floods.take(denied(n, &format!("/{n}")), &mut out);
+            floods.take(Entry { how: format!("token {n}"), ..denied(n, &format!("/{n}")) }, &mut out);
         }
         floods.take(denied(10_000, "/z"), &mut out);
         assert_eq!(out.len(), 22);
-        assert_eq!((out[20].count, out[20].name.as_deref()), (5, None));
+        assert_eq!((out[20].count, out[20].name.as_deref(), out[20].how.as_str()), (5, None, "several"));
         assert_eq!((out[21].count, out[21].name.as_deref()), (1, Some("/z")));
     }
 

@@ -106,7 +106,8 @@ impl Audit {
     /// is known from elsewhere. Reads up to four files, and so waits for the disk.
     ///
     /// # Errors
-    /// `unavailable` when the folder cannot be read or written. Damage is no error: see the [crate].
+    /// `unavailable` when the folder cannot be read, or what is there cannot be made durable. Damage is no error, nor is a
+    /// disk without room: see the [crate].
     pub fn open(dir: &Path, server: u64, anchor: Option<Anchor>) -> Result<Audit> {
         Audit::open_with(dir, server, anchor, Options::default())
     }
@@ -145,7 +146,7 @@ impl Audit {
             next: start.next,
             link: start.link,
             out: None,
-            durable: 0,
+            durable: start.place.len,
             doubtful: false,
             complained: None,
         };

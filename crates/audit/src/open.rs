@@ -1,6 +1,6 @@
 //! What is found at the start of a server, and where the log goes on.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -62,6 +62,11 @@ pub(crate) fn start(dir: &Path, server: u64, itself: &str, anchor: Option<Anchor
         len = *at;
         begin.torn(last.sequence, rest);
     }
+    if let Some((newest, _)) = found.last() {
+        // What a process that was killed wrote is in memory only, perhaps, and is anchored from now on.
+        File::open(files::path(dir, *newest))?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+    }
     let mut link = Hash(last.hash);
     if tip.is_none() {
         let chain = hex::encode(rand::random::<[u8; 16]>());
@@ -71,10 +76,10 @@ pub(crate) fn start(dir: &Path, server: u64, itself: &str, anchor: Option<Anchor
     if let Some(trouble) = trouble {
         begin.notice(DAMAGED, Outcome::Failed, trouble);
     }
-    if len == 0 || all.last().is_some_and(|newest| *newest > file) {
+    if len == 0 {
         file = 0;
     }
-    let place = Place { head: last, durable: Anchor::default(), file, len: if file == 0 { 0 } else { len } };
+    let place = Place { head: last, durable: last, file, len: if file == 0 { 0 } else { len } };
     Ok(Start { place, next, link, notices: begin.in_order() })
 }
 
@@ -128,7 +133,5 @@ impl Begin<'_> {
 }
 
 fn cut(dir: &Path, first: u64, len: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(files::path(dir, first))?;
-    file.set_len(len)?;
-    file.sync_all()
+    OpenOptions::new().write(true).open(files::path(dir, first))?.set_len(len)
 }

@@ -253,17 +253,15 @@ fn a_crash_in_the_very_first_line_and_one_behind_a_new_file_are_no_damage() {
     }
     let head = audit.sync().unwrap();
     drop(audit);
-    for torn in [&b""[..], b"{\"for"] {
-        let next = dir.path().join(format!("{:020}.jsonl", head.sequence + 1));
+    for (torn, anchor) in [(&b""[..], Some(head)), (b"{\"for", Some(head)), (b"{\"for", None)] {
+        let last = open(dir.path(), anchor).sync().unwrap();
+        let next = dir.path().join(format!("{:020}.jsonl", last.sequence + 1));
         fs::write(&next, torn).unwrap();
-        let audit = open(dir.path(), Some(head));
+        let audit = open(dir.path(), anchor);
+        audit.record(entry(1));
         audit.flush().unwrap();
-        let found = audit.verify(&[head]).unwrap();
-        assert!(found.intact, "{found:?}");
-        if torn.is_empty() {
-            drop(audit);
-            fs::remove_file(next).unwrap_or_default();
-        }
+        let found = audit.verify(&[head, last]).unwrap();
+        assert!(found.intact && found.first == 1 && found.anchors > 0, "{found:?}");
     }
 }
 
