@@ -128,7 +128,8 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
     let running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
     if !running.is_empty() {
         let chosen = if wants.all {
-            service.instances.iter().filter(|i| matches!(i.state, State::Running | State::Unhealthy)).collect()
+            let there = |i: &&Instance| matches!(i.state, State::Running | State::Unhealthy) && !i.revoked;
+            service.instances.iter().filter(there).collect()
         } else {
             choose(running, node.spec.choose.unwrap_or_default(), wants.turn, samples)
         };
