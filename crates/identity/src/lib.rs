@@ -2,6 +2,7 @@
 //!
 //! - [`authority`] issues certificates for names and says whose a certificate is,
 //! - [`tls`] proves both ends of a connection with them,
+//! - [`password`] proves a password without showing it,
 //! - [`seal`] keeps secrets of the cluster that lie on a disk,
 //! - [`session`] holds the texts that stand for a proof already given,
 //! - [`join`] lets a new server or agent in.
@@ -14,6 +15,7 @@
 
 pub mod authority;
 pub mod join;
+pub mod password;
 pub mod seal;
 pub mod session;
 pub mod tls;
