@@ -54,8 +54,8 @@ pub struct Certificate {
     pub serial: String,
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
-    /// From when it holds.
-    pub not_before: Timestamp,
+    /// When it was made.
+    pub issued: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
 }

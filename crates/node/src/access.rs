@@ -25,7 +25,10 @@ impl Inner {
             id: caller.id,
             uid: caller.uid(),
             anyone_looks: self.anyone_looks(),
-            certified: &self.certified,
+            certified: match self.identity() {
+                Some(identity) => &*identity.certified,
+                None => access::NONE_CERTIFIED,
+            },
         }
     }
 
@@ -71,11 +74,6 @@ impl Inner {
         }
         let own = matches!(right, Right::Advertise | Right::Find | Right::List | Right::Read);
         own && caller.id.is_some() && tree.get(name).map(|node| node.id) == caller.id
-    }
-
-    /// What a caller may see of lists: none when that is everything.
-    pub(crate) fn sight<'a>(&'a self, tree: &'a Tree, caller: &'a Caller, rights: &[Right]) -> Option<Sight<'a>> {
-        (caller.standing != Standing::Full).then(|| Sight::new(tree, self.who(caller), rights))
     }
 
     /// Whether the caller may start a service by asking for it.
@@ -187,7 +185,7 @@ impl Inner {
             Ok(Subject::User(_)) => true,
             Err(_) => matches!(owner, "byname" | "token"),
             Ok(Subject::Named(name)) => tree.get(&name).is_some_and(|node| {
-                service.owner_is(node.id)
+                owned_by(service, &node)
                     && self.may_use_secret(
                         tree,
                         &Caller::authenticated(&name, node.id, byname_api::caller::Mechanism::None),
@@ -251,6 +249,19 @@ pub(crate) fn secrets_of(launch: &Launch) -> impl Iterator<Item = Name> + '_ {
         EnvValue::Secret { secret } => Name::parse(secret).ok(),
         EnvValue::Text(_) => None,
     })
+}
+
+/// Whether an object is owned by this one, and not by an earlier one of its name.
+fn owned_by(owned: &Object, owner: &Object) -> bool {
+    match owned.owner_id {
+        Some(id) => id == owner.id,
+        None => owner.id < owned.id && owned.spec.owner.as_deref() == Some(owner.name.as_str()),
+    }
+}
+
+/// What a caller may see of lists: none when that is everything.
+pub(crate) fn sight<'a>(tree: &'a Tree, who: &'a Who<'a>, rights: &'a [Right]) -> Option<Sight<'a>> {
+    (who.standing != Standing::Full).then(|| Sight::new(tree, who, rights))
 }
 
 fn op_owner(op: &Op) -> Option<&str> {

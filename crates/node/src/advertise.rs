@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use byname_api::caller::Right;
+use byname_api::caller::{Caller, Right};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::InstanceId;
 use byname_api::request::{AdvertiseReply, AdvertiseRequest, Context, WithdrawReply, WithdrawRequest};

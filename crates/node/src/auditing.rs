@@ -43,6 +43,7 @@ impl Inner {
             name: name.map(|name| name.as_str().to_owned()),
             outcome,
             code,
+            count: 1,
             detail: result.err().map(|error| error.message().to_owned()),
         });
     }

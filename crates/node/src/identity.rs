@@ -77,7 +77,9 @@ pub(crate) struct Identity {
     pub(crate) token: String,
     pub(crate) audit: Option<Audit>,
     pub(crate) anyone_looks: bool,
-    pub(crate) authority: ArcSwap<Authority>,
+    pub(crate) authority: Arc<ArcSwap<Authority>>,
+    /// Whether what an authority off line has signed about an object holds.
+    pub(crate) certified: Box<dyn Fn(&Object) -> bool + Send + Sync>,
     pub(crate) sessions: Sessions,
     pub(crate) passwords: PasswordServer,
     pub(crate) passkeys: Passkeys,
@@ -113,12 +115,14 @@ impl Node {
                 format!("this server's trust domain is `{}`, not `{}`: it cannot be changed", authority.domain(), setup.domain),
             ));
         }
+        let authority = Arc::new(ArcSwap::from_pointee(authority));
         let password_setup = inner.vault(&setup.key, PASSWORDS, || Ok(PasswordServer::new_setup())).await?;
         let identity = Identity {
             sessions: Sessions::new(&setup.key)?,
             passwords: PasswordServer::from_setup(&password_setup)?,
             passkeys: Passkeys::new(&setup.relying_party, &setup.origins)?,
-            authority: ArcSwap::from_pointee(authority),
+            certified: certified_by(authority.clone()),
+            authority,
             domain: setup.domain,
             key: setup.key,
             token: setup.token,
@@ -240,17 +244,6 @@ impl Inner {
         self.propose("byname", None, command).await.map(drop)
     }
 
-    /// What an authority off line has signed about a group or principal holds, and says what is there now.
-    pub(crate) fn certified(&self, node: &Object) -> bool {
-        let (Some(identity), Some(text)) = (self.identity(), &node.spec.certified) else { return false };
-        let authority = identity.authority.load();
-        let Ok(statement) = certified::verify(&authority.root_pem(), text, start::now()) else { return false };
-        let mut members = node.spec.members.clone().unwrap_or_default();
-        members.sort();
-        members.dedup();
-        statement.name == node.name && statement.kind == node.kind() && statement.members == members
-    }
-
     pub(crate) fn trust(&self) -> Result<TrustReply> {
         let authority = self.own_identity()?.authority.load();
         Ok(TrustReply {
@@ -297,6 +290,19 @@ impl Inner {
         let token = identity.sessions.issue(&claims)?;
         Ok(byname_api::identity::Session { token: Secret(token), principal: node.name.clone(), expires })
     }
+}
+
+/// Whether what an authority off line has signed about a group or principal holds, and says what is there now.
+fn certified_by(authority: Arc<ArcSwap<Authority>>) -> Box<dyn Fn(&Object) -> bool + Send + Sync> {
+    Box::new(move |node| {
+        let Some(text) = &node.spec.certified else { return false };
+        let authority = authority.load();
+        let Ok(statement) = certified::verify(&authority.root_pem(), text, start::now()) else { return false };
+        let mut members = node.spec.members.clone().unwrap_or_default();
+        members.sort();
+        members.dedup();
+        statement.name == node.name && statement.kind == node.kind() && statement.members == members
+    })
 }
 
 /// Renews the issuing certificate long before it ends, if the root key is here.

@@ -31,20 +31,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use byname_api::NameService;
 use byname_api::agent;
-use byname_api::caller::Right;
 use byname_api::error::{Code, Error, Result};
-use byname_api::filter::Filter;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
 use byname_cluster::{Cluster, OpenError, ProposeError};
-use byname_name::{Name, Pattern};
+use byname_name::Pattern;
 use byname_registry::service::Origin;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 

@@ -16,6 +16,7 @@ use byname_api::{NameService, agent};
 use byname_name::Name;
 use byname_registry::{Command, Reply, query};
 
+use crate::access::sight;
 use crate::{Inner, Node, agents, auditing, check_op, declares_sockets, pattern, start};
 
 #[async_trait::async_trait]
@@ -52,7 +53,8 @@ impl NameService for Node {
         let pattern = pattern(&request.pattern)?;
         inner.confirm_if(request.consistent).await?;
         let tree = inner.view.load_full();
-        let sight = inner.sight(&tree, &cx.caller, &[Right::List]);
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::List]);
         let next = request.next.as_deref();
         let reply = query::list(&tree, &pattern, request.limit, next, request.set.as_deref(), sight.as_ref())?;
         if reply.entries.is_empty() && reply.next.is_none() {
@@ -66,7 +68,8 @@ impl NameService for Node {
         let pattern = pattern(&request.pattern)?;
         inner.confirm_if(request.consistent).await?;
         let tree = inner.view.load_full();
-        let sight = inner.sight(&tree, &cx.caller, &[Right::Read]);
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::Read]);
         if sight.is_some() && pattern.as_exact().is_some() {
             inner.authorise_in(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
         }
@@ -137,7 +140,8 @@ impl NameService for Node {
         let filter = Filter::parse(&request.filter)?;
         inner.confirm_if(request.consistent).await?;
         let tree = inner.view.load_full();
-        let sight = inner.sight(&tree, &cx.caller, &[Right::Read]);
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::Read]);
         let (under, next) = (&request.under, request.next.as_deref());
         let suffix = &inner.config.dns_suffix;
         if sight.is_some() && tree.get(under).is_none() {

@@ -17,6 +17,7 @@ use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::request::{Change, Context, WatchEvent, WatchReply, WatchRequest};
 use byname_name::{NameKey, Pattern};
+use byname_registry::access::Sight;
 use byname_registry::{Event, Node as Object, query};
 
 use crate::Inner;
@@ -195,8 +196,8 @@ impl Inner {
         if caller.standing == Standing::Authenticated && !self.is_still_there(caller) {
             return false;
         }
-        let tree = self.view.load();
-        byname_registry::access::allows_object(&tree, &self.who(caller), Right::Read, node)
+        let (tree, who) = (self.view.load(), self.who(caller));
+        Sight::new(&tree, &who, &[Right::Read]).sees(node)
     }
 
     pub(crate) fn watch(
@@ -323,7 +324,7 @@ impl Watcher {
         if record.revision > self.at {
             for (change, node) in record.events.iter().skip(self.sent) {
                 self.sent += 1;
-                if self.pattern.matches(&node.name) && self.inner.may_watch(&self.caller, node) {
+                if self.pattern.matches(&node.name) && self.may_tell(record, node) {
                     bytes += weight(node);
                     events.push(self.event(*change, node));
                 }
@@ -343,6 +344,15 @@ impl Watcher {
         events
     }
 
+    /// Whether the caller may be told. What is gone is judged as if it were still there, and so is what went with it.
+    fn may_tell(&self, record: &Record, node: &Object) -> bool {
+        let above = |gone: &Object| gone.spec.acl.is_some() && node.name.is_under(&gone.name);
+        let gone = record.events.iter().filter(|(change, gone)| *change == Change::Deleted && above(gone));
+        self.caller.standing == Standing::Full
+            || (self.inner.may_watch(&self.caller, node)
+                && gone.into_iter().all(|(_, gone)| self.inner.may_watch(&self.caller, gone)))
+    }
+
     fn event(&self, change: Change, node: &Object) -> WatchEvent {
         let tree = self.inner.view.load();
         let object = self.inner.object(&tree, node);
@@ -352,7 +362,8 @@ impl Watcher {
     /// The next part of what was there when the watch began.
     fn initial_page(&mut self) -> Result<Option<WatchReply>> {
         let Some(Initial { tree, after }) = self.initial.take() else { return Ok(None) };
-        let sight = self.inner.sight(&tree, &self.caller, &[Right::Read]);
+        let who = self.inner.who(&self.caller);
+        let sight = crate::access::sight(&tree, &who, &[Right::Read]);
         let page = query::list(&tree, &self.pattern, Some(MESSAGE as u32), after.as_deref(), None, sight.as_ref())?;
         drop(sight);
         let objects = page.entries.iter().filter_map(|e| tree.get(&e.name).map(|n| (e.name.clone(), n.clone())));

@@ -158,7 +158,7 @@ impl Inner {
         )
         .into();
         let caller = match certificate.id {
-            Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.not_before)?,
+            Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.issued)?,
             // Servers are no objects of the tree; nobody else gets a certificate without an id.
             None if is_server(&certificate.name) => Caller::full(certificate.name.to_string(), Mechanism::Certificate),
             None => return Err(ended("the certificate names nobody")),
@@ -231,7 +231,8 @@ impl Inner {
                 matches!(node.kind(), byname_api::object::Kind::Principal)
                     || *change == byname_api::request::Change::Deleted
             }
-            Event::Revoked | Event::Ended { .. } => true,
+            // A copy that was revoked is one of these too.
+            Event::Service(_) | Event::Ended { .. } => true,
             _ => false,
         };
         if matters && let Some(identity) = self.identity() {

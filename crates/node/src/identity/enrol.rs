@@ -8,6 +8,7 @@ use byname_api::identity::{Blob, EnrolReply, EnrolRequest, RevokeRequest};
 use byname_api::object::{Kind, ObjectId};
 use byname_api::request::Context;
 use byname_api::span::Timestamp;
+use byname_identity::password::PasswordServer;
 use byname_name::Name;
 use byname_registry::command::CredentialChange;
 use byname_registry::{Command, Node as Object};
@@ -32,7 +33,7 @@ impl Inner {
             }
             EnrolRequest::PasswordFinish { principal, message } => {
                 let node = self.enrollable(cx, &principal)?;
-                let record = identity.passwords.register_finish(&message.0)?;
+                let record = PasswordServer::register_finish(&message.0)?;
                 let sealed = identity.key.seal(PASSWORD, &record)?;
                 let done = self.change_credentials(cx, &node, CredentialChange::Password(Some(sealed))).await;
                 self.note_change(cx, "set-password", Some(&node.name), &done);

@@ -10,6 +10,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::identity::{Blob, LoginReply, LoginRequest, LogoutRequest, Secret, Session, WhoamiReply};
 use byname_api::object::ObjectId;
 use byname_api::request::Context;
+use byname_identity::password::PasswordServer;
 use byname_name::Name;
 use byname_registry::command::{CredentialChange, Revoked};
 use byname_registry::{Command, access};
@@ -81,7 +82,7 @@ impl Inner {
         let Attempt::Password { principal, name, state } = identity.attempts.take(attempt)? else {
             return Err(Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again"));
         };
-        let proved = identity.passwords.login_finish(*state, &message.0);
+        let proved = PasswordServer::login_finish(*state, &message.0);
         let session = match (proved, principal) {
             (Ok(()), Some(id)) => self.signed_in(cx, &name, id, Mechanism::Password),
             _ => Err(Error::new(Code::Unauthenticated, "the name or the password is wrong")),

@@ -387,6 +387,15 @@ pub fn audited_reads(tree: &Tree, name: &Name) -> bool {
 }
 
 impl Tree {
+    /// The names at or beneath this one that have lists of their own, in their order.
+    pub fn with_acl_beneath(&self, name: &Name) -> Vec<Name> {
+        let key = name.key();
+        let range = (std::ops::Bound::Included(key.as_str()), std::ops::Bound::Unbounded);
+        let lists = self.derived().acls().range::<_, str>(range).map(|(at, _)| at.as_str());
+        let slots = lists.take_while(|at| at.starts_with(key.as_str())).filter_map(|at| self.names().get(at.as_bytes()));
+        slots.map(Slot::name).collect()
+    }
+
     /// The error for a name that is not there, or must look so to somebody: it names nothing that this caller may not see.
     pub fn not_found_for(&self, name: &Name, who: &Who<'_>) -> Error {
         let end = self.follow(name, true, None).unwrap_or_else(|_| name.clone());
