@@ -267,9 +267,15 @@ fn environment(
         }
         match value {
             EnvValue::Text(text) => env.insert(key.into(), expand(text, variables).into()),
-            EnvValue::Secret { .. } => {
-                return Err(Error::new(Code::Unsupported, "secrets are not supported by this agent yet").field(field()));
-            }
+            // As it is: what it holds is nobody's pattern.
+            EnvValue::Secret { secret } => match order.secrets.get(key) {
+                Some(value) => env.insert(key.into(), value.0.clone().into()),
+                None => {
+                    let message =
+                        format!("{} cannot be started: the server did not send the secret `{secret}`", order.name);
+                    return Err(Error::new(Code::StartFailed, message).field(field()));
+                }
+            },
         };
     }
     for (key, value) in variables.iter().filter(|(key, _)| key.starts_with("PORT")) {

@@ -83,6 +83,7 @@ impl Inner {
             name: node.name.clone(),
             launch: node.spec.launch.clone().unwrap_or_default(),
             ticket,
+            secrets: std::collections::BTreeMap::new(),
         };
         if self.agents.send(computer, AgentOrder::Start(Box::new(start))) {
             metrics::counter!("byname_starts_total").increment(1);

@@ -187,6 +187,7 @@ pub(crate) fn start(instance: u64, launch: Launch) -> StartOrder {
         name: Name::parse("/BVODS/QS").unwrap(),
         launch,
         ticket: TicketPair { program: [0xa1; 32], server: [0xb2; 32] },
+        secrets: Default::default(),
     }
 }
 
