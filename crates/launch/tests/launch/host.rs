@@ -176,6 +176,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         server: "unix:///run/byname/socket".into(),
         require_user: false,
         port_range: None,
+        shared: None,
     }
 }
 
