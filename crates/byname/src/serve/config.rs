@@ -140,6 +140,7 @@ pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environmen
         server: format!("unix://{}", data.socket().display()),
         require_user: false,
         port_range: None,
+        shared: None,
     }
 }
 
@@ -156,6 +157,7 @@ pub(crate) fn agent_launch(data: &DataDir, settings: &AgentSettings, env: &Envir
         server: settings.server.clone(),
         require_user: true,
         port_range: None,
+        shared: None,
     }
 }
 
