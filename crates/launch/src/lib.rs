@@ -10,6 +10,7 @@
 //! Orders go through the host's own policy (`catalogue`, `plan`) before anything is done. Each instance is one task
 //! (`instance`), from its order to its end. This is the only crate that starts processes.
 
+mod addresses;
 mod agent;
 mod alive;
 mod catalogue;
@@ -40,6 +41,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+pub use addresses::own_addresses;
 pub use agent::{Agent, StartError};
 pub use alive::Alive;
 pub use catalogue::{Problem, check_catalogue};

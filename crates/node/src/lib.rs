@@ -158,6 +158,11 @@ impl Node {
         Ok(Node { inner })
     }
 
+    /// This server's number.
+    pub fn id(&self) -> u64 {
+        self.inner.config.id
+    }
+
     /// Lets finds ask an agent in this process whether a program that the tree still names has ended.
     pub fn ask_here_first(&self, has_ended: impl Fn(InstanceId) -> bool + Send + Sync + 'static) {
         // Only the first counts; there is one agent in a process.
