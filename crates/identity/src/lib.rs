@@ -2,6 +2,7 @@
 //!
 //! - [`authority`] issues certificates for names and says whose a certificate is,
 //! - [`tls`] proves both ends of a connection with them,
+//! - [`passkey`] proves a security key or a passkey of a browser,
 //! - [`password`] proves a password without showing it,
 //! - [`seal`] keeps secrets of the cluster that lie on a disk,
 //! - [`session`] holds the texts that stand for a proof already given,
@@ -13,8 +14,11 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "testing"))]
+pub mod authenticator;
 pub mod authority;
 pub mod join;
+pub mod passkey;
 pub mod password;
 pub mod seal;
 pub mod session;
