@@ -20,6 +20,7 @@ use byname_name::{Name, spiffe};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 
+use crate::jwt::JwtKey;
 use crate::pem;
 
 mod describe;
@@ -37,8 +38,8 @@ pub use request::{NewKey, SigningRequest, external_request, new_key};
 pub use roots::Roots;
 pub use verify::{Peer, Purpose, verify};
 
-pub(crate) use profile::timestamp;
-pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain, verify_host};
+pub(crate) use profile::{spiffe_id, timestamp};
+pub(crate) use verify::{Refusal, Rule, public_key_of, refusal_of, verify_chain, verify_host};
 
 use profile::{ISSUING_LIFE, Scope, date, internal, is_host_name, is_host_under};
 
@@ -56,6 +57,7 @@ pub struct Authority {
     issuing_not_before: Timestamp,
     issuing_not_after: Timestamp,
     issuer: Issuer<'static, KeyPair>,
+    jwt_key: JwtKey,
 }
 
 /// A certificate that was just signed.
@@ -98,7 +100,7 @@ impl Authority {
         };
         let request = SigningRequest::parse(request_pem.as_bytes())?;
         let issuing = sign_issuing(domain, &root_pem, &root_key_pem, &request, &scope, ISSUING_LIFE, now)?;
-        Authority::assemble(&root_pem, Some(root_key_pem), &issuing, issuing_key_pem)
+        Authority::assemble(&root_pem, Some(root_key_pem), &issuing, issuing_key_pem, JwtKey::generate()?)
     }
 
     /// An authority whose root key is elsewhere: `chain_pem` begins with the certificate that was signed for
@@ -124,7 +126,7 @@ impl Authority {
         let chain = pem::certificates(chain_pem)?;
         verify::verify_issuing(&roots, &chain, now).map_err(|error| error.within("the issuing certificate"))?;
         let first = chain.first().map(|der| pem::encode(pem::CERTIFICATE, der)).unwrap_or_default();
-        Authority::assemble(root_pem, None, &first, issuing_key_pem.to_owned())
+        Authority::assemble(root_pem, None, &first, issuing_key_pem.to_owned(), JwtKey::generate()?)
     }
 
     /// The same with a new issuing authority, when more than two thirds of this one's life are over and the root's key is
@@ -141,7 +143,8 @@ impl Authority {
         let request = SigningRequest::parse(key.request_pem.as_bytes())?;
         let root_pem = self.root_pem();
         let issuing = sign_issuing(&self.domain, &root_pem, root_key_pem, &request, &self.scope, ISSUING_LIFE, now)?;
-        Authority::assemble(&root_pem, Some(root_key_pem.clone()), &issuing, key.key_pem).map(Some)
+        let jwt_key = JwtKey::from_pkcs8(self.jwt_key.to_pkcs8())?;
+        Authority::assemble(&root_pem, Some(root_key_pem.clone()), &issuing, key.key_pem, jwt_key).map(Some)
     }
 
     /// Certifies that the holder of the request's key is `subject`, for `validity` or until the issuing authority's own
@@ -235,6 +238,21 @@ impl Authority {
         self.issuing_not_after
     }
 
+    /// The key that signs tokens for names ([`crate::jwt`]). It stays when the issuing authority is renewed.
+    pub fn jwt_key(&self) -> &JwtKey {
+        &self.jwt_key
+    }
+
+    /// The trust domain's keys as SPIFFE's own tools take them (JSON): the roots, and the key for tokens.
+    pub fn spiffe_bundle(&self) -> String {
+        self.jwt_key.bundle(&self.roots)
+    }
+
+    /// The root's private key, PKCS#8 in PEM, when it is here.
+    pub(crate) fn root_key_pem(&self) -> Option<&str> {
+        self.root_key_pem.as_deref()
+    }
+
     /// Whether the root's key is here, so that the authority can renew itself.
     pub fn holds_root_key(&self) -> bool {
         self.root_key_pem.is_some()
@@ -245,6 +263,7 @@ impl Authority {
         root_key_pem: Option<String>,
         issuing_pem: &str,
         issuing_key_pem: String,
+        jwt_key: JwtKey,
     ) -> Result<Self> {
         let roots = Roots::from_pem(root_pem)?;
         let Some(domain) = roots.domain().map(str::to_owned) else {
@@ -267,6 +286,7 @@ impl Authority {
             issuing_not_before: facts.not_before,
             issuing_not_after: facts.not_after,
             issuer,
+            jwt_key,
         })
     }
 }

@@ -13,7 +13,7 @@ use rcgen::Issuer;
 use zeroize::Zeroizing;
 
 use super::profile::{Scope, date, internal, leaf};
-use super::{Roots, SigningRequest, Subject, key_pair, new_root, sign_issuing, verify};
+use super::{Roots, SigningRequest, Subject, key_pair, new_root, public_key_of, sign_issuing, verify};
 use crate::{pem, private_file};
 
 const KEY: &str = "root.key";
@@ -82,7 +82,7 @@ impl RootFiles {
         let domain = roots.domain().ok_or_else(|| {
             Error::invalid("root", format!("{} names no trust domain (a URI `spiffe://DOMAIN`)", path.display()))
         })?;
-        if key_pair(&root_key_pem)?.public_key_raw() != verify::public_key(&root_pem)?.as_slice() {
+        if Some(key_pair(&root_key_pem)?.public_key_raw()) != roots.ders().next().and_then(public_key_of).as_deref() {
             let what = format!("{} is not the key of {}", key_path.display(), path.display());
             return Err(Error::invalid("root", what));
         }

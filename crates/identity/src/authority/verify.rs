@@ -426,9 +426,7 @@ pub(crate) fn validity(der: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp
     Ok((end(parsed.validity().not_before), end(parsed.validity().not_after)))
 }
 
-/// The public key of a text's first certificate, as its bit string.
-pub(crate) fn public_key(pem_text: &str) -> Result<Vec<u8>> {
-    let der = crate::pem::certificates(pem_text)?.swap_remove(0);
-    let parsed = parse(&der).map_err(|refusal| Error::invalid("certificate", refusal.error.message().to_owned()))?;
-    Ok(parsed.public_key().subject_public_key.as_ref().to_vec())
+/// The public key of a certificate, as its bit string; none when it is damaged.
+pub(crate) fn public_key_of(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    Some(parse(der).ok()?.public_key().subject_public_key.as_ref().to_vec())
 }
