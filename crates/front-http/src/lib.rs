@@ -6,10 +6,11 @@
 //!     router     what gRPC does not claim comes here
 //!       routes   the table of the interface: paths, parameters, bodies, answers
 //!       decode, body, conditions, patch   the parts of a request, refused with the field's name
-//!       operations   one call of the service each
+//!       operations, identity   one call of the service each
 //!       events       what a watch tells, as server-sent events
 //!       problem      every error, as problem details (RFC 9457)
 //!       openapi      the table again, as a document
+//!       pages        where people sign in and make passkeys
 //! ```
 //!
 //! Only this crate knows HTTP statuses and headers; it decides nothing that another front end would have to decide
@@ -23,9 +24,11 @@ mod events;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod identity;
 mod listen;
 mod openapi;
 mod operations;
+mod pages;
 mod patch;
 mod problem;
 mod router;

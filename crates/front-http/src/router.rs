@@ -95,6 +95,19 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         Operation::Unlock => call.unlock().await,
         Operation::Why => call.why().await,
         Operation::Logs => call.logs().await,
+        Operation::Login => call.login().await,
+        Operation::Logout => call.logout().await,
+        Operation::Whoami => call.whoami().await,
+        Operation::Enrol => call.enrol().await,
+        Operation::Certify => call.certify().await,
+        Operation::Trust => call.trust().await,
+        Operation::Introduce => call.introduce().await,
+        Operation::Verify => call.verify().await,
+        Operation::Invite => call.invite().await,
+        Operation::Join => call.join().await,
+        Operation::Revoke => call.revoke().await,
+        Operation::Access => call.access().await,
+        Operation::Audit => call.audit().await,
         Operation::Cluster => call.cluster().await,
         Operation::Version
         | Operation::Live
@@ -102,7 +115,8 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         | Operation::Metrics
         | Operation::OpenApi
         | Operation::Proto
-        | Operation::ErrorPage => Err(Error::internal("a simple route was taken for an operation")),
+        | Operation::ErrorPage
+        | Operation::Page(_) => Err(Error::internal("a simple route was taken for an operation")),
     };
     Ok(done?)
 }
@@ -135,6 +149,7 @@ fn simple(shared: &Shared, route: &Route, rest: &str) -> Result<Option<Response>
             Some(code) => operations::json(&ErrorPage { code, title: code.title(), status: code.http_status() }),
             None => return Err(Error::new(Code::NotFound, "there is no such error code").field("code")),
         },
+        Operation::Page(page) => page.answer(),
         _ => return Ok(None),
     }))
 }
@@ -164,7 +179,7 @@ async fn whole_body(route: &Route, headers: &HeaderMap, body: HttpBody) -> Resul
         Body::MergePatch(_) => body::check_type(headers, PATCH)?,
         Body::Optional(_) => {}
     }
-    let bytes = body::read(headers, body).await?;
+    let bytes = body::read(headers, body, route.room).await?;
     if matches!(route.body, Body::Optional(_)) && !bytes.is_empty() {
         body::check_type(headers, JSON)?;
     }
