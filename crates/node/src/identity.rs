@@ -14,21 +14,23 @@ mod secrets;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use byname_api::caller::Caller;
 use byname_api::error::{Code, Error, Result};
 use byname_api::identity::{Secret, TrustReply};
-use byname_api::object::ObjectId;
+use byname_api::object::{Kind, ObjectId};
 use byname_audit::Audit;
 use byname_identity::authority::{Authority, Certificate, SigningRequest, Subject, Usage};
-use byname_identity::certified;
-use byname_identity::passkey::Passkeys;
+use byname_identity::certified::{self, About};
+use byname_identity::passkey::{self, Passkeys};
 use byname_identity::password::PasswordServer;
 use byname_identity::seal::ClusterKey;
 use byname_identity::session::Sessions;
@@ -120,8 +122,8 @@ impl Node {
         let identity = Identity {
             sessions: Sessions::new(&setup.key)?,
             passwords: PasswordServer::from_setup(&password_setup)?,
-            passkeys: Passkeys::new(&setup.relying_party, &setup.origins)?,
-            certified: certified_by(authority.clone()),
+            passkeys: Passkeys::new(&setup.relying_party, &setup.origins, setup.relying_party == "localhost")?,
+            certified: certified_by(authority.clone(), Arc::downgrade(inner)),
             authority,
             domain: setup.domain,
             key: setup.key,
@@ -250,13 +252,12 @@ impl Inner {
             domain: authority.domain().to_owned(),
             bundle: authority.bundle_pem(),
             fingerprint: hex::encode(authority.root_fingerprint()),
-            keys: authority.jwks(),
+            keys: authority.jwt_key().bundle(authority.roots()),
         })
     }
 
     /// An object that can act and is not shut out.
     pub(crate) fn principal(&self, name: &Name) -> Result<Arc<Object>> {
-        use byname_api::object::Kind;
         let tree = self.view.load();
         let node = tree.resolve(name)?.node;
         match node.kind() {
@@ -293,15 +294,37 @@ impl Inner {
 }
 
 /// Whether what an authority off line has signed about a group or principal holds, and says what is there now.
-fn certified_by(authority: Arc<ArcSwap<Authority>>) -> Box<dyn Fn(&Object) -> bool + Send + Sync> {
+fn certified_by(
+    authority: Arc<ArcSwap<Authority>>,
+    inner: Weak<Inner>,
+) -> Box<dyn Fn(&Object) -> bool + Send + Sync> {
     Box::new(move |node| {
         let Some(text) = &node.spec.certified else { return false };
         let authority = authority.load();
-        let Ok(statement) = certified::verify(&authority.root_pem(), text, start::now()) else { return false };
-        let mut members = node.spec.members.clone().unwrap_or_default();
-        members.sort();
-        members.dedup();
-        statement.name == node.name && statement.kind == node.kind() && statement.members == members
+        let Ok(statement) = certified::verify(authority.roots(), text, start::now()) else { return false };
+        if statement.name.key() != node.name.key() {
+            return false;
+        }
+        match (statement.about, node.kind()) {
+            (About::Group, Kind::Group) => {
+                let mut members = node.spec.members.clone().unwrap_or_default();
+                members.sort();
+                members.dedup();
+                statement.members == members
+            }
+            // It proves itself with these keys and with nothing else.
+            (About::Principal, Kind::Principal) => inner.upgrade().is_some_and(|inner| {
+                let tree = inner.view.load();
+                let password = tree.credentials(node.id).is_some_and(|credentials| credentials.password.is_some());
+                let keys = inner.passkeys_of(node.id).unwrap_or_default();
+                let signed = |key: &[u8]| {
+                    passkey::credential_id(key)
+                        .is_ok_and(|id| statement.members.contains(&URL_SAFE_NO_PAD.encode(id)))
+                };
+                !password && keys.iter().all(|(_, key)| signed(key))
+            }),
+            _ => false,
+        }
     })
 }
 

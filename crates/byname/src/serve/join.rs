@@ -142,7 +142,9 @@ fn due(folder: &Path) -> Result<Option<Duration>> {
     let text = fs::read_to_string(&path)
         .map_err(|error| Error::new(Code::Unavailable, format!("cannot read {}: {error}", path.display())))?;
     let shown = authority::show(&text)?;
+    let validity = shown.first().and_then(|certificate| certificate.validity);
+    let (from, until) = validity.ok_or_else(|| Error::invalid("cert.pem", "it holds no certificate"))?;
     let now = super::trust::now();
-    let half = shown.not_before.0 + (shown.not_after.0 - shown.not_before.0) / 2;
+    let half = from.0 + (until.0 - from.0) / 2;
     Ok(half.checked_sub(now.0).filter(|left| *left > 0).map(Duration::from_millis))
 }

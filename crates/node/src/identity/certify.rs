@@ -8,6 +8,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::identity::{CertifyReply, CertifyRequest, Secret};
 use byname_api::object::{InstanceId, Kind, ObjectId};
 use byname_api::request::Context;
+use byname_api::span::Timestamp;
 use byname_identity::authority::{SigningRequest, Subject, Usage};
 use byname_name::{Name, spiffe};
 
@@ -67,7 +68,7 @@ impl Inner {
         if request.audience.is_empty() {
             return self.certificate_of(&name, Some(id), instance, &request.request, validity);
         }
-        self.token_for(&name, &request.audience)
+        self.token_for(&name, id, &request.audience)
     }
 
     /// An instance's certificate is for itself, for the agent of its host, and for its admins.
@@ -127,7 +128,7 @@ impl Inner {
     }
 
     /// A token instead of a certificate (JWT-SVID).
-    fn token_for(&self, name: &Name, audience: &[String]) -> Result<CertifyReply> {
+    fn token_for(&self, name: &Name, id: ObjectId, audience: &[String]) -> Result<CertifyReply> {
         if audience.len() > AUDIENCES || audience.iter().any(|a| a.is_empty() || a.len() > 255) {
             return Err(Error::invalid("audience", "1 to 16 audiences of 1 to 255 bytes"));
         }
@@ -135,7 +136,8 @@ impl Inner {
         let authority = identity.authority.load();
         let spiffe = spiffe_id(name, &identity.domain)?;
         let now = start::now();
-        let (token, expires) = authority.sign_token(&spiffe, audience, TOKEN, now)?;
+        let token = authority.jwt_key().sign(&identity.domain, name, Some(id), audience, TOKEN, now)?;
+        let expires = Timestamp(now.0 + TOKEN.as_millis() as u64);
         Ok(CertifyReply {
             chain: String::new(),
             bundle: authority.bundle_pem(),

@@ -64,10 +64,11 @@ impl Inner {
                 if existing.len() >= PASSKEYS {
                     return Err(Error::new(Code::TooLarge, "a principal has 16 passkeys at most: remove one"));
                 }
-                let (options, state) =
-                    identity.passkeys.register_start(&handle(Some(node.id), &node.name), node.name.as_str(), &existing)?;
-                let attempt = identity.attempts.keep(Attempt::NewPasskey { principal: node.id, state })?;
-                Ok(EnrolReply::Challenge { attempt: Some(attempt), message: Blob(options.into_bytes()) })
+                let challenge =
+                    identity.passkeys.register_start(node.id, node.name.as_str(), &existing, start::now())?;
+                let attempt = Attempt::NewPasskey { principal: node.id, state: challenge.state };
+                let attempt = identity.attempts.keep(attempt)?;
+                Ok(EnrolReply::Challenge { attempt: Some(attempt), message: Blob(challenge.options.into_bytes()) })
             }
             EnrolRequest::PasskeyFinish { attempt, credential, label } => {
                 let Attempt::NewPasskey { principal, state } = identity.attempts.take(&attempt)? else {
@@ -78,7 +79,7 @@ impl Inner {
                 if credential.len() > 64 << 10 {
                     return Err(Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential"));
                 }
-                let made = match identity.passkeys.register_finish(&state, &credential) {
+                let made = match identity.passkeys.register_finish(&state, credential.as_bytes(), start::now()) {
                     Ok(key) => {
                         let key = identity.key.seal(PASSKEY, &key)?;
                         let change = CredentialChange::AddPasskey { label, key };

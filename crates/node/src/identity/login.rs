@@ -25,6 +25,7 @@ const POLL_MS: u64 = 1_000;
 
 pub(super) const PASSWORD: &str = "password";
 pub(super) const PASSKEY: &str = "passkey";
+const DECOY: &str = "passkey decoy";
 
 impl Inner {
     pub(crate) async fn login(self: &Arc<Self>, cx: &Context, request: LoginRequest) -> Result<LoginReply> {
@@ -100,9 +101,14 @@ impl Inner {
         };
         let keys: Vec<Vec<u8>> = keys.into_iter().map(|(_, key)| key).collect();
         let id = node.map(|node| node.id).filter(|_| !keys.is_empty());
-        let (options, state) = identity.passkeys.login_start(&keys, &handle(id, &principal))?;
-        let attempt = Attempt::Passkey { principal: id, name: principal, state };
-        Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message: Blob(options.into_bytes()) })
+        let challenge = match id {
+            Some(_) => identity.passkeys.login_start(&keys, start::now())?,
+            // Looks like any other, and is the same for the same name.
+            None => identity.passkeys.decoy(&identity.key.mac(DECOY, principal.key().as_bytes())?)?,
+        };
+        let attempt = Attempt::Passkey { principal: id, name: principal, state: challenge.state };
+        let message = Blob(challenge.options.into_bytes());
+        Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message })
     }
 
     async fn passkey_finish(
@@ -121,7 +127,7 @@ impl Inner {
         };
         let keys = principal.map(|id| self.passkeys_of(id)).transpose()?.unwrap_or_default();
         let plain: Vec<Vec<u8>> = keys.iter().map(|(_, key)| key.clone()).collect();
-        let session = match (identity.passkeys.login_finish(&state, credential, &plain), principal) {
+        let session = match (identity.passkeys.login_finish(&state, credential.as_bytes(), &plain, start::now()), principal) {
             (Ok(used), Some(id)) => {
                 if let Some(updated) = used.updated
                     && let Some((label, _)) = keys.get(used.index)
