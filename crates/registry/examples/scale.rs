@@ -187,8 +187,8 @@ fn measure(registry: &Registry, count: u64) {
     );
     let list = |text: &str, limit: u32, times: usize| {
         let pattern = Pattern::parse(text).expect("a pattern");
-        let page = query::list(tree, &pattern, Some(limit), None, None).expect("a page");
-        let took = p50(times, |_| drop(black_box(query::list(tree, &pattern, Some(limit), None, None))));
+        let page = query::list(tree, &pattern, Some(limit), None, None, None).expect("a page");
+        let took = p50(times, |_| drop(black_box(query::list(tree, &pattern, Some(limit), None, None, None))));
         println!("list       {text}: {} names, more: {}, {took:.0?} p50", page.entries.len(), page.next.is_some());
     };
     list("/site/3/rack/7/*", 1_000, 50);
@@ -197,7 +197,7 @@ fn measure(registry: &Registry, count: u64) {
     list("/*/*/rack/7", 1_000, 20);
     list("/**/svc-000042", 1_000, 1);
     let filter = Filter::parse("(cn=svc-153042)").expect("a filter");
-    let took = p50(3, |_| drop(black_box(query::search(tree, &filter, &Name::root(), None, None, "x"))));
+    let took = p50(3, |_| drop(black_box(query::search(tree, &filter, &Name::root(), None, None, "x", None))));
     println!("search     a page of (cn=svc-153042) without an index: {took:.0?} p50");
     let root = Name::parse("/site/3").expect("a name");
     println!(
