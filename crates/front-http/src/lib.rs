@@ -1,7 +1,8 @@
 //! HTTP and JSON in front of [`NameService`], and the listener that this and every other front end on the port share.
 //!
 //! ```text
-//! listen    accepts connections, tells HTTP/1.1 from HTTP/2, bounds both
+//! listen    accepts connections, tells TLS from plain HTTP and HTTP/1.1 from HTTP/2, bounds all of them
+//!   secure  the plug for TLS; crowd counts whom they come from
 //!   admit   asks the gate once a request who calls; the answer travels in the request's extensions
 //!     router     what gRPC does not claim comes here
 //!       routes   the table of the interface: paths, parameters, bodies, answers
@@ -19,6 +20,7 @@
 mod admit;
 mod body;
 mod conditions;
+mod crowd;
 mod decode;
 mod events;
 #[cfg(fuzzing)]
@@ -33,6 +35,7 @@ mod patch;
 mod problem;
 mod router;
 mod routes;
+mod secure;
 mod sniff;
 
 use std::sync::Arc;
@@ -40,6 +43,7 @@ use std::sync::Arc;
 use byname_api::NameService;
 
 pub use listen::{Bound, Limits, serve, serve_with};
+pub use secure::{Secure, Stream};
 
 /// What is served beside the operations.
 #[derive(Clone)]
