@@ -25,6 +25,7 @@ use crate::pem;
 
 mod describe;
 mod files;
+mod issuing;
 mod profile;
 mod request;
 mod roots;
@@ -36,10 +37,11 @@ pub use files::{RootFiles, Sign};
 pub use profile::{Subject, Usage};
 pub use request::{NewKey, SigningRequest, external_request, new_key};
 pub use roots::Roots;
-pub use verify::{Peer, Purpose, verify};
+pub use verify::{Peer, Purpose, verify, verify_pem};
 
+pub(crate) use issuing::public_key_of;
 pub(crate) use profile::{spiffe_id, timestamp};
-pub(crate) use verify::{Refusal, Rule, public_key_of, refusal_of, verify_chain, verify_host};
+pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain, verify_host};
 
 use profile::{ISSUING_LIFE, Scope, date, internal, is_host_name, is_host_under};
 
@@ -124,7 +126,7 @@ impl Authority {
             return Err(Error::invalid("root", format!("the root is of {whose} and not of {domain}")));
         }
         let chain = pem::certificates(chain_pem)?;
-        verify::verify_issuing(&roots, &chain, now).map_err(|error| error.within("the issuing certificate"))?;
+        issuing::verify_issuing(&roots, &chain, now).map_err(|error| error.within("the issuing certificate"))?;
         let first = chain.first().map(|der| pem::encode(pem::CERTIFICATE, der)).unwrap_or_default();
         Authority::assemble(root_pem, None, &first, issuing_key_pem.to_owned(), JwtKey::generate()?)
     }
@@ -270,7 +272,7 @@ impl Authority {
             return Err(Error::invalid("root", "the root names no trust domain (a URI `spiffe://DOMAIN`)"));
         };
         let issuing_der = pem::certificates(issuing_pem)?.swap_remove(0);
-        let facts = verify::issuing_facts(&issuing_der, &domain)?;
+        let facts = issuing::issuing_facts(&issuing_der, &domain)?;
         let key = key_pair(&issuing_key_pem)?;
         if key.public_key_raw() != facts.public_key.as_slice() {
             return Err(Error::invalid("key", "the key is not that of the issuing certificate"));
@@ -321,7 +323,7 @@ pub(crate) fn sign_issuing(
     now: Timestamp,
 ) -> Result<String> {
     let root_der = pem::certificates(root_pem)?.swap_remove(0);
-    let root_end = verify::validity(&root_der)?.1;
+    let root_end = issuing::validity(&root_der)?.1;
     if now >= root_end {
         return Err(Error::new(Code::Unavailable, format!("the root of {domain} expired on {root_end}")));
     }

@@ -12,8 +12,9 @@ use byname_name::Name;
 use rcgen::Issuer;
 use zeroize::Zeroizing;
 
+use super::issuing;
 use super::profile::{Scope, date, internal, leaf};
-use super::{Roots, SigningRequest, Subject, key_pair, new_root, public_key_of, sign_issuing, verify};
+use super::{Roots, SigningRequest, Subject, key_pair, new_root, public_key_of, sign_issuing};
 use crate::{pem, private_file};
 
 const KEY: &str = "root.key";
@@ -105,7 +106,7 @@ impl RootFiles {
             }
             Sign::Certificate(subject) => {
                 let root_der = pem::certificates(&self.root_pem)?.swap_remove(0);
-                let root_end = verify::validity(&root_der)?.1;
+                let root_end = issuing::validity(&root_der)?.1;
                 if now >= root_end {
                     let what = format!("the root of {} expired on {root_end}", self.domain);
                     return Err(Error::new(Code::Unavailable, what));
