@@ -400,6 +400,7 @@ mod tests {
             modified: stamp,
             service: None,
             lock: None,
+            owner_id: None,
             unregistered: false,
         })
     }
