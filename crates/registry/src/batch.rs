@@ -197,7 +197,7 @@ impl Change<'_> {
             lock: None,
             owner_id: None,
         };
-        self.unbound.made(&node.name);
+        self.unbound.made(self.tree, &node.name);
         self.unbound.touched(id, &node.spec, owned);
         let node = self.tree.put(None, node);
         if let Some(sealed) = sealed {

@@ -21,16 +21,18 @@ use crate::tree::{Node, Tree};
 pub(crate) struct Unbound {
     /// Objects, with the change of the batch that is to blame, and whether its owner is to be bound.
     touched: BTreeMap<ObjectId, (usize, bool)>,
-    /// Objects that are new.
-    made: Vec<NameKey>,
     /// The present change of the batch.
     pub(crate) index: usize,
 }
 
 impl Unbound {
-    /// An object is new.
-    pub(crate) fn made(&mut self, name: &Name) {
-        self.made.push(name.key());
+    /// An object is new: groups may have waited for it.
+    pub(crate) fn made(&mut self, tree: &Tree, name: &Name) {
+        if tree.derived().somebody_waits() {
+            for group in tree.derived().waiting_for(&name.key()) {
+                self.touched.entry(group).or_insert((self.index, false));
+            }
+        }
     }
 
     /// An object was declared; `owner` when somebody named another owner.
@@ -89,15 +91,8 @@ pub(crate) fn carry_over(spec: &mut Spec, before: &Spec) {
 /// Binds what a batch has left unbound, in the objects and in the events that tell of them. The error carries the index
 /// of the change to blame.
 pub(crate) fn bind(tree: &mut Tree, unbound: Unbound, events: &mut Vec<Event>) -> Result<(), (usize, Error)> {
-    let Unbound { mut touched, made, .. } = unbound;
-    if !tree.binds {
-        return Ok(());
-    }
-    let groups: Vec<ObjectId> = made.iter().flat_map(|key| tree.waiting_for(key)).collect();
-    for group in groups {
-        touched.entry(group).or_insert((0, false));
-    }
-    if touched.is_empty() {
+    let touched = unbound.touched;
+    if !tree.binds || touched.is_empty() {
         return Ok(());
     }
     let mut told: HashMap<ObjectId, usize> = HashMap::new();

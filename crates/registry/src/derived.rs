@@ -52,6 +52,11 @@ impl Derived {
         self.memberships.range((member, ObjectId(0))..=(member, ObjectId(u64::MAX))).map(|(_, group)| *group)
     }
 
+    /// Whether any group has a member that is not bound to an object.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The groups with a member of this name that is not bound to an object.
     pub(crate) fn waiting_for(&self, member: &NameKey) -> impl Iterator<Item = ObjectId> {
         let range = (member.clone(), ObjectId(0))..=(member.clone(), ObjectId(u64::MAX));

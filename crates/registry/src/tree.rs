@@ -183,11 +183,6 @@ impl Tree {
         self.derived.aliases_from(target).filter_map(|(target, id)| Some((target, self.ids.get(*id)?)))
     }
 
-    /// The groups with a member of this name that is not bound to an object.
-    pub(crate) fn waiting_for(&self, member: &NameKey) -> impl Iterator<Item = ObjectId> {
-        self.derived.waiting_for(member)
-    }
-
     /// What follows from the objects.
     pub(crate) fn derived(&self) -> &Derived {
         &self.derived

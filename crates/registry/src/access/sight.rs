@@ -46,7 +46,7 @@ impl<'a> Sight<'a> {
     /// Whether an object is seen. It need not be in the view any more: what is declared of it counts as it is here. (What
     /// was above it should be: for what a command has removed, look from the view before it.)
     pub fn sees(&self, node: &Node) -> bool {
-        if self.all {
+        if self.who.standing == Standing::Full || (self.all && node.spec.acl.is_none()) {
             return true;
         }
         let there = self.tree.slot(&node.name).is_some_and(|slot| slot.id() == node.id);
