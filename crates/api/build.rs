@@ -7,7 +7,10 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_source_info(true).include_imports(true).open_file("byname/v1/byname.proto")?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(["byname/v1/byname.proto", "byname/v1/identity.proto"])?;
     let descriptors = compiler.file_descriptor_set();
 
     // Reflection has no use for the comments.

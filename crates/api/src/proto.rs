@@ -1,4 +1,4 @@
-//! Version 1 of the gRPC interface: the messages generated from `proto/byname/v1/byname.proto`, and the way between
+//! Version 1 of the gRPC interface: the messages generated from `proto/byname/v1/`, and the way between
 //! them and the domain's types.
 //!
 //! A domain value becomes a message by `From`, which cannot fail. A message becomes a domain value by `TryFrom`, which

@@ -138,8 +138,13 @@ async fn ask(asks: Asks, text: &str) -> Result<Vec<String>> {
     let places = reach::Places::default();
     let (global, first) = words();
     let target = reach::target(&env, &places, global.server.as_deref(), global.token_file.as_deref())?;
-    let options =
-        Options { token: target.token, connect_timeout: BOUND, answer_timeout: BOUND, patience: Duration::ZERO };
+    let options = Options {
+        token: target.token,
+        connect_timeout: BOUND,
+        answer_timeout: BOUND,
+        patience: Duration::ZERO,
+        ..Options::default()
+    };
     let clerk = Clerk::connect(&target.servers, options)?;
     let context = reach::context(&env, &places, global.root.as_deref())?.0;
     candidates(&clerk, asks, text, &context, first.as_deref()).await

@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) write: Option<RequestId>,
     /// Send it once: a connection that breaks with the request on it ends the call.
     pub(crate) once: bool,
+    /// Do not show the token: an old one would be refused before the operation is looked at.
+    pub(crate) stranger: bool,
 }
 
 impl Servers {
@@ -148,7 +150,7 @@ impl Servers {
         if plan.tell {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         }
-        if let Some(token) = self.token.as_ref().filter(|_| link.address.takes_token()) {
+        if let Some(token) = self.token.as_ref().filter(|_| !plan.stranger && link.address.takes_token()) {
             request.metadata_mut().insert("authorization", token.clone());
         }
         if let Some(id) = plan.write.and_then(|id| MetadataValue::try_from(id.to_string()).ok()) {

@@ -107,7 +107,7 @@ impl Clerk {
     }
 
     fn read_plan(&self) -> Plan {
-        Plan { bound: self.answer_timeout, tell: true, write: None, once: false }
+        Plan { bound: self.answer_timeout, tell: true, write: None, once: false, stranger: false }
     }
 
     fn write_plan(&self, cx: &Context) -> Plan {
@@ -118,7 +118,7 @@ impl Clerk {
     /// kept back, because the server would take it for the wait.
     fn wait_plan(&self, wait: Option<Span>, unsaid: Duration, write: Option<RequestId>) -> Plan {
         let bound = wait.map_or(unsaid, Span::duration).saturating_add(self.answer_timeout);
-        Plan { bound, tell: wait.is_some(), write, once: false }
+        Plan { bound, tell: wait.is_some(), write, ..self.read_plan() }
     }
 
     fn request_id(&self, cx: &Context) -> RequestId {
@@ -293,7 +293,7 @@ impl NameService for Clerk {
 
     async fn login(&self, _: &Context, request: LoginRequest) -> Result<LoginReply> {
         // What answers a step is good once, and a guess counts: nobody but the caller decides to try again.
-        let plan = Plan { once: true, ..self.read_plan() };
+        let plan = Plan { once: true, stranger: true, ..self.read_plan() };
         let message = proto::LoginRequest::from(request);
         self.ask(plan, message, |channel, request| async { identity(channel).login(request).await }).await
     }
@@ -349,8 +349,9 @@ impl NameService for Clerk {
     }
 
     async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        let plan = Plan { stranger: true, ..self.write_plan(cx) };
         let message = proto::JoinRequest::from(request);
-        self.ask(self.write_plan(cx), message, |channel, request| async { identity(channel).join(request).await }).await
+        self.ask(plan, message, |channel, request| async { identity(channel).join(request).await }).await
     }
 
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {

@@ -21,8 +21,9 @@ use crate::problem::Problem;
 use crate::routes::{self, Body, Found, Operation, Route, Shape};
 use crate::{Extras, body, conditions, openapi};
 
-/// The .proto of the gRPC interface on the same port.
+/// The .proto files of the gRPC interface on the same port.
 const PROTO: &str = include_str!("../../api/proto/byname/v1/byname.proto");
+const IDENTITY_PROTO: &str = include_str!("../../api/proto/byname/v1/identity.proto");
 
 struct Shared {
     service: Arc<dyn NameService>,
@@ -115,6 +116,7 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         | Operation::Metrics
         | Operation::OpenApi
         | Operation::Proto
+        | Operation::IdentityProto
         | Operation::ErrorPage
         | Operation::Page(_) => Err(Error::internal("a simple route was taken for an operation")),
     };
@@ -145,6 +147,7 @@ fn simple(shared: &Shared, route: &Route, rest: &str) -> Result<Option<Response>
         Operation::Metrics => text("text/plain; version=0.0.4; charset=utf-8", (shared.extras.metrics)()),
         Operation::OpenApi => operations::text(StatusCode::OK, "application/json", openapi::text().into()),
         Operation::Proto => operations::text(StatusCode::OK, PLAIN, PROTO.into()),
+        Operation::IdentityProto => operations::text(StatusCode::OK, PLAIN, IDENTITY_PROTO.into()),
         Operation::ErrorPage => match Code::parse(rest) {
             Some(code) => operations::json(&ErrorPage { code, title: code.title(), status: code.http_status() }),
             None => return Err(Error::new(Code::NotFound, "there is no such error code").field("code")),

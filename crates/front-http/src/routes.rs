@@ -86,6 +86,7 @@ pub(crate) enum Operation {
     Metrics,
     OpenApi,
     Proto,
+    IdentityProto,
     ErrorPage,
     Page(Page),
 }
@@ -617,6 +618,13 @@ static ROUTES: &[Route] = &[
         path: Shape::Exact("/v1/byname.proto"),
         operation: Operation::Proto,
         summary: "The gRPC interface on the same port, as a .proto file.",
+        answers: &[text("The file.")],
+        ..PLAIN
+    },
+    Route {
+        path: Shape::Exact("/v1/identity.proto"),
+        operation: Operation::IdentityProto,
+        summary: "Its part about who is who; it imports byname/v1/byname.proto.",
         answers: &[text("The file.")],
         ..PLAIN
     },

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::extract::Request;
 use axum::middleware::Next;
+use byname_api::identity::LoginRequest;
 use byname_api::{Code, NameService};
 use byname_client::{Clerk, Dial, Options, Stream};
 use tokio::net::TcpStream;
@@ -55,7 +56,11 @@ async fn the_dialler_makes_the_connection_and_the_token_goes_over_it() {
         clerk.info(&anyone()).await.unwrap();
         assert_eq!(dialler.asked.lock().unwrap().last().map(String::as_str), Some(host));
         let authority = address.trim_start_matches("https://").to_owned();
-        assert_eq!(seen.lock().unwrap().pop(), Some(("Bearer t".into(), "https".into(), authority)));
+        let expect = ("Bearer t".to_owned(), "https".to_owned(), authority);
+        assert_eq!(seen.lock().unwrap().pop(), Some(expect.clone()));
+        // An old session must not keep anybody from signing in anew.
+        clerk.login(&anyone(), LoginRequest::PageStart { principal: None }).await.unwrap();
+        assert_eq!(seen.lock().unwrap().pop(), Some((String::new(), expect.1, expect.2)));
     }
 }
 

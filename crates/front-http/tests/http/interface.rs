@@ -391,6 +391,7 @@ async fn the_server_tells_about_itself() {
     assert_eq!(metrics.body, "byname_finds_total 1\n");
     assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
     assert!(server.get("/v1/byname.proto").await.body.contains("package byname.v1;"));
+    assert!(server.get("/v1/identity.proto").await.body.contains("service Identity {"));
 }
 
 #[tokio::test]
@@ -432,6 +433,7 @@ async fn the_document_lists_what_is_served() {
             "get head /v1/cluster",
             "get head /v1/errors/{code}",
             "get head /v1/find/{path}",
+            "get head /v1/identity.proto",
             "get head /v1/list",
             "get head /v1/openapi.json",
             "get head /v1/search",

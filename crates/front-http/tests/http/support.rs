@@ -15,7 +15,7 @@ use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
 use byname_api::{Code, Error, NameService, Result};
-use byname_front_http::{Bound, Extras, Limits, router, serve_with};
+use byname_front_http::{Bound, Extras, Limits, Secure, router, serve_with};
 use byname_name::Name;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -481,6 +481,10 @@ impl Server {
     }
 
     pub(crate) async fn with(limits: Limits) -> Server {
+        Server::secured(limits, None).await
+    }
+
+    pub(crate) async fn secured(limits: Limits, tls: Option<Arc<dyn Secure>>) -> Server {
         let fake = Arc::new(Fake::default());
         let ready = Arc::new(Mutex::new(Ok(())));
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -496,7 +500,7 @@ impl Server {
         };
         let app = router(fake.clone(), extras);
         let bound = vec![Bound::Tcp(tcp), Bound::Unix(unix)];
-        let serving = serve_with(bound, app, Gate::new(TOKEN), limits, None, async {
+        let serving = serve_with(bound, app, Gate::new(TOKEN), limits, tls, async {
             let _ = stopped.await;
         });
         let ended = Some(tokio::spawn(serving));
