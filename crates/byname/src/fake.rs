@@ -15,6 +15,7 @@ use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
 use byname_api::{Code, Error, NameService, Result, agent};
+use byname_identity::password::{LoginState, PasswordServer};
 use byname_name::{Name, Pattern};
 use clap::FromArgMatches;
 use futures_util::StreamExt;
@@ -76,7 +77,23 @@ pub(crate) struct Fake {
     busy: AtomicU32,
     /// How often somebody asked whether a page was used.
     polls: AtomicU32,
+    /// What it knows of the one password that there is.
+    password: Mutex<Password>,
     watch: Option<mpsc::UnboundedSender<String>>,
+}
+
+/// The server's side of a password, between its messages.
+#[derive(Default)]
+struct Password {
+    setup: Option<Vec<u8>>,
+    record: Option<Vec<u8>>,
+    login: Option<LoginState>,
+}
+
+impl Password {
+    fn server(&mut self) -> PasswordServer {
+        PasswordServer::from_setup(self.setup.get_or_insert_with(PasswordServer::new_setup)).unwrap()
+    }
 }
 
 impl Fake {
@@ -497,7 +514,11 @@ impl NameService for Fake {
     }
 
     async fn login(&self, _cx: &Context, r: LoginRequest) -> Result<LoginReply> {
-        self.note(format!("login {}", serde_json::to_string(&r).unwrap()));
+        self.note(match &r {
+            LoginRequest::PasswordStart { principal, .. } => format!("login start {principal}"),
+            LoginRequest::PasswordFinish { .. } => "login finish".into(),
+            other => format!("login {}", serde_json::to_string(other).unwrap()),
+        });
         match r {
             LoginRequest::PageStart { principal } => Ok(LoginReply::Page {
                 attempt: Secret(principal.map_or("attempt", |_| "of-liu").into()),
@@ -506,6 +527,19 @@ impl NameService for Fake {
                 every_ms: 1,
             }),
             LoginRequest::PagePoll { .. } if self.polls.fetch_add(1, Ordering::Relaxed) < 2 => Ok(LoginReply::Pending),
+            LoginRequest::PasswordStart { principal, message } => {
+                let mut password = self.password.lock().unwrap();
+                let record = password.record.clone();
+                let id = principal.as_str().as_bytes();
+                let (state, answer) = password.server().login_start(record.as_deref(), id, &message.0)?;
+                password.login = Some(state);
+                Ok(LoginReply::Challenge { attempt: Secret("attempt".into()), message: Blob(answer) })
+            }
+            LoginRequest::PasswordFinish { message, .. } => {
+                let state = self.password.lock().unwrap().login.take().unwrap();
+                PasswordServer::login_finish(state, &message.0)?;
+                Ok(LoginReply::Session(session()))
+            }
             LoginRequest::PagePoll { attempt } if attempt.0 == "of-liu" => Ok(LoginReply::Session(session())),
             LoginRequest::PagePoll { .. } => Err(Error::new(Code::Unauthenticated, "nobody signed in there in time")),
             _ => Err(Error::new(Code::Unsupported, "not here")),
@@ -530,8 +564,21 @@ impl NameService for Fake {
     }
 
     async fn enrol(&self, _cx: &Context, r: EnrolRequest) -> Result<EnrolReply> {
-        self.note(format!("enrol {}", serde_json::to_string(&r).unwrap()));
+        self.note(match &r {
+            EnrolRequest::PasswordStart { principal, .. } => format!("enrol start {principal}"),
+            EnrolRequest::PasswordFinish { principal, .. } => format!("enrol finish {principal}"),
+            other => format!("enrol {}", serde_json::to_string(other).unwrap()),
+        });
         match r {
+            EnrolRequest::PasswordStart { principal, message } => {
+                let id = principal.as_str().as_bytes();
+                let answer = self.password.lock().unwrap().server().register_start(id, &message.0)?;
+                Ok(EnrolReply::Challenge { attempt: None, message: Blob(answer) })
+            }
+            EnrolRequest::PasswordFinish { message, .. } => {
+                self.password.lock().unwrap().record = Some(PasswordServer::register_finish(&message.0)?);
+                Ok(EnrolReply::Done)
+            }
             EnrolRequest::List { principal } if principal.as_str() == "/people/ann" => {
                 Err(Error::new(Code::Denied, "not yours"))
             }

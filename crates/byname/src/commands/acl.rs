@@ -191,3 +191,109 @@ fn reasons(who: &Subject, decision: &Decision) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::run;
+
+    /// What is sent when the list of `/listed` becomes this one.
+    fn set(acl: &str) -> String {
+        format!(
+            "batch {{\"op\":\"modify\",\"name\":\"/listed\",\"spec\":{{\"acl\":[{acl}]}},\"clear\":[],\"if_version\":\"v2\"}}"
+        )
+    }
+
+    const LIU: &str = r#"{"who":"/people/liu","id":"o5","rights":["find","read"]}"#;
+    const EARLIER_ANN: &str = r#"{"who":"/people/ann","id":"o1","rights":["all"]}"#;
+    const ANYONE: &str = r#"{"who":"anyone","rights":["find"],"allow":false}"#;
+
+    #[tokio::test]
+    async fn an_entry_grows_where_it_is_about_the_same_one() {
+        for (line, expected) in [
+            (
+                "acl grant /people/LIU launch,read /listed",
+                [r#"{"who":"/people/liu","id":"o5","rights":["find","read","launch"]}"#, EARLIER_ANN, ANYONE].join(","),
+            ),
+            // The name is used again: the rights of whoever had it are not those of this one.
+            (
+                "acl grant people/ann read /listed",
+                [LIU, EARLIER_ANN, ANYONE, r#"{"who":"/people/ann","rights":["read"]}"#].join(","),
+            ),
+            (
+                "acl grant /people/liu launch /listed --certified",
+                [LIU, EARLIER_ANN, ANYONE, r#"{"who":"/people/liu","rights":["launch"],"certified":true}"#].join(","),
+            ),
+            (
+                "acl deny /people/liu read /listed",
+                [
+                    r#"{"who":"/people/liu","id":"o5","rights":["find"]}"#,
+                    EARLIER_ANN,
+                    ANYONE,
+                    r#"{"who":"/people/liu","rights":["read"],"allow":false}"#,
+                ]
+                .join(","),
+            ),
+            (
+                "acl grant anyone find,list /listed",
+                [LIU, EARLIER_ANN, r#"{"who":"anyone","rights":["find","list"]}"#].join(","),
+            ),
+            ("acl revoke /people/ann /listed", [LIU, ANYONE].join(",")),
+            (
+                "acl revoke /people/liu find /listed",
+                [r#"{"who":"/people/liu","id":"o5","rights":["read"]}"#, EARLIER_ANN, ANYONE].join(","),
+            ),
+        ] {
+            let done = run(line).await;
+            assert_eq!(done.log, [set(&expected)], "{line}");
+            assert_eq!(done.out, "changed /listed (v9)\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_already_changes_nothing_and_the_last_entry_takes_the_list_along() {
+        for line in ["acl grant /people/liu read /listed", "acl revoke uid:7 /listed"] {
+            let done = run(line).await;
+            assert_eq!((done.out.as_str(), done.log.len()), ("unchanged /listed (v2)\n", 0), "{line}");
+        }
+        let done = run("acl grant anyone read /BVODS").await;
+        assert!(done.log[0].contains(r#""spec":{"acl":[{"who":"anyone","rights":["read"]}]}"#), "{:?}", done.log);
+        let one = [AclEntry::allow(Subject::Anyone, Right::Read)];
+        assert_eq!(taken(&one, &Subject::Anyone, Rights::ALL), []);
+        for line in ["acl revoke liu fly /x", "acl grant uid:x read /x", "acl grant /a//b read /x"] {
+            assert_eq!(run(line).await.status, 2, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn show_has_every_list_on_the_way_and_what_the_caller_may() {
+        let done = run("acl show /listed/x").await;
+        assert_eq!(
+            done.out,
+            "OF       WHO            MAY  RIGHTS     NOTE\n\
+             /listed  uid:0          yes  all        owner\n\
+             /listed  /groups/media  yes  find,read\n\
+             /listed  anyone         no   all        as certified\n\
+             /        uid:0          yes  all        owner\n\
+             \n\
+             /people/liu may here: find,read\n"
+        );
+        assert_eq!(run("acl show -o name /listed").await.out, "find\nread\n");
+    }
+
+    #[tokio::test]
+    async fn explain_says_yes_or_no_and_why() {
+        let done = run("acl explain people/liu read /listed/x").await;
+        assert_eq!(
+            (done.status, done.out.as_str()),
+            (
+                0,
+                "yes: a list decides about read\n  the list of /listed grants find,read to /groups/media\n  \
+                 /people/liu is in /groups/inner\n  /groups/inner is in /groups/media\n"
+            )
+        );
+        assert_eq!(done.log, [r#"access {"name":"/listed/x","who":"/people/liu","right":"read"}"#]);
+        let done = run("acl explain -o name anyone launch /listed").await;
+        assert_eq!((done.status, done.out.as_str(), done.talk.as_str()), (4, "no\n", ""));
+    }
+}

@@ -3,7 +3,6 @@
 use byname_api::audit::{AuditReply, AuditRequest, Outcome as Ended, Record, Verification};
 use byname_api::span::{Span, Timestamp};
 use byname_api::{Code, Error};
-use byname_name::Name;
 
 use super::Session;
 use crate::cli::trust::AuditArgs;
@@ -43,11 +42,12 @@ fn request(session: &Session, args: &AuditArgs) -> Outcome<AuditRequest> {
     let time = |text: &Option<String>, field: &str| {
         text.as_deref().map(|text| moment(text, session.now).map_err(|e| e.field(field))).transpose()
     };
-    // Principals without an object have no name: `uid:1000`, `token`.
-    let by = args.by.as_deref().map(|text| match Name::parse(text) {
-        Ok(name) => name.to_string(),
-        Err(_) => text.to_owned(),
-    });
+    let by = match args.by.as_deref() {
+        // Callers without an object, as they appear in stamps.
+        Some(word @ ("token" | "byname")) => Some(word.to_owned()),
+        Some(text) => Some(session.subject(text)?.to_string()),
+        None => None,
+    };
     let name = args.name.as_deref().map(|text| session.pattern(text)).transpose()?;
     Ok(AuditRequest {
         by,
@@ -141,4 +141,53 @@ fn said(verified: &Verification) -> String {
     }
     let trouble = trouble.as_deref().map_or("it does not say why", |t| t);
     format!("byname: the log of server {server} is NOT intact: {}", printable(trouble))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::run;
+
+    #[tokio::test]
+    async fn records_are_searched_page_by_page() {
+        let done = run("audit --by people/liu --name BV* --root / --operation add --outcome denied --since 1m").await;
+        assert_eq!(
+            done.out,
+            "TIME                      BY           OPERATION  NAME  OUTCOME            HOW                                 NOTE\n\
+             2023-11-14T22:13:20.000Z  /people/liu  add        /a    ok                 password session 8c from 192.0.2.9\n\
+             2023-11-14T22:13:20.000Z  /people/liu  add        /a    denied             password session 8c from 192.0.2.9\n\
+             2023-11-14T22:13:20.000Z  /people/liu  add        /a    failed (conflict)  password session 8c                 12 times; bad\\u{1b}\n"
+        );
+        assert_eq!(
+            done.log,
+            [
+                r#"audit {"by":"/people/liu","name":"/BV*","operation":"add","outcome":"denied","since":"2023-11-14T22:13:50.000Z","limit":100}"#,
+                r#"audit {"by":"/people/liu","name":"/BV*","operation":"add","outcome":"denied","since":"2023-11-14T22:13:50.000Z","limit":98,"next":"7"}"#,
+            ]
+        );
+        let done = run("audit -o name --limit 1").await;
+        assert_eq!(done.out, "9\n");
+        assert_eq!(done.talk, "byname: note: there may be more records; raise --limit to see them\n");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_not_intact_is_told_and_is_the_status() {
+        let done = run("audit --verify --limit 1").await;
+        assert_eq!(done.status, 0);
+        assert!(done.talk.ends_with("is intact: 9 records, 1 to 9, 3 anchors, head abcdef012345\n"), "{}", done.talk);
+        let done = run("audit --verify --by /people/liu").await;
+        assert_eq!(done.status, 1);
+        assert!(done.talk.contains("NOT intact: audit/1.log:3: the hash differs"), "{}", done.talk);
+        assert_eq!(run("audit -o json --verify --by x").await.status, 1);
+    }
+
+    #[test]
+    fn times_are_given_as_people_write_them() {
+        let now = Timestamp(1_700_000_000_000);
+        let at = |text: &str| moment(text, now).map(|t| t.to_string()).map_err(|e| e.code());
+        assert_eq!(at("2h").unwrap(), "2023-11-14T20:13:20.000Z");
+        assert_eq!(at("2023-11-14").unwrap(), "2023-11-14T00:00:00.000Z");
+        assert_eq!(at("2023-11-14T01:02:03+01:00").unwrap(), "2023-11-14T00:02:03.000Z");
+        assert_eq!(at("yesterday"), Err(Code::InvalidArgument));
+    }
 }

@@ -133,3 +133,73 @@ fn written(screen: &mut Screen, out: Option<&Path>, text: &str) -> Outcome {
     screen.say(&format!("byname: wrote {}", out.display()));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::FromArgMatches;
+
+    fn ca(line: &str) -> (Outcome, String, String) {
+        let words = std::iter::once("byname").chain(line.split(' '));
+        let cli = Cli::from_arg_matches(&crate::cli::command().get_matches_from(words)).unwrap();
+        let Some(crate::cli::Command::Ca { command }) = cli.command else { panic!("{line}") };
+        let (mut screen, out, talk) = Screen::captured(cli.global.output.unwrap_or_default(), false);
+        let outcome = run(&mut screen, command, &Name::root());
+        (outcome, out.take(), talk.take())
+    }
+
+    #[test]
+    fn a_root_signs_what_is_carried_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root").display().to_string();
+        let (outcome, out, _) = ca(&format!("ca init {root} --domain corp.example"));
+        outcome.unwrap();
+        assert!(out.starts_with("made the root of corp.example in "), "{out}");
+        let fingerprint = out.lines().nth(1).unwrap().trim_start_matches("sha-256 ").to_owned();
+        let again = ca(&format!("ca init {root} --domain corp.example")).0.unwrap_err();
+        assert_eq!(again.exit_status(), 6);
+        let (outcome, shown, _) = ca(&format!("ca show {root}"));
+        outcome.unwrap();
+        assert!(shown.starts_with("root\n") && shown.contains(&fingerprint), "{shown}");
+
+        let request = dir.path().join("request.pem");
+        std::fs::write(&request, authority::new_key().unwrap().request_pem).unwrap();
+        let signed = dir.path().join("signed.pem").display().to_string();
+        let (outcome, out, talk) =
+            ca(&format!("ca sign {} --dir {root} --name people/liu --out {signed}", request.display()));
+        outcome.unwrap();
+        assert_eq!((out.as_str(), talk), ("", format!("byname: wrote {signed}\n")));
+        let (_, shown, _) = ca(&format!("ca show -o name {signed}"));
+        assert_eq!(shown, "spiffe://corp.example/people/liu\n");
+        let (outcome, out, _) =
+            ca(&format!("ca sign {} --dir {root} --issuing --under /BVODS --for-host lan", request.display()));
+        outcome.unwrap();
+        let described = authority::show(&out).unwrap();
+        assert_eq!(described[0].constraints, ["bvods.corp.example", "localhost", "lan"]);
+        assert_eq!(ca(&format!("ca show {root}/none")).0.unwrap_err().exit_status(), 2);
+        assert_eq!(ca(&format!("ca sign {signed} --dir {root} --issuing")).0.unwrap_err().exit_status(), 2);
+    }
+
+    #[test]
+    fn membership_is_signed_for_one_group_or_for_those_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().display().to_string();
+        ca(&format!("ca init {root} --domain corp.example")).0.unwrap();
+        let roots = authority::Roots::from_pem(&std::fs::read_to_string(dir.path().join("root.pem")).unwrap()).unwrap();
+        let (outcome, out, _) = ca(&format!("ca certify --dir {root} --group g --members /b a --validity 1d"));
+        outcome.unwrap();
+        let read = certified::verify(&roots, &out, clock()).unwrap();
+        assert_eq!((read.name.as_str(), read.members), ("/g", vec!["/a".into(), "/b".into()]));
+        let file = dir.path().join("groups.toml");
+        std::fs::write(&file, "['/g']\nkind = 'group'\nmembers = ['/a']\n['/x']\nkind = 'directory'\n").unwrap();
+        let (outcome, out, _) = ca(&format!("ca certify --dir {root} {}", file.display()));
+        outcome.unwrap();
+        let (declared, mistakes) = tree_files::parse(out.as_bytes(), Path::new("-"), Path::new("/"), &Name::root());
+        assert_eq!((declared.len(), mistakes.len()), (1, 0), "{out}");
+        let statement = declared[0].spec.certified.as_deref().unwrap();
+        assert_eq!(certified::verify(&roots, statement, clock()).unwrap().members, ["/a"]);
+        let (outcome, ..) = ca(&format!("ca certify --dir {root} --principal /p --key-id sha256:00"));
+        outcome.unwrap();
+    }
+}

@@ -55,7 +55,8 @@ fn holder(folder: &Path) -> Outcome<Name> {
         let domain = id.strip_prefix("spiffe://")?.split('/').next()?;
         spiffe::from_id(id, domain).ok()
     });
-    named.ok_or_else(|| {
+    // The id of a root is that of the whole domain.
+    named.filter(|name| !name.is_root()).ok_or_else(|| {
         Error::new(Code::InvalidArgument, format!("{} holds no name (a SPIFFE id)", chain.display())).into()
     })
 }
@@ -160,4 +161,49 @@ fn object(one: &Description) -> serde_json::Value {
         "not_after": one.validity.map(|v| v.1),
         "sha256": one.fingerprint,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::fake::run_in;
+
+    #[tokio::test]
+    async fn a_certificate_is_written_with_its_key_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::with_state(dir.path());
+        let done = run_in("cert get --validity 12h", &env).await;
+        assert_eq!(
+            done.out, "certified spiffe://byname.internal/people/liu until 2023-11-14T22:13:20.000Z\n",
+            "{}",
+            done.talk
+        );
+        assert_eq!(done.log, ["certify principal=None validity=Some(Span(43200000))"]);
+        let folder = dir.path().join("byname/identity");
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+        assert_eq!((read("cert.pem").as_str(), read("bundle.pem").as_str()), ("the chain\n", "the roots\n"));
+        assert!(read("key.pem").starts_with("-----BEGIN PRIVATE KEY-----"));
+        let mode = |file: &str| std::fs::metadata(folder.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("key.pem"), mode("cert.pem")), (0o600, 0o644));
+        let done = run_in(&format!("cert get --name people/ann --out {}/new", dir.path().display()), &env).await;
+        assert_eq!(done.log, ["certify principal=Some(\"/people/ann\") validity=None"]);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_for_whoever_the_old_one_is_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::with_state(dir.path());
+        let done = run_in("cert renew", &env).await;
+        assert!(done.status == 3 && done.talk.contains("byname cert get"), "{}", done.talk);
+        let folder = dir.path().join("byname/identity");
+        std::fs::create_dir_all(&folder).unwrap();
+        let (mut screen, out, _) = Screen::captured(Format::Name, false);
+        let root = authority::Authority::create("corp.example", super::super::clock()).unwrap();
+        std::fs::write(folder.join("cert.pem"), root.root_pem()).unwrap();
+        assert_eq!(run_in("cert renew", &env).await.status, 2, "a root is nobody's certificate");
+        show(&mut screen, &env, None).unwrap();
+        assert_eq!(out.take(), "spiffe://corp.example\n");
+    }
 }

@@ -65,3 +65,21 @@ fn length(mut length: usize, into: &mut Vec<u8>) {
     }
     into.push(length as u8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::run;
+
+    #[tokio::test]
+    async fn an_invitation_is_a_token_alone_on_its_line() {
+        let done = run("cluster invite --computer mojave --ttl 2h").await;
+        assert_eq!(done.log, [r#"invite {"join_as":"agent","computer":"/computers/mojave","ttl":"2h"}"#]);
+        let token: JoinToken = done.out.trim_end().parse().unwrap();
+        assert_eq!((token.servers.as_slice(), token.root), (&["https://192.0.2.1:7600".to_owned()][..], [0xcd; 32]));
+        assert_eq!(token.secret(), &[0xab; 32]);
+        assert!(done.talk.contains("good once, until 2023-11-14"), "{}", done.talk);
+        let done = run("cluster invite --name-server --computer /computers/a").await;
+        assert_eq!(done.log, [r#"invite {"join_as":"server","computer":"/computers/a","ttl":null}"#]);
+    }
+}

@@ -129,3 +129,36 @@ fn told(session: &mut Session, principal: &Name, what: &str) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::run;
+
+    #[tokio::test]
+    async fn a_password_is_taken_away_and_one_that_is_too_short_is_not_sent() {
+        let done = run("passwd --remove people/ann").await;
+        assert_eq!(done.out, "removed the password of /people/ann\n");
+        assert_eq!(done.log, [r#"enrol {"step":"password-remove","principal":"/people/ann"}"#]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "short").unwrap();
+        let done = run(&format!("passwd /people/ann --password-file {}", file.path().display())).await;
+        assert_eq!((done.status, done.log.len()), (2, 0), "{}", done.talk);
+    }
+
+    #[tokio::test]
+    async fn passkeys_are_one_s_own_unless_somebody_is_named() {
+        let done = run("passkey add").await;
+        assert_eq!(done.out, "https://names.example:7600/passkey#secret\n");
+        assert!(done.talk.contains("for /people/liu, once, until"), "{}", done.talk);
+        assert_eq!(done.log, [r#"enrol {"step":"passkey-page","principal":"/people/liu"}"#]);
+        assert_eq!(run("passkey list").await.out, "blue\nred\\u{1b}\n");
+        let done = run("passkey list -o json /people/bob").await;
+        assert_eq!(
+            done.out,
+            "{\"passkeys\":[\"blue\",\"red\\u001b\"],\"password\":true,\"principal\":\"/people/bob\"}\n"
+        );
+        let done = run("passkey remove blue /people/bob").await;
+        assert_eq!(done.out, "removed the passkey `blue` of /people/bob\n");
+        assert_eq!(done.log, [r#"enrol {"step":"passkey-remove","principal":"/people/bob","label":"blue"}"#]);
+    }
+}

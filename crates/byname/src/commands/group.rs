@@ -203,3 +203,58 @@ async fn list(session: &mut Session, pattern: Option<&str>) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::run;
+
+    fn modified(group: &str, members: &str) -> String {
+        format!(
+            "batch {{\"op\":\"modify\",\"name\":\"{group}\",\"spec\":{{\"members\":[{members}]}},\"clear\":[],\"if_version\":\"v2\"}}"
+        )
+    }
+
+    #[tokio::test]
+    async fn members_come_and_go_and_the_rest_stays() {
+        let all = r#""/people/liu","/groups/inner","/people/gone""#;
+        let done = run("group add /groups/media /people/LIU people/bob /people/bob").await;
+        assert_eq!(done.log, [modified("/groups/media", &format!("{all},\"/people/bob\""))]);
+        assert_eq!(done.out, "changed /groups/media (v9)\n");
+        let done = run("group remove /groups/media /people/Liu /people/gone").await;
+        assert_eq!(done.log, [modified("/groups/media", "\"/groups/inner\"")]);
+        for line in ["group add /groups/media /people/liu", "group remove /groups/media /people/bob"] {
+            let done = run(line).await;
+            assert_eq!((done.out.as_str(), done.log.len()), ("unchanged /groups/media (v2)\n", 0), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_that_is_not_there_is_made() {
+        let done = run("group add /groups/new /people/liu /people/liu").await;
+        let op = r#"{"op":"add","name":"/groups/new","spec":{"kind":"group","members":["/people/liu"]}}"#;
+        assert_eq!(done.log, [format!("batch {op}")]);
+        assert_eq!(run("group remove /groups/new /people/liu").await.status, 3);
+        assert_eq!(run("group add /people/liu /people/ann").await.status, 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_slower_tries_again() {
+        let done = run("group add /groups/busy /people/liu").await;
+        assert_eq!((done.status, done.log.len()), (0, 3), "{}", done.talk);
+        assert_eq!(done.log[2], modified("/groups/busy", "\"/people/ann\",\"/people/liu\""));
+    }
+
+    #[tokio::test]
+    async fn nested_members_are_shown_once_with_the_way_to_them() {
+        assert_eq!(
+            run("group show --all /groups/media").await.out,
+            "MEMBER         KIND       THROUGH\n\
+             /people/liu    principal  -\n\
+             /groups/inner  group      -\n\
+             /people/gone   -          -\n\
+             /people/ann    principal  /groups/inner\n"
+        );
+        assert_eq!(run("group show /groups/inner").await.out, "/people/ann\n/groups/media\n/people/liu\n");
+        assert_eq!(run("group list").await.out, "NAME           MEMBERS  OWNER\n/groups/media  1        uid:0\n");
+    }
+}

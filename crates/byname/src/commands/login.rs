@@ -214,3 +214,119 @@ fn describe(session: &Session, reply: &WhoamiReply) -> Vec<(String, String)> {
     add("may", reply.admin.then_some(may));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use byname_api::span::Timestamp;
+
+    use super::*;
+    use crate::cli::who::PasswdArgs;
+    use crate::commands::credentials;
+    use crate::fake::{Fake, run, run_in};
+    use crate::screen::Screen;
+    use crate::sessions::Found;
+
+    const SERVER: &str = "https://names.example:7600";
+
+    fn kept(env: &Environment) -> Found {
+        sessions::find(env, SERVER, None, Timestamp(1_700_000_000_000))
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_set_signs_in_and_another_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::with_state(dir.path());
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            crate::cli::who::PasswordArgs { password_file: Some(path) }
+        };
+        let (good, bad) = (file("good", "open sesame\n"), file("bad", "open barley\n"));
+        let (screen, out, _) = Screen::captured(Format::Json, false);
+        let mut session = Session::new(Arc::new(Fake::default()), Name::root(), screen);
+        session.target.servers = SERVER.into();
+        let set = PasswdArgs { file: good.clone(), ..PasswdArgs::default() };
+        credentials::passwd(&mut session, set, &env).await.unwrap();
+        assert_eq!(out.take(), "{\"principal\":\"/people/liu\"}\n");
+        let with = |file| LoginArgs { principal: Some("people/liu".into()), file, ..LoginArgs::default() };
+        let wrong = login(&mut session, with(bad), &env, std::future::pending()).await.unwrap_err();
+        assert_eq!(wrong.exit_status(), 4);
+        assert_eq!(kept(&env), Found::Nothing);
+        login(&mut session, with(good), &env, std::future::pending()).await.unwrap();
+        let shown = out.take();
+        assert!(shown.contains("\"principal\":\"/people/liu\"") && !shown.contains("bn1.token"), "{shown}");
+        let Found::Session(session) = kept(&env) else { panic!("not kept") };
+        assert_eq!(session.token.0, "bn1.token");
+    }
+
+    #[tokio::test]
+    async fn a_page_is_waited_for_until_somebody_has_signed_in_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::with_state(dir.path());
+        let done = run_in("login --passkey /people/liu", &env).await;
+        assert_eq!(
+            (done.status, done.out.as_str(), done.talk.as_str()),
+            (
+                0,
+                "signed in as /people/liu until 2023-11-14T23:13:20.000Z\n",
+                "Sign in at https://names.example:7600/login?code=XK-42\nThe page shows the code XK-42.\n"
+            )
+        );
+        assert_eq!(done.log[0], r#"login {"step":"page-start","principal":"/people/liu"}"#);
+        assert_eq!(done.log.len(), 4, "{:?}", done.log);
+        assert!(matches!(kept(&env), Found::Session(_)));
+        let done = run_in("login --passkey --no-browser", &env).await;
+        assert_eq!((done.status, done.out.as_str()), (4, ""));
+        assert!(done.talk.ends_with("byname: unauthenticated: nobody signed in there in time\n"), "{}", done.talk);
+    }
+
+    #[tokio::test]
+    async fn without_a_terminal_it_says_what_is_missing() {
+        for (line, part) in [("login", "byname login /people/liu"), ("login /people/liu", "--password-file FILE")] {
+            let done = run(line).await;
+            assert!(done.status == 2 && done.talk.contains(part), "{}", done.talk);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_forgotten_where_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::with_state(dir.path());
+        let done = run_in("logout", &env).await;
+        assert_eq!((done.status, done.talk.as_str()), (0, "byname: nobody is signed in at this server\n"));
+        assert_eq!(done.log.len(), 0);
+        run_in("login --passkey /people/liu", &env).await;
+        let (screen, out, _) = Screen::captured(Format::Table, false);
+        let mut session = Session::new(Arc::new(Fake::default()), Name::root(), screen);
+        session.target.servers = SERVER.into();
+        session.target.signed_in = Some("/people/liu".parse().unwrap());
+        logout(&mut session, LogoutArgs::default(), &env).await.unwrap();
+        assert_eq!(out.take(), "signed out /people/liu\n");
+        assert_eq!(kept(&env), Found::Nothing);
+        let done = run_in("logout --everywhere /people/ann", &env).await;
+        assert_eq!(done.out, "signed out /people/ann everywhere\n");
+        assert_eq!(done.log, [r#"logout {"everywhere":true,"principal":"/people/ann"}"#]);
+    }
+
+    #[tokio::test]
+    async fn whoami_says_what_the_server_knows() {
+        assert_eq!(
+            run("whoami").await.out,
+            "/people/liu\n  proved by  password\n  id         o5\n  until      2023-11-14T22:13:20.000Z\n  \
+             groups     /groups/media, /byname/admins\n  may        everything\n"
+        );
+        assert_eq!(run("whoami -o name").await.out, "/people/liu\n");
+    }
+
+    #[test]
+    fn a_page_is_on_the_server_s_own_address() {
+        assert_eq!(page("http://127.0.0.1:7600/,https://b:1", "/login"), "http://127.0.0.1:7600/login");
+        assert_eq!(page("unix:///nowhere/byname.sock", "/login"), "/login");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("endpoints.json"), r#"{"api": "https://127.0.0.1:1"}"#).unwrap();
+        let socket = format!("unix://{}/byname.sock", dir.path().display());
+        assert_eq!(page(&socket, "/login#x"), "https://127.0.0.1:1/login#x");
+    }
+}

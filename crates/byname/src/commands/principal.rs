@@ -137,3 +137,63 @@ fn in_words((password, passkeys): (bool, Vec<String>)) -> String {
 pub(super) fn same(a: &Name, b: &Name) -> bool {
     a.key() == b.key()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::run;
+
+    #[tokio::test]
+    async fn principals_are_made_and_changed_by_batches() {
+        for (line, op) in [
+            (
+                "principal add people/liu --attribute mail=liu@corp.example --disabled",
+                r#"{"op":"add","name":"/people/liu","spec":{"kind":"principal","attributes":{"mail":["liu@corp.example"]},"disabled":true}}"#,
+            ),
+            (
+                "principal disable /people/liu",
+                r#"{"op":"modify","name":"/people/liu","spec":{"disabled":true},"clear":[]}"#,
+            ),
+            ("principal enable /people/liu", r#"{"op":"modify","name":"/people/liu","spec":{},"clear":["disabled"]}"#),
+            (
+                "principal delete /people/liu",
+                r#"{"op":"delete","name":"/people/liu","recursive":false,"stop":false,"if_version":"v2"}"#,
+            ),
+        ] {
+            assert_eq!(run(line).await.log, [format!("batch {op}")], "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_principal_is_left_alone() {
+        for line in ["principal delete /BVODS/QS", "principal disable /groups/media", "principal show /BVODS/QS"] {
+            let done = run(line).await;
+            assert_eq!((done.status, done.log.len()), (2, 0), "{line}");
+        }
+        assert_eq!(run("principal delete /people/gone").await.status, 3);
+    }
+
+    #[tokio::test]
+    async fn a_list_says_who_may_sign_in() {
+        assert_eq!(
+            run("principal list /people/*").await.out,
+            "NAME         MAY SIGN IN  ID  CHANGED\n\
+             /people/liu  yes          o5  90s ago\n\
+             /people/off  no           o5  90s ago\n"
+        );
+        let done = run("principal list -o name").await;
+        assert_eq!(done.out, "/people/liu\n/people/off\n/machines/m\n");
+        assert_eq!(done.log, ["search (kind=principal) under=/ limit=1000 next="]);
+    }
+
+    #[tokio::test]
+    async fn show_adds_how_one_signs_in_where_one_may_see_it() {
+        let shown = run("principal show /people/liu").await.out;
+        assert!(shown.contains("\n  attributes.mail  liu@corp.example\n"), "{shown}");
+        assert!(shown.ends_with("\n  signs in by      password, passkey `blue`, passkey `red\\u{1b}`\n"), "{shown}");
+        let shown = run("principal show /people/ann").await.out;
+        assert!(shown.ends_with("  (not yours to see)\n"), "{shown}");
+        let shown: serde_json::Value =
+            serde_json::from_str(&run("principal show -o json /people/liu").await.out).unwrap();
+        assert_eq!((&shown["credentials"]["password"], &shown["kind"]), (&true.into(), &"principal".into()));
+    }
+}

@@ -124,3 +124,50 @@ async fn revoke(session: &mut Session, of: &str) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::environment::Environment;
+    use crate::fake::{run, run_in};
+
+    #[tokio::test]
+    async fn a_pair_is_shown_with_where_it_is_good() {
+        let done = run("ticket pair /BVODS/QS --instance i7").await;
+        assert_eq!(
+            done.out,
+            "/BVODS/QS\n  instance  i7\n  address   127.0.0.1:41234,[::1]:80\n  ticket    t1\n  proof     t2\n  \
+             until     2023-11-14T22:13:20.000Z\n"
+        );
+        assert_eq!(done.log, ["introduce /BVODS/QS instance=Some(InstanceId(7))"]);
+        assert_eq!(run("ticket pair -o name /BVODS/QS").await.out, "t1 t2 i7 127.0.0.1:41234,[::1]:80\n");
+        assert!(run("ticket pair -o json /BVODS/QS").await.out.contains("\"proof\":\"t2\""));
+    }
+
+    #[tokio::test]
+    async fn a_launched_program_asks_with_what_it_was_given() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "c0ffee\n").unwrap();
+        let env = Environment {
+            own_instance: Some("i7".into()),
+            own_credential_file: Some(file.path().to_owned()),
+            ..Environment::default()
+        };
+        let done = run_in("ticket verify t1", &env).await;
+        assert_eq!(done.out, "/people/liu\n  proof  t2\n  id     o5\n");
+        assert_eq!(done.log, [r#"verify {"ticket":"t1","instance":"i7","credential":"c0ffee"}"#]);
+        assert_eq!(run_in("ticket verify -o name t1", &env).await.out, "t2 /people/liu\n");
+        let line = format!("ticket verify t1 --credential {}", file.path().display());
+        assert_eq!(run(&line).await.status, 2, "whose credential is it?");
+        let done = run(&format!("{line} --instance i9")).await;
+        assert_eq!(done.log, [r#"verify {"ticket":"t1","instance":"i9","credential":"c0ffee"}"#]);
+    }
+
+    #[tokio::test]
+    async fn a_name_stands_for_all_its_instances() {
+        assert_eq!(run("ticket revoke i20").await.log, [r#"revoke {"what":"instance","instance":"i20"}"#]);
+        let done = run("ticket revoke /BVODS/QS").await;
+        assert_eq!((done.out.as_str(), done.log.len()), ("revoked i7\n", 1));
+        assert_eq!(run("ticket revoke /held").await.talk, "byname: no instance of it runs\n");
+        assert_eq!(run("ticket revoke /none").await.status, 3);
+    }
+}
