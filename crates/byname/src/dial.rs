@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use byname_api::error::{Code, Error, Result};
@@ -11,18 +11,20 @@ use byname_identity::authority::Roots;
 use byname_identity::tls::{self, Connector, Identity, Trust};
 use tokio::net::TcpStream;
 
+use crate::reach::Identity as Shown;
+
 /// Connects with TLS.
 pub(crate) struct TlsDial {
     connector: Connector,
 }
 
 impl TlsDial {
-    /// One that believes the roots in this file, and shows the certificate in that folder.
+    /// One that believes the roots in this file, and shows this certificate.
     ///
     /// # Errors
     ///
     /// `invalid-argument` for files that cannot be read or used.
-    pub(crate) fn new(ca: &Path, identity: Option<&Path>) -> Result<Arc<TlsDial>> {
+    pub(crate) fn new(ca: &Path, identity: Option<&Shown>) -> Result<Arc<TlsDial>> {
         let roots = Roots::from_pem(&read(ca)?).map_err(|error| error.within(ca.display()))?;
         TlsDial::trusting(Trust::Bundle(roots), identity)
     }
@@ -32,7 +34,7 @@ impl TlsDial {
         TlsDial::trusting(Trust::Pin(root), None)
     }
 
-    fn trusting(trust: Trust, identity: Option<&Path>) -> Result<Arc<TlsDial>> {
+    fn trusting(trust: Trust, identity: Option<&Shown>) -> Result<Arc<TlsDial>> {
         tls::install();
         let shown = identity.map(read_identity).transpose()?;
         let connector = Connector::new(trust, shown.as_ref())?;
@@ -40,7 +42,7 @@ impl TlsDial {
     }
 
     /// Shows another certificate from now on.
-    pub(crate) fn reload(&self, identity: &Path) -> Result<()> {
+    pub(crate) fn reload(&self, identity: &Shown) -> Result<()> {
         self.connector.reload(Some(&read_identity(identity)?))
     }
 }
@@ -60,15 +62,8 @@ impl Dial for TlsDial {
     }
 }
 
-/// The certificate and key in a folder (`cert.pem`, `key.pem`).
-fn read_identity(folder: &Path) -> Result<Identity> {
-    let (chain, key) = files(folder);
-    Ok(Identity { chain_pem: read(&chain)?, key_pem: read(&key)? })
-}
-
-/// The files of a certificate in a folder.
-pub(crate) fn files(folder: &Path) -> (PathBuf, PathBuf) {
-    (folder.join("cert.pem"), folder.join("key.pem"))
+fn read_identity(shown: &Shown) -> Result<Identity> {
+    Ok(Identity { chain_pem: read(&shown.chain)?, key_pem: read(&shown.key)? })
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -46,7 +46,7 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
     if folder.join("cert.pem").exists() {
         let kept = fs::read_to_string(folder.join("servers")).unwrap_or_default();
         let servers = settings.server.clone().unwrap_or_else(|| kept.trim().to_owned());
-        let dial = TlsDial::new(&folder.join("ca.pem"), Some(&folder))?;
+        let dial = TlsDial::new(&folder.join("ca.pem"), Some(&shown(&folder)))?;
         let options = Options { tls: Some(dial.clone()), ..Options::default() };
         let clerk = Arc::new(Clerk::connect(&servers, options)?);
         return Ok(Member { servers, clerk, certificate: Some((folder, dial)) });
@@ -130,10 +130,15 @@ impl Member {
         };
         let reply = self.clerk.certify(&Context::of(Caller::internal()), request).await?;
         keep(folder, &reply, &key.key_pem)?;
-        dial.reload(folder)?;
+        dial.reload(&shown(folder))?;
         tracing::info!(until = %reply.expires, "the host's certificate was renewed");
         Ok(())
     }
+}
+
+/// The certificate in a folder.
+fn shown(folder: &Path) -> reach::Identity {
+    reach::Identity { chain: folder.join("cert.pem"), key: folder.join("key.pem") }
 }
 
 /// How long until a certificate is half over; none when it is.

@@ -183,13 +183,20 @@ impl Server {
         let app = byname_front_http::router(service.clone(), extras).merge(byname_front_grpc::routes(service));
         let gate = Gate::before(node.authenticator());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(byname_front_http::serve(bound.all, app, gate, Some(tls.clone()), async {
+        let limits = byname_front_http::Limits::default();
+        let secure = Some(tls.clone() as _);
+        let serving = tokio::spawn(byname_front_http::serve_with(bound.all, app, gate, limits, secure, async {
             let _ = stopped.await;
         }));
         if let Some(api) = api
             && let Err(error) = reach::remember(env, api, &data.path("token"))
         {
             tracing::info!("commands over TCP need --token-file: cannot note down where the token is: {error}");
+        }
+        if let Some(api) = api
+            && let Err(error) = reach::remember_ca(env, api, &data.path("ca.pem"))
+        {
+            tracing::info!("commands over TLS need --ca: cannot note down where the root certificate is: {error}");
         }
         Ok(Server { node, tls, data, api, stop, serving })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use byname_api::caller::Certificate;
 use byname_api::error::{Code, Error, Result};
 use byname_api::span::Timestamp;
-use byname_front_http::{Plain, Secure, Secured};
+use byname_front_http::{Secure, Stream};
 use byname_identity::authority::{self, Authority, Peer, Roots};
 use byname_identity::seal::ClusterKey;
 use byname_identity::tls::{self, Acceptor, Identity};
@@ -192,9 +192,9 @@ fn certificate(node: &Node, hosts: &[String], api: Option<SocketAddr>) -> Result
 
 #[async_trait::async_trait]
 impl Secure for Tls {
-    async fn accept(&self, stream: TcpStream) -> Result<Secured> {
+    async fn accept(&self, stream: TcpStream) -> Result<(Box<dyn Stream>, Option<Arc<Certificate>>)> {
         match self.acceptor.accept(stream).await {
-            Ok((stream, peer)) => Ok(Secured { stream: Box::new(stream), certificate: peer.map(|p| Arc::new(shown(p))) }),
+            Ok((stream, peer)) => Ok((Box::new(stream), peer.map(|peer| Arc::new(shown(peer))))),
             Err(error) => Err(tls::reason(&error).unwrap_or_else(|| {
                 Error::new(Code::Unavailable, format!("the TLS handshake ended: {error}"))
             })),
