@@ -40,11 +40,11 @@ pub struct Who<'a> {
     pub anyone_looks: bool,
     /// Whether what an authority has signed off line about a group or a principal was verified, and says what the object
     /// says. Entries that ask for it count only then.
-    pub certified: &'a dyn Fn(&Node) -> bool,
+    pub certified: &'a (dyn Fn(&Node) -> bool + Sync),
 }
 
 /// Nothing is certified.
-pub const NONE_CERTIFIED: &dyn Fn(&Node) -> bool = &|_| false;
+pub const NONE_CERTIFIED: &(dyn Fn(&Node) -> bool + Sync) = &|_| false;
 
 impl<'a> Who<'a> {
     /// Somebody who has not said who it is.
