@@ -41,6 +41,8 @@ pub use verify::{Peer, Purpose, verify, verify_pem};
 
 pub(crate) use issuing::public_key_of;
 pub(crate) use profile::{spiffe_id, timestamp};
+#[cfg(fuzzing)]
+pub(crate) use verify::read_unsigned;
 pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain, verify_host};
 
 use profile::{ISSUING_LIFE, Scope, date, internal, is_host_name, is_host_under};

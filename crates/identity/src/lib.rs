@@ -20,6 +20,8 @@
 pub mod authenticator;
 pub mod authority;
 pub mod certified;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod join;
 pub mod jwt;
 pub mod passkey;

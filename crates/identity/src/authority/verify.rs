@@ -348,3 +348,15 @@ pub(crate) fn significant(serial: &[u8]) -> &[u8] {
         all => all,
     }
 }
+
+/// Reads all that is read of a certificate once its chain holds.
+#[cfg(fuzzing)]
+pub(crate) fn read_unsigned(der: &CertificateDer<'_>, domain: &str) {
+    let _ = super::issuing::issuing_facts(der, domain);
+    let Ok(parsed) = parse(der) else { return };
+    let _ = (check_usage(&parsed, Purpose::Client), check_usage(&parsed, Purpose::Server), ids_of(&parsed));
+    if let Ok(name) = Alternatives::of(&parsed).and_then(|names| name_of(&names, domain)) {
+        assert!(!name.is_root());
+        assert!(spiffe::to_id(&name, domain).is_ok(), "{name}");
+    }
+}
