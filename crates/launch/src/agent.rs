@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +85,12 @@ impl Agent {
             *shared =
                 std::path::absolute(&*shared).map_err(|source| StartError::Folder { path: shared.clone(), source })?;
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&*shared);
+            let own = made.and_then(|()| std::fs::symlink_metadata(&*shared)).and_then(|found| {
+                let own = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+                if own { Ok(()) } else { Err(io::Error::other("it belongs to another user")) }
+            });
             // Whatever the umask is.
-            made.and_then(|()| std::fs::set_permissions(&*shared, Permissions::from_mode(0o711)))
+            own.and_then(|()| std::fs::set_permissions(&*shared, Permissions::from_mode(0o711)))
                 .map_err(failed(shared))?;
         }
         let lock_path = dir.join("lock");

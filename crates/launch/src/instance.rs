@@ -68,7 +68,7 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
     agent.count(id, intent.counted);
-    if let Some(certificate) = certificate
+    if let Some(certificate) = certificate.filter(|_| intent.identity.is_some())
         && tokio::time::timeout_at(certificate_until, certificate).await.is_err()
     {
         tracing::debug!(instance = %id, "started without a certificate; it comes later");

@@ -172,7 +172,6 @@ mod tests {
                     // Two generations may pass between the link and the file; then it is not there at all.
                     let (Ok(cert), Ok(key)) = (read("cert.pem"), read("key.pem")) else { continue };
                     assert_eq!(cert.lines().nth(1), key.lines().nth(1));
-                    assert!(std::fs::exists(dir.join("cert.pem")).unwrap());
                     seen += 1;
                 }
                 seen

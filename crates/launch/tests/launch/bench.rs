@@ -14,6 +14,7 @@ use byname_api::launch::Ready;
 use byname_api::object::InstanceId;
 
 use crate::host::{self, Host, command};
+use crate::identity::Server;
 
 const PROGRAM: &str = r#"
 #include <arpa/inet.h>
@@ -69,9 +70,13 @@ pub(crate) fn main() {
         took
     });
     host::run(async {
-        for (ready, bare) in [(Ready::Notify, bare_notify), (Ready::Port, bare_port)] {
+        let kinds = [(Ready::Notify, &bare_notify), (Ready::Port, &bare_port)];
+        for ((ready, bare), certified) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
             let host = Host::new();
             let mut agent = host.agent().await;
+            if certified {
+                agent.agent.set_issuer(Server::new(Duration::from_secs(3600)));
+            }
             agent.sync().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             let (mut times, mut started) = (Vec::new(), Vec::new());
@@ -94,8 +99,9 @@ pub(crate) fn main() {
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
             println!(
-                "{ready:?}: bare {} | order to started {} | order to ready {}",
-                show(bare),
+                "{ready:?}{}: bare {} | order to started {} | order to ready {}",
+                if certified { ", with a certificate" } else { "" },
+                show(bare.clone()),
                 show(started),
                 show(times)
             );

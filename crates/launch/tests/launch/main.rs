@@ -7,6 +7,7 @@ mod activation;
 mod adoption;
 mod bench;
 mod host;
+mod identity;
 mod limits;
 mod logs;
 mod policy;
@@ -39,7 +40,7 @@ fn main() {
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 9] = [
+    let modules: [&[Test]; 10] = [
         readiness::TESTS,
         policy::TESTS,
         trouble::TESTS,
@@ -49,6 +50,7 @@ fn main() {
         activation::TESTS,
         sockets::TESTS,
         secrets::TESTS,
+        identity::TESTS,
     ];
     let trials = modules.into_iter().flatten().map(|(name, test)| {
         let name = name.strip_prefix("launch::").unwrap_or(name);
