@@ -513,6 +513,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_turned_away_may_finish_the_sentence() {
+        let (mut client, server) = tokio::io::duplex(1_024);
+        let turning = tokio::spawn(turn_away(server));
+        client.write_all(&[b'x'; 20_000]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        turning.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_refused_certificate_is_told_to_the_gate_and_a_broken_handshake_is_not() {
         let world = World::new(true, Limits::default());
         assert_eq!(world.said("192.0.2.1", b"\x16x").await, "");
