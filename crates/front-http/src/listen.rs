@@ -419,6 +419,7 @@ mod tests {
             match head[1] {
                 b'c' => Ok((Box::new(stream), Some(Arc::new(certificate())))),
                 b'n' => Ok((Box::new(stream), None)),
+                b'b' => Err(Error::new(Code::Unavailable, "the handshake broke off")),
                 _ => Err(Error::new(Code::Unauthenticated, "the certificate is of another trust domain")),
             }
         }
@@ -527,7 +528,9 @@ mod tests {
     #[tokio::test]
     async fn a_refused_certificate_is_told_to_the_gate_and_a_broken_handshake_is_not() {
         let world = World::new(true, Limits::default());
-        assert_eq!(world.said("192.0.2.1", b"\x16x").await, "");
+        for bytes in [b"\x16b", b"\x16x"] {
+            assert_eq!(world.said("192.0.2.1", bytes).await, "");
+        }
         let peer = Peer::Tcp { address: [192, 0, 2, 1].into(), encrypted: true };
         let expect = [(peer, "the certificate is of another trust domain".to_owned())];
         assert_eq!(*world.refused.0.lock().unwrap(), expect);
