@@ -29,6 +29,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/byname.v1.rs"));
 }
 
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 pub use generated::*;
 pub use run::act_request;
 pub use status::{CODE_METADATA, FIELD_METADATA, REQUEST_ID_METADATA, StatusParts, code_of_status};

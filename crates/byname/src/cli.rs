@@ -3,6 +3,8 @@
 pub(crate) mod declare;
 pub(crate) mod keep;
 pub(crate) mod serve;
+pub(crate) mod trust;
+pub(crate) mod who;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,8 @@ use declare::{DeclareArgs, LaunchArgs, word};
 pub(crate) use keep::ReportArgs;
 use keep::{LockArgs, RunArgs, SearchArgs, UnlockArgs, WatchArgs};
 use serve::{AgentArgs, DevArgs, ServerArgs};
+use trust::{AclCommand, AuditArgs, CaCommand, CertCommand, ClusterCommand, SecretCommand, TicketCommand};
+use who::{GroupCommand, LoginArgs, LogoutArgs, PasskeyCommand, PasswdArgs, PrincipalCommand};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -39,12 +43,24 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalArgs {
-    /// Where to ask: unix:///PATH or http://HOST:PORT, several with commas [BYNAME_SERVER]
+    /// Where to ask: unix:///PATH, https://HOST:PORT or http://HOST:PORT, several with commas [BYNAME_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Use the session that `byname login` gave this principal; over TCP the last one is used by itself [BYNAME_AS]
+    #[arg(long = "as", global = true, value_name = "PRINCIPAL", conflicts_with = "token_file")]
+    pub principal_as: Option<String>,
+    /// The file with the root certificates of the server's trust domain [BYNAME_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A client certificate: a folder of `byname cert get`, or the file of a chain [BYNAME_IDENTITY]
+    #[arg(long, global = true, value_name = "DIR|FILE")]
+    pub cert: Option<PathBuf>,
+    /// The key of the client certificate, when it is not key.pem beside it
+    #[arg(long, global = true, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Read names and patterns without `/` in front against this name [BYNAME_ROOT; `byname context`; default /]
     #[arg(long, global = true, value_name = "NAME")]
     pub root: Option<String>,
@@ -252,6 +268,151 @@ pub(crate) enum Command {
             byname apply -f examples/bvods --prune\n  generate | byname apply -f -"
     )]
     Apply(ApplyArgs),
+
+    /// Sign in, for the commands that follow
+    #[command(
+        long_about = "Sign in at a server. The session is kept for this user in ~/.local/state/byname/sessions, and \
+            commands over TCP to the same address use it by themselves until it ends. Over the unix socket they stay \
+            who the kernel says, and use it only with --as PRINCIPAL (BYNAME_AS).\n\n\
+            The password is not shown to the server (OPAQUE). --passkey signs in on a page of the server's: compare \
+            the code there with the one printed here.",
+        after_long_help = "Examples:\n  byname login /people/liu\n  byname login --passkey /people/liu\n  \
+            byname login /people/liu --password-file - < password"
+    )]
+    Login(LoginArgs),
+    /// End the session
+    #[command(
+        long_about = "End the session that `byname login` gave, and forget it. --everywhere ends every session and \
+            certificate of a principal; for another than yourself that needs the right `admin` to it.",
+        after_long_help = "Examples:\n  byname logout\n  byname logout --everywhere\n  \
+            byname logout --everywhere /people/liu"
+    )]
+    Logout(LogoutArgs),
+    /// Show who the server takes you for
+    #[command(
+        long_about = "Show who the server takes you for, how that was proved, until when, and the groups that you are \
+            in.",
+        after_long_help = "Examples:\n  byname whoami\n  byname --as /people/liu whoami"
+    )]
+    Whoami,
+    /// Set a password
+    #[command(
+        long_about = "Set your password, or with the right `admin` that of another principal. The server is not shown \
+            it (OPAQUE). The principal's other sessions end.",
+        after_long_help = "Examples:\n  byname passwd\n  byname passwd /people/liu\n  \
+            byname passwd /people/liu --remove"
+    )]
+    Passwd(PasswdArgs),
+    /// Make, list and take away passkeys
+    #[command(
+        subcommand_required = true,
+        long_about = "Make, list and take away passkeys and security keys (WebAuthn), with which one signs in on a page.",
+        after_long_help = "Examples:\n  byname passkey add\n  byname passkey list /people/liu"
+    )]
+    Passkey {
+        /// What to do.
+        #[command(subcommand)]
+        command: PasskeyCommand,
+    },
+    /// Add and look after those who can sign in
+    #[command(
+        long_about = "Add and look after those who can sign in: people, and machines that are no computers of the tree.",
+        after_long_help = "Examples:\n  byname principal add /people/liu\n  byname principal list"
+    )]
+    Principal {
+        /// What to do.
+        #[command(subcommand)]
+        command: PrincipalCommand,
+    },
+    /// Say who is in a group
+    #[command(
+        long_about = "Say who is in a group. Access control lists may name groups, and groups may be in groups. The \
+            members of /byname/admins may do everything.",
+        after_long_help = "Examples:\n  byname group add /groups/media /people/liu\n  \
+            byname group show --all /groups/media"
+    )]
+    Group {
+        /// What to do.
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
+
+    /// Say who may do what with a name
+    #[command(
+        long_about = "Say who may do what with a name and with what is beneath it.\n\n\
+            The nearest list, from the name up to the root, that says something about the caller and the right \
+            decides. Within one list an entry that names the caller goes before one that names a group, and that \
+            before `authenticated` and `anyone`; among equals a refusal goes before a grant. Owners have every right. \
+            Where no list says anything, who has signed in may find, list and read.",
+        after_long_help = "Examples:\n  byname acl show /BVODS/QS\n  \
+            byname acl grant /people/liu launch,modify /BVODS/QS\n  \
+            byname acl explain /people/liu launch /BVODS/QS"
+    )]
+    Acl {
+        /// What to do.
+        #[command(subcommand)]
+        command: AclCommand,
+    },
+    /// Search and verify the audit log
+    #[command(
+        long_about = "Search the audit log: who did what, when, what proved it, and how it ended; the newest first. \
+            --verify recomputes the chain of the log too; the status is 1 when it is not intact.",
+        after_long_help = "Examples:\n  byname audit --by /people/liu --since 2h\n  \
+            byname audit --outcome denied --name '/BVODS/**'\n  byname audit --verify --limit 1"
+    )]
+    Audit(AuditArgs),
+    /// Set values that are never shown
+    #[command(
+        long_about = "Set values that are kept sealed and never shown, for launched programs.",
+        after_long_help = "Example:\n  byname secret set /BVODS/db-password"
+    )]
+    Secret {
+        /// What to do.
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
+    /// Have yourself introduced to a service, and be sure of each other
+    #[command(
+        long_about = "Have yourself introduced to a service, so that both sides know each other, over any protocol.",
+        after_long_help = "Examples:\n  byname ticket pair /BVODS/QS\n  byname ticket verify - < shown"
+    )]
+    Ticket {
+        /// What to do.
+        #[command(subcommand)]
+        command: TicketCommand,
+    },
+    /// Get, renew and show certificates
+    #[command(
+        long_about = "Get, renew and show certificates of names (X.509 with a SPIFFE id).",
+        after_long_help = "Examples:\n  byname cert get\n  byname cert show"
+    )]
+    Cert {
+        /// What to do.
+        #[command(subcommand)]
+        command: CertCommand,
+    },
+    /// Keep the root of a trust domain, off line
+    #[command(
+        long_about = "Keep the root of a trust domain on a machine without a network. These commands read and write \
+            files and ask no server.",
+        after_long_help = "Examples:\n  byname ca init /media/safe/ca --domain corp.example\n  \
+            byname ca sign request.pem --dir /media/safe/ca --issuing --out issuing.pem"
+    )]
+    Ca {
+        /// What to do.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+    /// Invite hosts
+    #[command(
+        long_about = "Invite hosts to join: agents and name servers.",
+        after_long_help = "Example:\n  byname cluster invite --agent --computer mojave"
+    )]
+    Cluster {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
 
     /// Run a server and an agent for this user, without any configuration
     #[command(
@@ -571,15 +732,18 @@ pub(crate) struct ManArgs {
 /// `help`.
 #[derive(Debug, Args)]
 pub(crate) struct HelpArgs {
-    /// The command
-    pub command: Option<String>,
+    /// The command, and what of it
+    #[arg(num_args = 0..=2)]
+    pub command: Vec<String>,
 }
 
 /// The commands by what they are for, as the help lists them.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Ask", &["find", "show", "list", "search", "status", "why", "logs", "watch"]),
     ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
+    ("Who is who", &["login", "logout", "whoami", "passwd", "passkey", "principal", "group"]),
+    ("Trust", &["acl", "audit", "secret", "ticket", "cert", "ca", "cluster"]),
     ("Serve", &["dev", "server", "agent"]),
     ("More", &["context", "validate", "version", "completions", "man", "help"]),
 ];
@@ -593,8 +757,8 @@ pub(crate) fn manual() -> clap::Command {
     command = command.after_long_help(format!(
         "{EXIT_STATUS} `run` and `lock` end with the status of the command that they ran.\n\n\
          A server is found by --server, BYNAME_SERVER, /etc/byname/client.toml, /run/byname/byname.sock, or at the \
-         socket of this user's `byname dev`, in this order. BYNAME_ROOT, BYNAME_OUTPUT, BYNAME_TOKEN and \
-         BYNAME_TOKEN_FILE stand for the options of these names."
+         socket of this user's `byname dev`, in this order. BYNAME_ROOT, BYNAME_OUTPUT, BYNAME_AS, \
+         BYNAME_CA, BYNAME_IDENTITY (--cert), BYNAME_TOKEN and BYNAME_TOKEN_FILE stand for the options of these names."
     ));
     command
 }
@@ -632,7 +796,10 @@ fn grouped_help(command: &clap::Command) -> String {
     help.push_str(&format!("\n{bold}Options of every command:{plain}\n"));
     let width = 22;
     for (flag, about) in [
-        ("    --server URL", "Where to ask: unix:///PATH or http://HOST:PORT [BYNAME_SERVER]"),
+        ("    --server URL", "Where to ask: unix:///PATH or https://HOST:PORT [BYNAME_SERVER]"),
+        ("    --as PRINCIPAL", "Use the session that `byname login` gave this principal [BYNAME_AS]"),
+        ("    --ca FILE", "The root certificates of the server's trust domain [BYNAME_CA]"),
+        ("    --cert DIR|FILE", "A client certificate, with --key FILE beside it [BYNAME_IDENTITY]"),
         ("    --token-file FILE", "The file that holds the bearer token [BYNAME_TOKEN_FILE]"),
         ("    --root NAME", "Read names without `/` in front against this name [BYNAME_ROOT]"),
         ("-o, --output FORMAT", "table, json or name [BYNAME_OUTPUT]"),

@@ -1,18 +1,29 @@
 //! The commands that ask a server, each with its output. They speak to any [`NameService`], so that tests bring their
 //! own.
 
+pub(crate) mod acl;
 pub(crate) mod act;
 pub(crate) mod advertise;
 pub(crate) mod apply;
+pub(crate) mod audit;
+pub(crate) mod ca;
+pub(crate) mod cert;
 pub(crate) mod change;
+pub(crate) mod cluster;
 pub(crate) mod context;
+pub(crate) mod credentials;
 pub(crate) mod editor;
 pub(crate) mod find;
+pub(crate) mod group;
 pub(crate) mod lock;
+pub(crate) mod login;
 pub(crate) mod look;
 pub(crate) mod man;
+pub(crate) mod principal;
 pub(crate) mod run;
 pub(crate) mod search;
+pub(crate) mod secret;
+pub(crate) mod ticket;
 pub(crate) mod validate;
 pub(crate) mod version;
 pub(crate) mod watch;
@@ -21,6 +32,7 @@ pub(crate) mod why;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use byname_api::access::Subject;
 use byname_api::caller::Caller;
 use byname_api::request::{Context, Fresh, ServerInfo};
 use byname_api::service::Endpoint;
@@ -28,7 +40,8 @@ use byname_api::span::Timestamp;
 use byname_api::{Code, Error, NameService};
 use byname_name::{Name, Pattern};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::reach::Target;
 use crate::screen::Screen;
 
 /// A server, the user's context and the user's screen.
@@ -37,6 +50,8 @@ pub(crate) struct Session {
     pub service: Arc<dyn NameService>,
     /// What goes along with each request. The server finds out by itself who calls.
     pub cx: Context,
+    /// Where the server is, and what it is shown.
+    pub target: Target,
     /// What relative names are read against.
     pub context: Name,
     /// Where answers go.
@@ -50,12 +65,35 @@ pub(crate) struct Session {
 impl Session {
     /// A session that speaks to this server.
     pub(crate) fn new(service: Arc<dyn NameService>, context: Name, screen: Screen) -> Self {
-        Session { service, cx: anyone(), context, screen, now: clock(), clock }
+        Session { service, cx: anyone(), target: Target::default(), context, screen, now: clock(), clock }
     }
 
     /// A name as the user wrote it.
     pub(crate) fn name(&self, text: &str) -> Outcome<Name> {
         Ok(Name::resolve(&self.context, text).map_err(|e| quoted(e.into(), text))?)
+    }
+
+    /// Somebody as the user wrote it: a relative name is read against the context.
+    pub(crate) fn subject(&self, text: &str) -> Outcome<Subject> {
+        match text.parse() {
+            Ok(subject) => Ok(subject),
+            Err(error) if text.starts_with(['/']) || text.starts_with("uid:") => Err(quoted(error, text).into()),
+            Err(_) => Ok(Subject::Named(self.name(text)?)),
+        }
+    }
+
+    /// A principal as the user wrote it, or else whom the server takes the caller for.
+    pub(crate) async fn principal(&self, text: Option<&str>) -> Outcome<Name> {
+        if let Some(text) = text {
+            return self.name(text);
+        }
+        let caller = self.service.whoami(&self.cx).await?.principal;
+        Name::parse(&caller).map_err(|_| {
+            let message = format!(
+                "the server takes you for `{caller}`, which is no principal of the tree: say whose, such as /people/liu"
+            );
+            Failure::usage(message)
+        })
     }
 
     /// A pattern as the user wrote it.
@@ -90,7 +128,7 @@ pub(crate) fn anyone() -> Context {
 }
 
 /// The time of this host.
-fn clock() -> Timestamp {
+pub(crate) fn clock() -> Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     Timestamp(u64::try_from(now).unwrap_or(u64::MAX))
 }

@@ -12,6 +12,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathComplete
 use clap_complete::env::Shells;
 use clap_complete::{CompleteEnv, ValueHint};
 
+use byname_api::caller::Right;
 use byname_api::object::Kind;
 use byname_api::request::{ListRequest, SearchRequest};
 use byname_api::{NameService, Result};
@@ -62,35 +63,66 @@ enum Asks {
 /// The command line with completers for what only a server knows.
 fn command(typed: bool) -> clap::Command {
     let mut command = cli::command();
-    let subcommands: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    for sub in subcommands {
-        command = command.mut_subcommand(&sub, |c| c.mut_args(|arg| completing(&sub, arg, typed)));
+    command = command.mut_args(|arg| completing("", arg, typed));
+    for sub in subcommands(&command) {
+        command = command.mut_subcommand(&sub, |c| within(&sub, c, typed));
     }
-    command.mut_args(|arg| completing("", arg, typed))
+    command
+}
+
+fn subcommands(command: &clap::Command) -> Vec<String> {
+    command.get_subcommands().map(|c| c.get_name().to_owned()).collect()
+}
+
+/// The same for a command, and for the commands within it.
+fn within(path: &str, command: clap::Command, typed: bool) -> clap::Command {
+    let mut command = command.mut_args(|arg| completing(path, arg, typed));
+    for sub in subcommands(&command) {
+        let path = format!("{path} {sub}");
+        command = command.mut_subcommand(&sub, |c| within(&path, c, typed));
+    }
+    command
 }
 
 fn completing(command: &str, arg: Arg, typed: bool) -> Arg {
     let asks = match (command, arg.get_id().as_str()) {
         ("help", "command") => {
-            let words: Vec<String> = cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+            let words = subcommands(&cli::command());
             let words = move |current: &OsStr| fitting(words.iter().map(String::as_str), current);
             return arg.add(ArgValueCompleter::new(words));
         }
-        ("validate", "paths") | (_, "files" | "value_file" | "token_file" | "config") => {
+        ("acl grant" | "acl deny", "rights") | ("acl explain", "right") => {
+            let words =
+                Right::ALL.iter().map(ToString::to_string).chain((command != "acl explain").then(|| "all".into()));
+            let words: Vec<String> = words.collect();
+            return arg.add(ArgValueCompleter::new(move |current: &OsStr| listed(&words, current)));
+        }
+        ("validate", "paths")
+        | ("ca show" | "cert show" | "ca sign" | "ca certify", "file" | "path" | "request")
+        | ("secret set", "file")
+        | ("ticket verify", "credential")
+        | (
+            _,
+            "files" | "value_file" | "token_file" | "password_file" | "config" | "ca" | "cert" | "key"
+            | "certified_file",
+        ) => {
             return arg.add(ArgValueCompleter::new(PathCompleter::file()));
+        }
+        ("cert get" | "cert renew", "out") | ("ca init" | "ca sign" | "ca certify", "dir") => {
+            return arg.add(ArgValueCompleter::new(PathCompleter::dir()));
         }
         (_, "data" | "programs" | "directory") if arg.get_value_hint() == ValueHint::Unknown => {
             return arg.add(ArgValueCompleter::new(PathCompleter::dir()));
         }
-        ("add", "name") | ("alias", "newname") => Asks::Parent,
+        ("add" | "principal add", "name") | ("alias", "newname") => Asks::Parent,
         (_, "failed" | "instance") => Asks::Instance,
         (_, "index" | "public") => Asks::Attribute,
         (_, "attributes" | "filter") => Asks::Comparison,
-        (_, "hosts") => Asks::Computer,
+        (_, "hosts") | ("cluster invite", "computer") => Asks::Computer,
         (
             _,
-            "name" | "names" | "pattern" | "patterns" | "target" | "members" | "servers" | "under" | "root"
-            | "start_by",
+            "name" | "names" | "pattern" | "patterns" | "target" | "members" | "servers" | "root" | "start_by" | "who"
+            | "entry" | "principal" | "principal_as" | "group" | "by" | "owner" | "of" | "under",
         ) => Asks::Name,
         _ => return arg,
     };
@@ -137,13 +169,12 @@ async fn ask(asks: Asks, text: &str) -> Result<Vec<String>> {
     let env = Environment::read();
     let places = reach::Places::default();
     let (global, first) = words();
-    let target = reach::target(&env, &places, global.server.as_deref(), global.token_file.as_deref())?;
+    let target = crate::target(&env, &global, false)?;
     let options = Options {
-        token: target.token,
         connect_timeout: BOUND,
         answer_timeout: BOUND,
         patience: Duration::ZERO,
-        ..Options::default()
+        ..crate::options(&target)?
     };
     let clerk = Clerk::connect(&target.servers, options)?;
     let context = reach::context(&env, &places, global.root.as_deref())?.0;
@@ -160,11 +191,27 @@ fn words() -> (cli::GlobalArgs, Option<String>) {
             let at = words.iter().position(|w| w == flag)?;
             words.get(at + 1).and_then(|w| w.to_str()).map(str::to_owned)
         };
-        let token_file = after("--token-file").map(Into::into);
-        cli::GlobalArgs { server: after("--server"), token_file, root: after("--root"), output: None }
+        cli::GlobalArgs {
+            server: after("--server"),
+            token_file: after("--token-file").map(Into::into),
+            principal_as: after("--as"),
+            ca: after("--ca").map(Into::into),
+            cert: after("--cert").map(Into::into),
+            key: after("--key").map(Into::into),
+            root: after("--root"),
+            output: None,
+        }
     });
-    let name = words.iter().skip(2).filter_map(|w| w.to_str()).find(|w| !w.is_empty() && !w.starts_with('-'));
+    let name = name_among(words.iter().skip(2).filter_map(|w| w.to_str()), words.get(1).and_then(|w| w.to_str()));
     (global, name.map(str::to_owned))
+}
+
+/// The first word behind a command that is neither an option nor a command within it.
+fn name_among<'w>(words: impl Iterator<Item = &'w str>, command: Option<&str>) -> Option<&'w str> {
+    let inner = command.and_then(|c| cli::command().find_subcommand(c).map(subcommands)).unwrap_or_default();
+    let mut words = words.filter(|w| !w.is_empty() && !w.starts_with('-'));
+    let first = words.next()?;
+    if inner.iter().any(|name| name == first) { words.next() } else { Some(first) }
 }
 
 /// What could stand there.
@@ -240,6 +287,15 @@ fn fitting<'a>(words: impl Iterator<Item = &'a str>, current: &OsStr) -> Vec<Com
     words.filter(|word| word.starts_with(&*current)).map(CompletionCandidate::new).collect()
 }
 
+/// Words of a list with commas: the last one is completed.
+fn listed(words: &[String], current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let (before, last) = current.rfind(',').map_or(("", &*current), |at| current.split_at(at + 1));
+    let taken: Vec<&str> = before.split(',').collect();
+    let open = words.iter().filter(|word| word.starts_with(last) && !taken.contains(&word.as_str()));
+    open.map(|word| CompletionCandidate::new(format!("{before}{word}"))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +331,20 @@ mod tests {
         assert_eq!(found(Asks::Instance, "", "/", None).await, [""; 0]);
         assert_eq!(found(Asks::Attribute, "t", "/", None).await, ["team"]);
         assert_eq!(found(Asks::Comparison, "T", "/", None).await, ["Tier="]);
+    }
+
+    #[test]
+    fn rights_are_completed_one_by_one_and_the_name_is_behind_the_inner_command() {
+        let words = ["find", "list", "launch"].map(str::to_owned);
+        let found = |text: &str| -> Vec<String> {
+            let candidates = listed(&words, OsStr::new(text));
+            candidates.iter().map(|c| c.get_value().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(found("l"), ["list", "launch"]);
+        assert_eq!(found("list,"), ["list,find", "list,launch"]);
+        assert_eq!(found("x,la"), ["x,launch"]);
+        assert_eq!(name_among(["pair", "--instance", "/a"].into_iter(), Some("ticket")), Some("/a"));
+        assert_eq!(name_among(["--all", "pair"].into_iter(), Some("find")), Some("pair"));
     }
 
     #[test]

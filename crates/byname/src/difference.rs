@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use byname_api::object::Spec;
+use byname_api::access::AclEntry;
+use byname_api::identity::fingerprint;
+use byname_api::object::{Kind, Spec};
 use byname_api::request::{OpResult, Outcome};
+use sha2::{Digest, Sha256};
 
 use crate::screen::{Paint, Screen};
 
@@ -16,10 +19,44 @@ const MAX_SHOWN: usize = 400;
 /// The fields of a declaration by their dotted paths (those that `edit --unset` takes), each as a short text.
 pub(crate) fn fields(value: &impl Serialize) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    if let Ok(value) = serde_json::to_value(value) {
+    if let Ok(mut value) = serde_json::to_value(value) {
+        without_marks(&mut value);
         flatten("", &value, &mut found);
     }
     found
+}
+
+/// Takes out what the server notes by itself, and what nobody wants to read: ids, the value of a secret, and all but a
+/// fingerprint of what was signed.
+fn without_marks(spec: &mut Value) {
+    let Value::Object(spec) = spec else { return };
+    spec.remove("member_ids");
+    for entry in spec.get_mut("acl").and_then(Value::as_array_mut).into_iter().flatten() {
+        *entry = entry_in_words(entry);
+    }
+    if spec.get("kind").is_some_and(|kind| kind == Kind::Secret.as_str())
+        && let Some(value) = spec.get_mut("value")
+    {
+        // Even its hash would let others try what it could be; the server's own fingerprint does not.
+        *value = "(not shown)".into();
+    }
+    if let Some(signed) = spec.get_mut("certified") {
+        *signed = hidden(signed);
+    }
+}
+
+/// A text that is too long to be read: the fingerprint tells whether it is another one.
+fn hidden(value: &Value) -> Value {
+    let digest = Sha256::digest(value.as_str().unwrap_or_default());
+    format!("(fingerprint {})", fingerprint(&digest)).into()
+}
+
+/// An entry of an access control list as `acl grant` and `acl deny` take it.
+fn entry_in_words(entry: &Value) -> Value {
+    let Ok(read) = serde_json::from_value::<AclEntry>(entry.clone()) else { return entry.clone() };
+    let verb = if read.allow { "grant" } else { "deny" };
+    let certified = if read.certified { " --certified" } else { "" };
+    format!("{verb} {} {}{certified}", read.who, read.rights).into()
 }
 
 /// Prints what a change did, or would do: a line for the object and lines for the fields. Where no field differs, what
@@ -142,6 +179,25 @@ mod tests {
         let same = Some("kind = 'group'");
         print(&mut screen, &result(Outcome::Changed, same, same), Some("b")).unwrap();
         assert_eq!(out.take(), "~ /a/QS (group)\n  no field differs; it comes into the set \"b\"\n");
+    }
+
+    #[test]
+    fn what_the_server_notes_is_no_difference_and_secrets_are_fingerprints() {
+        let before = "kind = 'group'\nmembers = ['/p']\nmember_ids = { '/p' = 'o5' }\n\
+                      acl = [{ who = '/p', id = 'o5', rights = ['read', 'find'] }]";
+        let after = "kind = 'group'\nmembers = ['/p']\n\
+                     acl = [{ who = '/p', rights = ['find', 'read'] }, { who = 'anyone', rights = 'all', allow = false }]";
+        let (mut screen, out, _) = Screen::captured(Format::Table, false);
+        print(&mut screen, &result(Outcome::Changed, Some(before), Some(after)), None).unwrap();
+        assert_eq!(
+            out.take(),
+            "~ /a/QS (group)\n  - acl = [\"grant /p find,read\"]\n  \
+             + acl = [\"grant /p find,read\",\"deny anyone all\"]\n"
+        );
+        let secret = fields(&toml::from_str::<Spec>("kind = 'secret'\nvalue = 'open sesame'").unwrap());
+        assert_eq!(secret["value"], "\"(not shown)\"");
+        let signed = fields(&toml::from_str::<Spec>("kind = 'principal'\ncertified = 'signed'").unwrap());
+        assert!(signed["certified"].starts_with("\"(fingerprint "), "{signed:?}");
     }
 
     #[test]

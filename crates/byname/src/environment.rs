@@ -34,12 +34,20 @@ pub(crate) struct Environment {
     pub token: Option<String>,
     /// BYNAME_TOKEN_FILE: a file that holds the bearer token.
     pub token_file: Option<PathBuf>,
+    /// BYNAME_CA: a file with the root certificates of the server's trust domain.
+    pub ca: Option<PathBuf>,
+    /// BYNAME_IDENTITY: a folder with a client certificate and its key.
+    pub identity: Option<PathBuf>,
+    /// BYNAME_AS: whose session is used.
+    pub principal: Option<String>,
     /// BYNAME_OUTPUT: the default of `--output`.
     pub output: Option<String>,
     /// BYNAME_NAME: in a launched program, the name of its service.
     pub own_name: Option<String>,
     /// BYNAME_INSTANCE: in a launched program, its instance.
     pub own_instance: Option<String>,
+    /// BYNAME_CREDENTIAL_FILE: in a launched program, the file where it keeps what its ticket was exchanged for.
+    pub own_credential_file: Option<PathBuf>,
     /// BYNAME_TICKET_FD: in a launched program, the descriptor that holds its ticket.
     pub ticket_fd: Option<u32>,
     /// NO_COLOR: no colours, whatever the terminal can do (https://no-color.org).
@@ -54,6 +62,10 @@ pub(crate) struct Environment {
     pub editor: Option<String>,
     /// Somebody sits at a terminal: standard input and output are one.
     pub terminal: bool,
+    /// Somebody can type on standard input.
+    pub keyboard: bool,
+    /// DISPLAY or WAYLAND_DISPLAY is set: a page can be opened.
+    pub desktop: bool,
     /// BYNAME_COMPLETE: this shell asks what could stand at the cursor.
     pub completes: Option<String>,
     /// HOME.
@@ -65,8 +77,9 @@ pub(crate) struct Environment {
 impl Environment {
     /// Reads the environment of this process.
     pub(crate) fn read() -> Self {
-        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        Environment { terminal, ..Self::from(&|name| std::env::var_os(name)) }
+        let keyboard = std::io::stdin().is_terminal();
+        let terminal = keyboard && std::io::stdout().is_terminal();
+        Environment { terminal, keyboard, ..Self::from(&|name| std::env::var_os(name)) }
     }
 
     fn from(get: &dyn Fn(&str) -> Option<OsString>) -> Self {
@@ -79,9 +92,13 @@ impl Environment {
             root: text("BYNAME_ROOT"),
             token: text("BYNAME_TOKEN"),
             token_file: value("BYNAME_TOKEN_FILE").map(PathBuf::from),
+            ca: value("BYNAME_CA").map(PathBuf::from),
+            identity: value("BYNAME_IDENTITY").map(PathBuf::from),
+            principal: text("BYNAME_AS"),
             output: text("BYNAME_OUTPUT"),
             own_name: text("BYNAME_NAME"),
             own_instance: text("BYNAME_INSTANCE"),
+            own_credential_file: value("BYNAME_CREDENTIAL_FILE").map(PathBuf::from),
             ticket_fd: text("BYNAME_TICKET_FD").and_then(|v| v.parse().ok()),
             no_color: value("NO_COLOR").is_some(),
             dumb_terminal: text("TERM").is_some_and(|v| v == "dumb"),
@@ -89,6 +106,8 @@ impl Environment {
             for_programs: INHERITED.iter().filter_map(|name| Some((OsString::from(name), value(name)?))).collect(),
             editor: text("VISUAL").or_else(|| text("EDITOR")),
             terminal: false,
+            keyboard: false,
+            desktop: value("DISPLAY").or_else(|| value("WAYLAND_DISPLAY")).is_some(),
             completes: text(COMPLETE),
             home: folder("HOME"),
             state_home: folder("XDG_STATE_HOME"),

@@ -1,6 +1,12 @@
 //! A name service for tests of the command line: it answers from a small fixed tree and writes down what it was asked.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+
+use byname_api::access::{AccessReply, AccessRequest, AclEntry, Decision, Listed, Rights, Subject};
+use byname_api::audit::{AuditReply, AuditRequest, Record, Verification};
+use byname_api::caller::{Mechanism, Right};
+use byname_api::identity::*;
 
 use byname_api::object::{
     Choose, Forms, InstanceId, Kind, LastExit, Listening, Lock, Object, ObjectId, ServiceStatus, Spec, Stamp, Version,
@@ -9,6 +15,7 @@ use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
 use byname_api::{Code, Error, NameService, Result, agent};
+use byname_identity::password::{LoginState, PasswordServer};
 use byname_name::{Name, Pattern};
 use clap::FromArgMatches;
 use futures_util::StreamExt;
@@ -16,7 +23,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
 use crate::cli::{self, Cli, Command};
-use crate::commands::Session;
+use crate::commands::Session as Asking;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::screen::{Format, Screen};
@@ -49,7 +56,8 @@ pub(crate) async fn run_in(line: &str, env: &Environment) -> Done {
     let log = fake.log.clone();
     let (screen, out, talk) = Screen::captured(cli.global.output.unwrap_or(Format::Table), false);
     let context = cli.global.root.as_deref().map_or(Name::root(), |r| r.parse().unwrap());
-    let mut session = Session::new(Arc::new(fake), context, screen);
+    let mut session = Asking::new(Arc::new(fake), context, screen);
+    session.target.servers = "https://names.example:7600".into();
     session.now = Timestamp(AT.0 + 90_000);
     session.clock = || Timestamp(AT.0 + 90_000);
     let outcome = crate::ask(&mut session, cli.command.unwrap_or(Command::Version), env).await;
@@ -65,7 +73,27 @@ pub(crate) async fn run_in(line: &str, env: &Environment) -> Done {
 #[derive(Default)]
 pub(crate) struct Fake {
     log: Arc<Mutex<Vec<String>>>,
+    /// How often `/groups/busy` was to be changed.
+    busy: AtomicU32,
+    /// How often somebody asked whether a page was used.
+    polls: AtomicU32,
+    /// What it knows of the one password that there is.
+    password: Mutex<Password>,
     watch: Option<mpsc::UnboundedSender<String>>,
+}
+
+/// The server's side of a password, between its messages.
+#[derive(Default)]
+struct Password {
+    setup: Option<Vec<u8>>,
+    record: Option<Vec<u8>>,
+    login: Option<LoginState>,
+}
+
+impl Password {
+    fn server(&mut self) -> PasswordServer {
+        PasswordServer::from_setup(self.setup.get_or_insert_with(PasswordServer::new_setup)).unwrap()
+    }
 }
 
 impl Fake {
@@ -112,8 +140,17 @@ fn lock() -> Lock {
     Lock { fence: 42, by: "uid:7".into(), since: AT, ttl_ms: 30_000 }
 }
 
+/// An object with a list of its own; one entry is about an earlier bearer of a name.
+const LISTED: &str = "kind = 'directory'\nacl = [{ who = '/people/liu', id = 'o5', rights = ['read', 'find'] }, \
+    { who = '/people/ann', id = 'o1', rights = ['all'] }, { who = 'anyone', rights = ['find'], allow = false }]";
+
 fn missing(name: &Name) -> Error {
     Error::new(Code::NotFound, format!("there is no `{name}`"))
+}
+
+fn session() -> Session {
+    let token = Secret("bn1.token".into());
+    Session { token, principal: name("/people/liu"), expires: Timestamp(AT.0 + 3_600_000) }
 }
 
 fn instance() -> Instance {
@@ -241,6 +278,20 @@ impl NameService for Fake {
     }
 
     async fn read(&self, _cx: &Context, r: ReadRequest) -> Result<ReadReply> {
+        let known = match r.name.as_str() {
+            "/people/liu" => "kind = 'principal'\nowner = 'uid:0'\nattributes = { mail = 'liu@corp.example' }",
+            "/people/ann" | "/people/bob" => "kind = 'principal'\nowner = 'uid:0'",
+            "/groups/media" => "kind = 'group'\nmembers = ['/people/liu', '/groups/inner', '/people/gone']",
+            "/groups/inner" => "kind = 'group'\nmembers = ['/people/ann', '/groups/media', '/people/liu']",
+            "/groups/busy" => "kind = 'group'\nmembers = ['/people/ann']",
+            "/listed" => LISTED,
+            "/sealed" => "kind = 'secret'\nfingerprint = '5f3a00112233'\ncertified = 'x'",
+            "/people/gone" | "/groups/new" => return Err(missing(&r.name)),
+            _ => "",
+        };
+        if !known.is_empty() {
+            return Ok(ReadReply { object: object(r.name, known), fresh: Fresh::default() });
+        }
         let spec = "kind = 'service'\nowner = 'uid:0'\nattributes = { title = 'Query server' }\n\
                     launch = { program = 'query-server', args = ['--port', '${PORT}'] }";
         let forms = Forms {
@@ -317,6 +368,10 @@ impl NameService for Fake {
         let set = r.set.map_or_else(String::new, |s| format!("set={s} "));
         let dry = if r.dry_run { "dry " } else { "" };
         self.note(format!("batch {set}{dry}{}", ops.join(" ")));
+        if r.ops.iter().any(|op| op.name().as_str() == "/groups/busy") && self.busy.fetch_add(1, Ordering::Relaxed) < 2
+        {
+            return Err(Error::new(Code::Conflict, "its version is another by now").field("ops[0].if_version"));
+        }
         let taken = |op: &Op| op.name().is_under(&name("/refused"));
         if let Some(index) = r.ops.iter().position(taken) {
             let error = Error::new(Code::AlreadyExists, "the name is taken");
@@ -377,6 +432,18 @@ impl NameService for Fake {
         let (next, limit) = (r.next.clone().unwrap_or_default(), r.limit.unwrap_or(1_000));
         self.note(format!("search {} under={} limit={limit} next={next}", r.filter, r.under));
         let found = |name: &str, spec: &str| object(self::name(name), spec);
+        let kind = r.filter.strip_prefix("(kind=").and_then(|rest| rest.strip_suffix(')'));
+        if let (Some(kind @ ("principal" | "group")), "") = (kind, next.as_str()) {
+            let objects = match kind {
+                "principal" => vec![
+                    found("/people/liu", "kind = 'principal'"),
+                    found("/people/off", "kind = 'principal'\ndisabled = true"),
+                    found("/machines/m", "kind = 'principal'"),
+                ],
+                _ => vec![found("/groups/media", "kind = 'group'\nowner = 'uid:0'\nmembers = ['/people/liu']")],
+            };
+            return Ok(SearchReply { objects, next: None, fresh: Fresh::default() });
+        }
         let objects = match next.as_str() {
             "" => vec![found("/BVODS/QS", "kind = 'service'\nattributes = { team = 'media', Tier = [1, 2] }")],
             // A page may be empty and not the last.
@@ -444,6 +511,188 @@ impl NameService for Fake {
     async fn unlock(&self, _cx: &Context, r: UnlockRequest) -> Result<UnlockReply> {
         self.note(format!("unlock {} key={:?}", r.name, r.key));
         Ok(UnlockReply { released: r.name.as_str() != "/free" })
+    }
+
+    async fn login(&self, _cx: &Context, r: LoginRequest) -> Result<LoginReply> {
+        self.note(match &r {
+            LoginRequest::PasswordStart { principal, .. } => format!("login start {principal}"),
+            LoginRequest::PasswordFinish { .. } => "login finish".into(),
+            other => format!("login {}", serde_json::to_string(other).unwrap()),
+        });
+        match r {
+            LoginRequest::PageStart { principal } => Ok(LoginReply::Page {
+                attempt: Secret(principal.map_or("attempt", |_| "of-liu").into()),
+                path: "/login?code=XK-42".into(),
+                code: "XK-42".into(),
+                every_ms: 1,
+            }),
+            LoginRequest::PagePoll { .. } if self.polls.fetch_add(1, Ordering::Relaxed) < 2 => Ok(LoginReply::Pending),
+            LoginRequest::PasswordStart { principal, message } => {
+                let mut password = self.password.lock().unwrap();
+                let record = password.record.clone();
+                let id = principal.as_str().as_bytes();
+                let (state, answer) = password.server().login_start(record.as_deref(), id, &message.0)?;
+                password.login = Some(state);
+                Ok(LoginReply::Challenge { attempt: Secret("attempt".into()), message: Blob(answer) })
+            }
+            LoginRequest::PasswordFinish { message, .. } => {
+                let state = self.password.lock().unwrap().login.take().unwrap();
+                PasswordServer::login_finish(state, &message.0)?;
+                Ok(LoginReply::Session(session()))
+            }
+            LoginRequest::PagePoll { attempt } if attempt.0 == "of-liu" => Ok(LoginReply::Session(session())),
+            LoginRequest::PagePoll { .. } => Err(Error::new(Code::Unauthenticated, "nobody signed in there in time")),
+            _ => Err(Error::new(Code::Unsupported, "not here")),
+        }
+    }
+
+    async fn logout(&self, _cx: &Context, r: LogoutRequest) -> Result<()> {
+        self.note(format!("logout {}", serde_json::to_string(&r).unwrap()));
+        Ok(())
+    }
+
+    async fn whoami(&self, _cx: &Context) -> Result<WhoamiReply> {
+        Ok(WhoamiReply {
+            principal: "/people/liu".into(),
+            id: Some(ObjectId(5)),
+            instance: None,
+            mechanism: Mechanism::Password,
+            expires: Some(AT),
+            groups: vec![name("/groups/media"), name("/byname/admins")],
+            admin: true,
+        })
+    }
+
+    async fn enrol(&self, _cx: &Context, r: EnrolRequest) -> Result<EnrolReply> {
+        self.note(match &r {
+            EnrolRequest::PasswordStart { principal, .. } => format!("enrol start {principal}"),
+            EnrolRequest::PasswordFinish { principal, .. } => format!("enrol finish {principal}"),
+            other => format!("enrol {}", serde_json::to_string(other).unwrap()),
+        });
+        match r {
+            EnrolRequest::PasswordStart { principal, message } => {
+                let id = principal.as_str().as_bytes();
+                let answer = self.password.lock().unwrap().server().register_start(id, &message.0)?;
+                Ok(EnrolReply::Challenge { attempt: None, message: Blob(answer) })
+            }
+            EnrolRequest::PasswordFinish { message, .. } => {
+                self.password.lock().unwrap().record = Some(PasswordServer::register_finish(&message.0)?);
+                Ok(EnrolReply::Done)
+            }
+            EnrolRequest::List { principal } if principal.as_str() == "/people/ann" => {
+                Err(Error::new(Code::Denied, "not yours"))
+            }
+            EnrolRequest::List { .. } => {
+                Ok(EnrolReply::Credentials { password: true, passkeys: vec!["blue".into(), "red\u{1b}".into()] })
+            }
+            EnrolRequest::PasskeyPage { .. } => Ok(EnrolReply::Page { path: "/passkey#secret".into(), expires: AT }),
+            _ => Ok(EnrolReply::Done),
+        }
+    }
+
+    async fn certify(&self, _cx: &Context, r: CertifyRequest) -> Result<CertifyReply> {
+        assert!(r.request.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{}", r.request);
+        self.note(format!("certify principal={:?} validity={:?}", r.principal.map(|p| p.to_string()), r.validity));
+        Ok(CertifyReply {
+            chain: "the chain\n".into(),
+            bundle: "the roots\n".into(),
+            spiffe: "spiffe://byname.internal/people/liu".into(),
+            expires: AT,
+            token: None,
+        })
+    }
+
+    async fn introduce(&self, _cx: &Context, r: IntroduceRequest) -> Result<IntroduceReply> {
+        self.note(format!("introduce {} instance={:?}", r.name, r.instance));
+        Ok(IntroduceReply {
+            name: r.name,
+            instance: InstanceId(7),
+            endpoints: instance().endpoints,
+            ticket: Secret("t1".into()),
+            proof: Secret("t2".into()),
+            expires: AT,
+        })
+    }
+
+    async fn verify(&self, _cx: &Context, r: VerifyRequest) -> Result<VerifyReply> {
+        self.note(format!("verify {}", serde_json::to_string(&r).unwrap()));
+        Ok(VerifyReply { client: "/people/liu".into(), client_id: Some(ObjectId(5)), proof: Secret("t2".into()) })
+    }
+
+    async fn invite(&self, _cx: &Context, r: InviteRequest) -> Result<InviteReply> {
+        self.note(format!("invite {}", serde_json::to_string(&r).unwrap()));
+        Ok(InviteReply {
+            secret: Secret("ab".repeat(32)),
+            root: "cd".repeat(32),
+            servers: vec!["https://192.0.2.1:7600".into()],
+            expires: AT,
+        })
+    }
+
+    async fn revoke(&self, _cx: &Context, r: RevokeRequest) -> Result<()> {
+        self.note(format!("revoke {}", serde_json::to_string(&r).unwrap()));
+        Ok(())
+    }
+
+    async fn access(&self, _cx: &Context, r: AccessRequest) -> Result<AccessReply> {
+        self.note(format!("access {}", serde_json::to_string(&r).unwrap()));
+        let grant =
+            |who: &str, rights: &str| AclEntry::allow(who.parse().unwrap(), Rights::parse(rights.split(',')).unwrap());
+        let decision = |right: Right| Decision {
+            right,
+            allowed: matches!(right, Right::Read | Right::Find),
+            at: Some(name("/listed")),
+            entry: Some(grant("/groups/media", "find,read")),
+            through: vec![name("/groups/media"), name("/groups/inner")],
+            because: format!("a list decides about {right}"),
+        };
+        let rights = r.right.map_or(Right::ALL.to_vec(), |right| vec![right]);
+        let refusal = AclEntry { allow: false, certified: true, ..grant("anyone", "all") };
+        let listed = |of: &str, acl: Vec<AclEntry>| Listed { name: name(of), owner: "uid:0".into(), acl };
+        Ok(AccessReply {
+            name: r.name,
+            who: r.who.unwrap_or(Subject::Named(name("/people/liu"))),
+            decisions: rights.into_iter().map(decision).collect(),
+            lists: vec![listed("/listed", vec![grant("/groups/media", "find,read"), refusal]), listed("/", vec![])],
+        })
+    }
+
+    async fn audit(&self, _cx: &Context, r: AuditRequest) -> Result<AuditReply> {
+        self.note(format!("audit {}", serde_json::to_string(&r).unwrap()));
+        let first = r.next.is_none();
+        let record = |sequence: u64, outcome: byname_api::audit::Outcome, code: Option<&str>| Record {
+            server: 1,
+            sequence,
+            at: AT,
+            by: "/people/liu".into(),
+            how: "password session 8c".into(),
+            from: first.then(|| "192.0.2.9".into()),
+            operation: "add".into(),
+            name: Some("/a".into()),
+            outcome,
+            code: code.map(Into::into),
+            detail: (!first).then(|| "bad\u{1b}".into()),
+            count: if first { 1 } else { 12 },
+            previous: String::new(),
+            hash: String::new(),
+        };
+        use byname_api::audit::Outcome::{Denied, Failed, Ok as Well};
+        let mut records = match first {
+            true => vec![record(9, Well, None), record(8, Denied, Some("denied"))],
+            false => vec![record(7, Failed, Some("conflict"))],
+        };
+        records.truncate(r.limit as usize);
+        let verified = r.verify.then(|| Verification {
+            server: 1,
+            records: 9,
+            first: 1,
+            last: 9,
+            head: "abcdef0123456789".into(),
+            anchors: 3,
+            intact: r.by.is_none(),
+            trouble: r.by.is_some().then(|| "audit/1.log:3: the hash differs".into()),
+        });
+        Ok(AuditReply { records, next: first.then(|| "7".into()), verified })
     }
 
     async fn info(&self, _cx: &Context) -> Result<ServerInfo> {

@@ -3,12 +3,15 @@
 mod cli;
 mod commands;
 mod complete;
+mod dial;
 mod difference;
 mod environment;
 mod failure;
+mod prompt;
 mod reach;
 mod screen;
 mod serve;
+mod sessions;
 mod tree_files;
 
 #[cfg(test)]
@@ -24,10 +27,15 @@ use byname_api::request::Verb;
 use byname_client::{Clerk, Options};
 use byname_name::Name;
 
+use cli::trust::CertCommand;
 use cli::{Cli, Command};
-use commands::{Session, act, advertise, apply, change, find, lock, look, search, validate, version, watch, why};
+use commands::{
+    Session, acl, act, advertise, apply, audit, cert, change, cluster, credentials, find, group, lock, login, look,
+    principal, search, secret, ticket, validate, version, watch, why,
+};
 use environment::Environment;
 use failure::{Failure, Outcome};
+use reach::{Asked, Target};
 use screen::{Format, Screen};
 
 fn main() -> ExitCode {
@@ -72,10 +80,10 @@ fn runtime(command: Option<&Command>) -> std::io::Result<tokio::runtime::Runtime
 }
 
 /// Runs the command and tells what went wrong; the error is the exit status.
-async fn run(cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> {
+async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> {
     let outcome = match cli.command {
         None => screen.line(cli::short_help()).map_err(Failure::from),
-        Some(Command::Help(args)) => help(args.command.as_deref()),
+        Some(Command::Help(args)) => help(&args.command),
         Some(Command::Context(args)) => {
             let root = cli.global.root.as_deref();
             commands::context::run(&mut screen, env, &reach::Places::default(), root, &args)
@@ -93,24 +101,44 @@ async fn run(cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), u8> 
             args.token = env.token.clone();
             serve::agent(args).await
         }
+        Some(Command::Ca { command }) => match context(env, &cli.global) {
+            Ok(context) => commands::ca::run(&mut screen, command, &context),
+            Err(e) => Err(e),
+        },
+        Some(Command::Cert { command: CertCommand::Show { file } }) => cert::show(&mut screen, env, file.as_deref()),
         Some(Command::Version) => {
-            let server = match connect(env, &cli.global) {
-                Ok(clerk) => Session::new(clerk, Name::root(), Screen::standard(screen.format, env)).info().await,
+            let server = match connect(env, &cli.global, false) {
+                Ok((clerk, _)) => Session::new(clerk, Name::root(), Screen::standard(screen.format, env)).info().await,
                 Err(error) => Err(error),
             };
             version::print(&mut screen, server)
         }
         Some(command) => {
-            let session = match (context(env, &cli.global), connect(env, &cli.global)) {
-                (Ok(context), Ok(clerk)) => Ok((context, clerk)),
+            // What ends or asks for a session is about that session, however the server is reached.
+            if let Command::Cert { command: CertCommand::Renew { out, .. } } = &command
+                && cli.global.cert.is_none()
+            {
+                cli.global.cert = cert::folder(env, out.as_deref()).ok();
+            }
+            let about_session = matches!(&command, Command::Logout(args) if args.principal.is_none());
+            let session = match (context(env, &cli.global), connect(env, &cli.global, about_session)) {
+                (Ok(context), Ok((clerk, target))) => Ok((context, clerk, target)),
                 (Err(failure), _) => Err(failure),
                 (_, Err(error)) => Err(error.into()),
             };
             match session {
-                Ok((context, clerk)) => {
-                    let mut session = Session::new(clerk, context, screen);
+                Ok((context, clerk, target)) => {
+                    let ended = target.ended.clone();
+                    let mut session = Session { target, ..Session::new(clerk, context, screen) };
                     let outcome = ask(&mut session, command, env).await;
                     screen = session.screen;
+                    if let (Some(name), Err(failure)) = (ended, &outcome)
+                        && failure.exit_status() == 4
+                    {
+                        screen.say(&format!(
+                            "byname: note: the session of {name} has ended: `byname login {name}` gives another"
+                        ));
+                    }
                     outcome
                 }
                 Err(failure) => Err(failure),
@@ -160,6 +188,22 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         Command::Delete(args) => change::delete(session, args).await,
         Command::Alias(args) => change::alias(session, args).await,
         Command::Apply(args) => apply::run(session, args).await,
+        Command::Login(args) => {
+            let stop = interrupted()?;
+            login::login(session, args, env, stop).await
+        }
+        Command::Logout(args) => login::logout(session, args, env).await,
+        Command::Whoami => login::whoami(session).await,
+        Command::Passwd(args) => credentials::passwd(session, args, env).await,
+        Command::Passkey { command } => credentials::passkey(session, command, env).await,
+        Command::Principal { command } => principal::run(session, command).await,
+        Command::Group { command } => group::run(session, command).await,
+        Command::Acl { command } => acl::run(session, command).await,
+        Command::Audit(args) => audit::run(session, args).await,
+        Command::Secret { command } => secret::run(session, command, env).await,
+        Command::Ticket { command } => ticket::run(session, command, env).await,
+        Command::Cert { command } => cert::run(session, command, env).await,
+        Command::Cluster { command } => cluster::run(session, command).await,
         Command::Version => {
             let server = session.info().await;
             version::print(&mut session.screen, server)
@@ -168,6 +212,7 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         | Command::Dev(_)
         | Command::Server(_)
         | Command::Agent(_)
+        | Command::Ca { .. }
         | Command::Completions(_)
         | Command::Context(_)
         | Command::Man(_)
@@ -187,11 +232,45 @@ fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-fn connect(env: &Environment, global: &cli::GlobalArgs) -> byname_api::Result<Arc<Clerk>> {
+fn connect(
+    env: &Environment,
+    global: &cli::GlobalArgs,
+    about_session: bool,
+) -> byname_api::Result<(Arc<Clerk>, Target)> {
+    let target = target(env, global, about_session)?;
+    let options = options(&target)?;
+    Ok((Arc::new(Clerk::connect(&target.servers, options)?), target))
+}
+
+/// How to connect there.
+fn options(target: &Target) -> byname_api::Result<Options> {
+    let tls = match &target.ca {
+        Some(ca) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
+        None => None,
+    };
+    Ok(Options { token: target.token.clone(), tls, ..Options::default() })
+}
+
+/// Where to ask, and what to show there.
+fn target(env: &Environment, global: &cli::GlobalArgs, about_session: bool) -> byname_api::Result<Target> {
     let places = reach::Places::default();
-    let target = reach::target(env, &places, global.server.as_deref(), global.token_file.as_deref())?;
-    let options = Options { token: target.token, ..Options::default() };
-    Ok(Arc::new(Clerk::connect(&target.servers, options)?))
+    let principal = match global.principal_as.as_deref().or(env.principal.as_deref()) {
+        Some(text) => {
+            let context = reach::context(env, &places, global.root.as_deref())?.0;
+            Some(Name::resolve(&context, text).map_err(|e| Error::from(e).field("as"))?)
+        }
+        None => None,
+    };
+    let asked = Asked {
+        server: global.server.as_deref(),
+        token_file: global.token_file.as_deref(),
+        ca: global.ca.as_deref(),
+        cert: global.cert.as_deref(),
+        key: global.key.as_deref(),
+        principal: principal.as_ref(),
+        session: about_session,
+    };
+    reach::for_command(env, &places, &asked, commands::clock())
 }
 
 /// What relative names are read against.
@@ -199,15 +278,18 @@ fn context(env: &Environment, global: &cli::GlobalArgs) -> Outcome<Name> {
     Ok(reach::context(env, &reach::Places::default(), global.root.as_deref())?.0)
 }
 
-fn help(of: Option<&str>) -> Outcome {
+fn help(of: &[String]) -> Outcome {
     let mut command = cli::command();
-    match of {
-        None => Ok(command.print_help()?),
-        Some(name) => match built(&mut command).find_subcommand_mut(name) {
-            Some(sub) => Ok(sub.print_long_help()?),
-            None => Err(Failure::usage(format!("there is no command `{}`; see `byname help`", name.escape_debug()))),
-        },
+    if of.is_empty() {
+        return Ok(command.print_help()?);
     }
+    let mut found = built(&mut command);
+    for name in of {
+        found = found.find_subcommand_mut(name).ok_or_else(|| {
+            Failure::usage(format!("there is no command `{}`; see `byname help`", of.join(" ").escape_debug()))
+        })?;
+    }
+    Ok(found.print_long_help()?)
 }
 
 /// The command with what clap hands down to its subcommands: the options of every command.

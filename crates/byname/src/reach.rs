@@ -1,10 +1,13 @@
 //! Where the command line finds a server, and what it shows it to be let in.
 //!
 //! The order is: `--server`, BYNAME_SERVER, `/etc/byname/client.toml`, the host's own server at
-//! `/run/byname/byname.sock`, then the socket of this user's `byname dev`. The unix socket needs no token: the kernel
-//! says who calls. For TCP on this host the token comes from `--token-file`, BYNAME_TOKEN or BYNAME_TOKEN_FILE, or
-//! else from the data directory of the server that this user started there, which the server notes down with
-//! [`remember`].
+//! `/run/byname/byname.sock`, then the socket of this user's `byname dev`.
+//!
+//! What is shown there, the first of these: `--token-file`; the session of `--as`; BYNAME_TOKEN or BYNAME_TOKEN_FILE; the
+//! last session that `byname login` gave at that server, unless `--cert` asks for a certificate; a client certificate
+//! (`--cert`, BYNAME_IDENTITY); the token of the server that this user started there, which the server notes down with
+//! [`remember`]. The unix socket needs none of them: the kernel says who calls, and a session is used there only when it
+//! is asked for.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,18 +17,68 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use byname_api::identity::Session;
+use byname_api::span::Timestamp;
 use byname_api::{Code, Error, Result};
 use byname_name::Name;
 
 use crate::environment::{Environment, system_config_dir};
+use crate::sessions::{self, Found};
 
-/// A server's address and the token for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A server's address, how one knows it, and what it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// As in BYNAME_SERVER: `unix:///path` or `http://host:port`, several with commas.
+    /// As in BYNAME_SERVER: `unix:///path`, `http://host:port` or `https://host:port`, several with commas.
     pub servers: String,
     /// The bearer token, when one is known.
     pub token: Option<String>,
+    /// The root certificates of the server's trust domain, when they are known.
+    pub ca: Option<PathBuf>,
+    /// The client certificate.
+    pub identity: Option<Identity>,
+    /// Whose session the token is of.
+    pub signed_in: Option<Name>,
+    /// Whose session has ended and is therefore not used.
+    pub ended: Option<Name>,
+}
+
+/// A client certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The chain, PEM.
+    pub chain: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
+}
+
+impl Identity {
+    /// A folder as `byname cert get` writes it, or the file of a chain with its key beside it.
+    pub(crate) fn at(path: &Path, key: Option<&Path>) -> Self {
+        let (chain, beside) = match path.is_dir() {
+            true => (path.join("cert.pem"), path.join("key.pem")),
+            false => (path.to_owned(), path.with_file_name("key.pem")),
+        };
+        Identity { chain, key: key.map_or(beside, Path::to_owned) }
+    }
+}
+
+/// What flags say about the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    /// `--server`.
+    pub server: Option<&'a str>,
+    /// `--token-file`.
+    pub token_file: Option<&'a Path>,
+    /// `--ca`.
+    pub ca: Option<&'a Path>,
+    /// `--cert`.
+    pub cert: Option<&'a Path>,
+    /// `--key`.
+    pub key: Option<&'a Path>,
+    /// `--as`.
+    pub principal: Option<&'a Name>,
+    /// The command is about the session itself: it is used over the unix socket too.
+    pub session: bool,
 }
 
 /// What `/etc/byname/client.toml` may say.
@@ -38,6 +91,10 @@ pub(crate) struct ClientConfig {
     pub token_file: Option<PathBuf>,
     /// As BYNAME_ROOT.
     pub root: Option<String>,
+    /// As BYNAME_CA.
+    pub ca: Option<PathBuf>,
+    /// As BYNAME_IDENTITY.
+    pub identity: Option<PathBuf>,
 }
 
 /// What this host's files say; a struct so that tests bring their own.
@@ -150,29 +207,83 @@ fn context_path(env: &Environment) -> Option<PathBuf> {
     Some(env.state_dir()?.join("context"))
 }
 
-/// Finds out where to ask.
+/// Finds out where to ask, for a process that is nobody's command: it uses no session.
 ///
 /// # Errors
 ///
-/// `unavailable` with what to do when no server is known; `invalid-argument` for a token file that cannot be read.
+/// As [`for_command`].
 pub(crate) fn target(
     env: &Environment,
     places: &Places,
     server: Option<&str>,
     token_file: Option<&Path>,
 ) -> Result<Target> {
+    // Every session has ended by then.
+    for_command(env, places, &Asked { server, token_file, ..Asked::default() }, Timestamp(u64::MAX))
+}
+
+/// Finds out where to ask and what to show there.
+///
+/// # Errors
+///
+/// `unavailable` with what to do when no server is known; `invalid-argument` for a token file that cannot be read;
+/// `unauthenticated` when there is no session of the principal that is asked for.
+pub(crate) fn for_command(env: &Environment, places: &Places, asked: &Asked<'_>, now: Timestamp) -> Result<Target> {
     let config = client_config(places)?;
-    let servers = match server.map(str::to_owned).or_else(|| env.server.clone()).or(config.server) {
+    let servers = match asked.server.map(str::to_owned).or_else(|| env.server.clone()).or(config.server) {
         Some(given) => given,
         None => local_server(env, places)?,
     };
-    let token = match (token_file, &env.token, env.token_file.as_deref().or(config.token_file.as_deref())) {
-        (Some(file), _, _) => Some(read_token(file)?),
-        (None, Some(token), _) => Some(token.trim().to_owned()),
-        (None, None, Some(file)) => Some(read_token(file)?),
-        (None, None, None) => servers.split(',').find_map(|server| recall(env, server)),
-    };
-    Ok(Target { servers, token })
+    let each = || servers.split(',');
+    let noted_ca = || each().find_map(|server| noted(&note_path(env, server, CA_NOTE)?));
+    let ca = asked.ca.map(Path::to_owned).or_else(|| env.ca.clone()).or(config.ca).or_else(noted_ca);
+    let identity = asked.cert.map(Path::to_owned).or_else(|| env.identity.clone()).or(config.identity);
+    let identity = identity.map(|path| Identity::at(&path, asked.key));
+    // `byname cert get` writes the roots beside the certificate.
+    let beside = || Some(identity.as_ref()?.chain.with_file_name("bundle.pem")).filter(|bundle| bundle.exists());
+    let ca = ca.or_else(beside);
+    let mut target = Target { ca, identity, ..Target::default() };
+    if let Some(file) = asked.token_file {
+        target.token = Some(read_token(file)?);
+    } else if let Some(principal) = asked.principal {
+        match sessions::find(env, &servers, Some(principal), now) {
+            Found::Session(session) => target.show(session),
+            Found::Ended(name) => return Err(no_session(&name, "has ended", &[])),
+            Found::Nothing => {
+                return Err(no_session(principal, "is not there", &sessions::principals(env, &servers)));
+            }
+        }
+    } else if let Some(token) = &env.token {
+        target.token = Some(token.trim().to_owned());
+    } else if let Some(file) = env.token_file.as_deref().or(config.token_file.as_deref()) {
+        target.token = Some(read_token(file)?);
+    } else if asked.cert.is_none() {
+        let local = each().all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+        match sessions::find(env, &servers, None, now) {
+            Found::Session(session) if asked.session || !local => target.show(session),
+            Found::Ended(name) if asked.session || !local => target.ended = Some(name),
+            _ => {}
+        }
+    }
+    if target.token.is_none() && target.identity.is_none() {
+        target.token = each().find_map(|server| recall(env, server));
+    }
+    Ok(Target { servers, ..target })
+}
+
+impl Target {
+    fn show(&mut self, session: Session) {
+        self.token = Some(session.token.0);
+        self.signed_in = Some(session.principal);
+    }
+}
+
+fn no_session(principal: &Name, what: &str, others: &[Name]) -> Error {
+    let others: Vec<&str> = others.iter().map(Name::as_str).collect();
+    let others = if others.is_empty() { String::new() } else { format!(" (there is one of {})", others.join(", ")) };
+    let message =
+        format!("the session of `{principal}` at this server {what}{others}: `byname login {principal}` gives one");
+    Error::new(Code::Unauthenticated, message)
 }
 
 /// Notes down, for later commands of the same user, that the server with this data directory listens here. Called by
@@ -182,37 +293,65 @@ pub(crate) fn target(
 ///
 /// The folder cannot be written. A server goes on without: its user then gives the token file by hand.
 pub(crate) fn remember(env: &Environment, listen: SocketAddr, token_file: &Path) -> io::Result<()> {
-    let Some(note) = note_path(env, listen.ip(), listen.port()) else { return Ok(()) };
-    let token_file = fs::canonicalize(token_file)?;
-    write_note(&note, std::os::unix::ffi::OsStrExt::as_bytes(token_file.as_os_str()))
+    note(env, listen, "", token_file)
+}
+
+/// The same for the file that holds the root certificates of the server's trust domain.
+///
+/// # Errors
+///
+/// As [`remember`].
+pub(crate) fn remember_ca(env: &Environment, listen: SocketAddr, ca_file: &Path) -> io::Result<()> {
+    note(env, listen, CA_NOTE, ca_file)
+}
+
+/// What the note about root certificates has behind its name.
+const CA_NOTE: &str = ".ca";
+
+fn note(env: &Environment, listen: SocketAddr, suffix: &str, file: &Path) -> io::Result<()> {
+    let Some(note) = note_at(env, listen.ip(), listen.port(), suffix) else { return Ok(()) };
+    let file = fs::canonicalize(file)?;
+    write_note(&note, std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str()))
 }
 
 /// Writes a line for this user only.
-fn write_note(note: &Path, line: &[u8]) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (note.parent(), note.file_name()) else { return Ok(()) };
+pub(crate) fn write_note(note: &Path, line: &[u8]) -> io::Result<()> {
+    write_file(note, &[line, b"\n"].concat(), 0o600)
+}
+
+/// Writes a file with this mode. Folders that are missing are made for this user only.
+///
+/// # Errors
+///
+/// The folder cannot be written; then the file is as it was.
+pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let Some(name) = path.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    // The folder of a bare file name is the present one.
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     // Written beside and renamed, so that a reader never sees half of it.
     let fresh = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(line)?;
-    file.write_all(b"\n")?;
+    // What an earlier process of this number left there may have another mode.
+    let _ = fs::remove_file(&fresh);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+    file.write_all(content)?;
     drop(file);
-    fs::rename(&fresh, note)
+    fs::rename(&fresh, path)
 }
 
-/// Takes the note of [`remember`] back, when it is still this server's. Called by a server that ends.
+/// Takes the notes of [`remember`] back, when they are still this server's. Called by a server that ends.
 pub(crate) fn forget(env: &Environment, listen: SocketAddr, token_file: &Path) {
-    let Some(note) = note_path(env, listen.ip(), listen.port()) else { return };
+    let Some(note) = note_at(env, listen.ip(), listen.port(), "") else { return };
     let own = fs::canonicalize(token_file).ok();
     if own.is_some() && noted(&note) == own {
         let _ = fs::remove_file(note);
+        let _ = note_at(env, listen.ip(), listen.port(), CA_NOTE).map(fs::remove_file);
     }
 }
 
 /// The token of the server that this user started at `server`, when it is on this host and was noted down.
 fn recall(env: &Environment, server: &str) -> Option<String> {
-    let (ip, port) = loopback(server)?;
-    let token = fs::read_to_string(noted(&note_path(env, ip, port)?)?).ok()?;
+    let token = fs::read_to_string(noted(&note_path(env, server, "")?)?).ok()?;
     Some(token.trim().to_owned()).filter(|t| !t.is_empty())
 }
 
@@ -221,11 +360,17 @@ fn noted(note: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(text.strip_suffix('\n').unwrap_or(&text)))
 }
 
+/// Where a note about the server at this URL is, when it is on this host.
+fn note_path(env: &Environment, server: &str, suffix: &str) -> Option<PathBuf> {
+    let (ip, port) = loopback(server)?;
+    note_at(env, ip, port, suffix)
+}
+
 /// Where the note about a port is. Servers on any address of this host are reached by any of its loopback names, so
 /// one note a port would do; the address keeps apart servers that share a port on different loopback addresses.
-fn note_path(env: &Environment, ip: IpAddr, port: u16) -> Option<PathBuf> {
+fn note_at(env: &Environment, ip: IpAddr, port: u16, suffix: &str) -> Option<PathBuf> {
     let ip = if ip.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { ip };
-    Some(env.state_dir()?.join("known").join(format!("{ip}_{port}")))
+    Some(env.state_dir()?.join("known").join(format!("{ip}_{port}{suffix}")))
 }
 
 /// The address and port of a URL on this host.
@@ -257,7 +402,7 @@ fn local_server(env: &Environment, places: &Places) -> Result<String> {
     Err(Error::new(
         Code::Unavailable,
         "no server is known: start one with `byname dev`, or say where it is with --server or BYNAME_SERVER \
-         (unix:///path or http://host:port)",
+         (unix:///path or https://host:port)",
     ))
 }
 
@@ -331,5 +476,68 @@ mod tests {
         let token = |file| target(&env, &places(dir.path()), server, file).unwrap().token;
         assert_eq!(token(None).as_deref(), Some("from-env"));
         assert_eq!(token(Some(file.as_path())).as_deref(), Some("from-file"));
+    }
+
+    #[test]
+    fn sessions_are_used_over_tcp_and_over_the_socket_only_when_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut env = Environment::with_state(dir.path());
+        let liu: Name = "/people/liu".parse().unwrap();
+        let (https, unix) = ("https://127.0.0.1:7600", "unix:///run/x.sock");
+        for server in [https, unix] {
+            let token = byname_api::identity::Secret("of-the-session".into());
+            let session = Session { token, principal: liu.clone(), expires: Timestamp(100) };
+            sessions::keep(&env, server, &session).unwrap();
+        }
+        let file = dir.path().join("token");
+        fs::write(&file, "noted").unwrap();
+        remember(&env, "127.0.0.1:7600".parse().unwrap(), &file).unwrap();
+        let cert = dir.path().join("cert.pem");
+        let ask = |env: &Environment, asked: Asked<'_>, now: u64| {
+            for_command(env, &places(dir.path()), &asked, Timestamp(now)).map(|t| t.token.unwrap_or_default())
+        };
+        let tcp = Asked { server: Some(https), ..Asked::default() };
+        let socket = Asked { server: Some(unix), ..Asked::default() };
+        assert_eq!(ask(&env, tcp, 1).unwrap(), "of-the-session");
+        assert_eq!(ask(&env, socket, 1).unwrap(), "");
+        assert_eq!(ask(&env, Asked { session: true, ..socket }, 1).unwrap(), "of-the-session");
+        assert_eq!(ask(&env, Asked { principal: Some(&liu), ..socket }, 1).unwrap(), "of-the-session");
+        assert_eq!(ask(&env, tcp, 100).unwrap(), "noted", "one that has ended is not shown");
+        let ended = for_command(&env, &places(dir.path()), &tcp, Timestamp(100)).unwrap().ended;
+        assert_eq!(ended, Some(liu.clone()));
+        let error = ask(&env, Asked { principal: Some(&liu), ..tcp }, 100).unwrap_err();
+        assert_eq!(error.code(), Code::Unauthenticated);
+        assert_eq!(ask(&env, Asked { cert: Some(&cert), ..tcp }, 1).unwrap(), "", "a certificate that is asked for");
+        assert_eq!(ask(&env, Asked { token_file: Some(&file), ..tcp }, 1).unwrap(), "noted");
+        env.token = Some("from-env".into());
+        assert_eq!(ask(&env, tcp, 1).unwrap(), "from-env");
+        assert_eq!(ask(&env, Asked { principal: Some(&liu), ..tcp }, 1).unwrap(), "of-the-session");
+        assert_eq!(target(&env, &places(dir.path()), Some(https), None).unwrap().token.unwrap(), "from-env");
+    }
+
+    #[test]
+    fn a_server_s_certificates_are_known_from_its_note_and_an_identity_is_a_folder_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut env = Environment::with_state(dir.path());
+        let (token, ca) = (dir.path().join("token"), dir.path().join("ca.pem"));
+        fs::write(&token, "t").unwrap();
+        fs::write(&ca, "").unwrap();
+        let listen: SocketAddr = "127.0.0.1:7600".parse().unwrap();
+        let found = |env: &Environment, asked: Asked<'_>| {
+            let asked = Asked { server: Some("https://localhost:7600"), ..asked };
+            for_command(env, &places(dir.path()), &asked, Timestamp(0)).unwrap()
+        };
+        assert_eq!(found(&env, Asked::default()).ca, None);
+        remember(&env, listen, &token).unwrap();
+        remember_ca(&env, listen, &ca).unwrap();
+        assert_eq!(found(&env, Asked::default()).ca.unwrap(), fs::canonicalize(&ca).unwrap());
+        forget(&env, listen, &token);
+        assert_eq!(found(&env, Asked::default()).ca, None);
+        env.identity = Some(dir.path().to_owned());
+        let identity = found(&env, Asked::default()).identity.unwrap();
+        assert_eq!((identity.chain, identity.key), (dir.path().join("cert.pem"), dir.path().join("key.pem")));
+        let (chain, key) = (dir.path().join("c.crt"), dir.path().join("k"));
+        let identity = found(&env, Asked { cert: Some(&chain), key: Some(&key), ..Asked::default() }).identity.unwrap();
+        assert_eq!((identity.chain, identity.key), (chain, key));
     }
 }

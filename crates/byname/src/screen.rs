@@ -120,6 +120,19 @@ impl Screen {
         self.raw(b"\n")
     }
 
+    /// Writes keys and values, aligned, beneath a title.
+    pub(crate) fn pairs(&mut self, title: &str, lines: &[(String, String)]) -> io::Result<()> {
+        let title = self.paint(Paint::Bold, title);
+        self.line(&title)?;
+        let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+        for (key, value) in lines {
+            let pad = " ".repeat(width - key.chars().count());
+            let key = self.paint(Paint::Dim, key);
+            self.line(&format!("  {key}{pad}  {value}"))?;
+        }
+        Ok(())
+    }
+
     /// Text of standard output in a colour.
     pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
         painted(self.out_colour, paint, text)

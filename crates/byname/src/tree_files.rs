@@ -12,13 +12,15 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use byname_api::access::Subject;
 use byname_api::launch::EnvValue;
-use byname_api::object::Spec;
+use byname_api::object::{MAX_VALUE_BYTES, Spec};
 use byname_api::request::Problem;
 use byname_api::{Code, Error};
 use byname_name::{Name, NameKey};
 
 use crate::failure::{Failure, Mistake, Outcome};
+use crate::prompt;
 
 /// One table of a file.
 #[derive(Clone, Debug)]
@@ -176,8 +178,21 @@ impl Source<'_> {
         let known = self.mistakes.len();
         let mut local = value.clone();
         if let DeValue::Table(table) = local.get_mut() {
+            self.value_of_file(table, folder);
             if let Some(target) = table.get_mut("target") {
                 self.absolute(target, context, "target");
+            }
+            if let Some(DeValue::Array(entries)) = table.get_mut("acl").map(Spanned::get_mut) {
+                for entry in entries.iter_mut() {
+                    if let DeValue::Table(entry) = entry.get_mut()
+                        && let Some(who) = entry.get_mut("who")
+                        // The words for those who have no name.
+                        && who.get_ref().as_str().is_some_and(|who| who.parse::<Subject>().is_err())
+                        && !who.get_ref().as_str().is_some_and(|who| who.starts_with("uid:"))
+                    {
+                        self.absolute(who, context, "acl");
+                    }
+                }
             }
             for field in ["members", "servers"] {
                 if let Some(DeValue::Array(names)) = table.get_mut(field).map(Spanned::get_mut) {
@@ -203,9 +218,19 @@ impl Source<'_> {
             for text in launch.command.iter_mut().chain(&mut launch.args).flatten() {
                 *text = beside(folder, text);
             }
-            for value in launch.env.iter_mut().flat_map(|env| env.values_mut()) {
-                if let EnvValue::Text(text) = value {
-                    *text = beside(folder, text);
+            for variable in launch.env.iter_mut().flat_map(|env| env.values_mut()) {
+                match variable {
+                    EnvValue::Text(text) => *text = beside(folder, text),
+                    EnvValue::Secret { secret } => match Name::resolve(context, secret) {
+                        Ok(name) => *secret = name.to_string(),
+                        Err(e) => {
+                            self.problem(
+                                span_of(&value, "launch.env").unwrap_or_else(|| value.span()).start,
+                                &Error::from(e).field("launch.env"),
+                            );
+                            return None;
+                        }
+                    },
                 }
             }
             if let Some(directory) = &mut launch.directory {
@@ -218,6 +243,28 @@ impl Source<'_> {
             return None;
         }
         Some(spec)
+    }
+
+    /// Puts the content of the file that `value_file` names in the place of a value: so a secret need not stand among the
+    /// rest of a tree. `./x` is relative to the file's folder.
+    fn value_of_file(&mut self, table: &mut DeTable<'_>, folder: &Path) {
+        let Some(path) = table.get("value_file") else { return };
+        let span = path.span();
+        if table.contains_key("value") {
+            return self.wrong(span.start, Some("value_file".into()), "there is a `value` already");
+        }
+        let Some(text) = path.get_ref().as_str().map(|text| beside(folder, text)) else {
+            return self.wrong(span.start, Some("value_file".into()), "must be the path of a file");
+        };
+        match prompt::whole(Path::new(&text), MAX_VALUE_BYTES, "value_file") {
+            Ok(value) => {
+                let value = Spanned::new(span.clone(), DeValue::String(value.into()));
+                // Mistakes of the value are told where the file is named.
+                table.remove("value_file");
+                table.insert(Spanned::new(span, "value".into()), value);
+            }
+            Err(error) => self.problem(span.start, &error),
+        }
     }
 
     /// Makes a name absolute before it is read, as only this side knows the context.
@@ -386,6 +433,44 @@ interface = "byname.names/1"
         assert_eq!(declared[1].spec.target.as_ref().unwrap().as_str(), "/ctx/b");
         assert_eq!(declared[2].spec.members.as_ref().unwrap(), &["/ctx/m", "/n"]);
         assert_eq!(declared[3].spec.servers.as_ref().unwrap(), &["/ctx/s", "/t"]);
+    }
+
+    #[test]
+    fn values_come_from_files_and_lists_name_people_against_the_context() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("key"), "open sesame\n").unwrap();
+        let context: Name = "/ctx".parse().unwrap();
+        let read = |text: &str| {
+            let (declared, mistakes) = parse(text.as_bytes(), Path::new("t.toml"), dir.path(), &context);
+            (declared, mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let (declared, mistakes) = read(
+            "['/s']\nkind = 'secret'\nvalue_file = './key'\n\
+             acl = [{ who = 'liu', rights = 'read' }, { who = 'anyone', rights = ['find'], allow = false }]\n\
+             ['/q']\nkind = 'service'\nlaunch = { program = 'p', env = { KEY = { secret = 's' } } }\n",
+        );
+        assert_eq!(mistakes, [""; 0]);
+        assert_eq!(declared[0].spec.value.as_deref(), Some("open sesame\n"));
+        let who: Vec<String> = declared[0].spec.acl.iter().flatten().map(|e| e.who.to_string()).collect();
+        assert_eq!(who, ["/ctx/liu", "anyone"]);
+        let env = declared[1].spec.launch.as_ref().unwrap().env.as_ref().unwrap();
+        assert_eq!(env["KEY"], EnvValue::Secret { secret: "/ctx/s".into() });
+        for (text, expected) in [
+            ("['/s']\nkind = 'secret'\nvalue_file = './none'", "t.toml:3:14: value_file: cannot read "),
+            ("['/s']\nkind = 'secret'\nvalue_file = 7", "t.toml:3:14: value_file: must be the path of a file"),
+            ("['/s']\nvalue = 'x'\nvalue_file = './key'", "t.toml:3:14: value_file: there is a `value` already"),
+            ("['/s']\nkind = 'group'\nvalue_file = './key'", "t.toml:1:1: value: only a record has this"),
+            ("['/s']\nacl = [{ who = 'a//b', rights = 'read' }]", "t.toml:2:16: acl: "),
+            ("['/s']\nacl = [{ who = 'uid:x', rights = 'read' }]", "t.toml:2:16: acl"),
+            ("['/s']\nacl = [{ who = 'anyone', rights = 'fly' }]", "t.toml:2:"),
+            (
+                "['/s']\nkind = 'service'\nlaunch = { program = 'p', env = { K = { secret = 'a//b' } } }",
+                "t.toml:3:27: launch.env: ",
+            ),
+        ] {
+            let mistakes = read(text).1;
+            assert!(mistakes.len() == 1 && mistakes[0].starts_with(expected), "{text}\n  {mistakes:?}\n  {expected}");
+        }
     }
 
     #[test]

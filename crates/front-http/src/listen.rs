@@ -413,7 +413,7 @@ mod tests {
                 instance: None,
                 serial: "1".into(),
                 fingerprint: [0; 32],
-                not_before: byname_api::span::Timestamp(0),
+                issued: byname_api::span::Timestamp(0),
                 not_after: byname_api::span::Timestamp(u64::MAX),
             };
             match head[1] {

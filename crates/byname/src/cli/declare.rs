@@ -1,6 +1,5 @@
 //! The words by which `add` and `edit` declare an object.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -11,12 +10,13 @@ use serde::de::DeserializeOwned;
 use byname_api::launch::{
     Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart, StableSocket, Start,
 };
-use byname_api::object::{Choose, Kind, Spec};
+use byname_api::object::{Audited, Choose, Kind, Spec};
 use byname_api::request::parse_attribute;
 use byname_api::span::Span;
 use byname_api::{Error, Result};
 use byname_name::Name;
 
+use crate::prompt;
 use crate::tree_files::beside;
 
 /// What is declared about any object.
@@ -26,7 +26,7 @@ pub(crate) struct DeclareArgs {
     /// Record: its value
     #[arg(long, conflicts_with = "value_file", allow_hyphen_values = true)]
     pub value: Option<String>,
-    /// Record: the file that holds its value; - for standard input
+    /// Record, secret: the file that holds its value; - for standard input
     #[arg(long, value_name = "FILE")]
     pub value_file: Option<PathBuf>,
     /// Alias: the name that it stands for
@@ -50,6 +50,15 @@ pub(crate) struct DeclareArgs {
     /// Junction: what is handed to its servers beside the rest of the name
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub parameter: Option<String>,
+    /// Principal: it may not sign in
+    #[arg(long)]
+    pub disabled: bool,
+    /// Group, principal: the file with what an authority off line signed about it (`byname ca certify`)
+    #[arg(long = "certified", value_name = "FILE")]
+    pub certified_file: Option<PathBuf>,
+    /// What the audit log holds of it and of what is beneath it: changes, or every find and read too
+    #[arg(long, value_parser = word::<Audited>(["changes", "reads"]))]
+    pub audit: Option<Audited>,
     /// An attribute, NAME=VALUE; several of one name are its values, NAME= removes it; may be repeated
     #[arg(long = "attr", value_name = "NAME=VALUE")]
     pub attributes: Vec<String>,
@@ -59,7 +68,7 @@ pub(crate) struct DeclareArgs {
     /// How long others may remember an answer about it
     #[arg(long, value_name = "TIME")]
     pub ttl: Option<Span>,
-    /// Who is responsible
+    /// Who is responsible, and may do everything with it: a principal, or uid:NUMBER
     #[arg(long)]
     pub owner: Option<String>,
     /// Service: which instance a find gives. Junction: which of its servers is asked
@@ -160,6 +169,9 @@ pub(crate) fn spec(declare: &DeclareArgs, launch: &LaunchArgs, context: &Name, f
         servers: None,
         interface: declare.interface.clone(),
         parameter: declare.parameter.clone(),
+        audit: declare.audit,
+        certified: declare.certified_file.as_deref().map(certified).transpose()?,
+        disabled: declare.disabled.then_some(true),
         ..Spec::default()
     };
     if let Some(target) = &declare.target {
@@ -206,21 +218,23 @@ pub(crate) fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
 
 fn value(declare: &DeclareArgs) -> Result<Option<String>> {
     let Some(file) = &declare.value_file else { return Ok(declare.value.clone()) };
-    // One byte more than a value may have, so that the limit is told without reading all of a large file.
-    let limit = byname_api::object::MAX_VALUE_BYTES as u64 + 1;
-    let mut bytes = Vec::new();
-    let read = if file.as_os_str() == "-" {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(file).and_then(|f| f.take(limit).read_to_end(&mut bytes))
-    };
-    read.map_err(|e| Error::invalid("value", format!("cannot read {}: {e}", file.display())))?;
-    if bytes.len() as u64 == limit {
-        return Err(Error::new(byname_api::Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"));
+    prompt::whole(file, byname_api::object::MAX_VALUE_BYTES, "value").map(Some)
+}
+
+fn certified(file: &Path) -> Result<String> {
+    Ok(prompt::whole(file, 64 << 10, "certified")?.trim().to_owned())
+}
+
+/// The value of a secret never stands among the words of a command.
+pub(crate) fn no_secret_in_words(kind: Option<Kind>, declare: &DeclareArgs) -> Result<()> {
+    if kind == Some(Kind::Secret) && declare.value.is_some() {
+        return Err(Error::invalid(
+            "value",
+            "everybody on this host can read the words of a command: take another value by now, and give it with \
+             `byname secret set NAME`, which asks for it, or with --value-file FILE",
+        ));
     }
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|_| Error::invalid("value", format!("{} is not UTF-8 text", file.display())))
+    Ok(())
 }
 
 fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
@@ -386,6 +400,10 @@ mod tests {
                 &["--listen", "127.0.0.1:5432", "--listen", "unix:/run/x.sock", "--handover", "fds", "--", "x"],
                 "kind = 'service'\n[launch]\ncommand = ['x']\nlisten = ['127.0.0.1:5432', 'unix:/run/x.sock']\nhandover = 'fds'",
             ),
+            (
+                &["--kind", "principal", "--disabled", "--audit", "reads"],
+                "kind = 'principal'\ndisabled = true\naudit = 'reads'",
+            ),
             (&["--address", "192.0.2.1"], "kind = 'computer'\naddresses = ['192.0.2.1']"),
             (
                 &["--attr", "n=1", "--attr", "n=two", "--attr", "f=true", "--ttl", "5m", "--owner", "me"],
@@ -456,6 +474,8 @@ mod tests {
             (&["--handover", "fds", "--", "x"], "launch.handover"),
             (&["--index", "a b"], "index"),
             (&["--value-file", "/does/not/exist"], "value"),
+            (&["--certified", "/does/not/exist"], "certified"),
+            (&["--kind", "group", "--disabled"], "disabled"),
         ] {
             assert_eq!(add(words).unwrap_err().at_field(), Some(field), "{words:?}");
         }

@@ -1,11 +1,11 @@
 //! `add`, `edit`, `delete` and `alias`: changes to single names.
 
 use byname_api::object::{Kind, Spec};
-use byname_api::request::{BatchReply, BatchRequest, Op, Outcome as Done};
+use byname_api::request::{BatchReply, BatchRequest, Op, Outcome as Done, ReadRequest};
 use byname_api::{Code, Error};
 
 use super::{Session, editor};
-use crate::cli::declare::{kind_of, spec};
+use crate::cli::declare::{kind_of, no_secret_in_words, spec};
 use crate::cli::{AddArgs, AliasArgs, DeleteArgs, EditArgs};
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
@@ -13,6 +13,7 @@ use crate::screen::{Format, Paint};
 
 /// `add`.
 pub(crate) async fn add(session: &mut Session, args: AddArgs) -> Outcome {
+    no_secret_in_words(args.kind, &args.declare)?;
     let mut spec = spec(&args.declare, &args.launch, &session.context, &here()?)?;
     spec.kind = Some(args.kind.unwrap_or_else(|| kind_of(&spec)));
     spec.check()?;
@@ -29,6 +30,12 @@ pub(crate) async fn edit(session: &mut Session, args: EditArgs, env: &Environmen
             return Err(Failure::usage(message));
         }
         return editor::edit(session, name, args.if_version, env, &mut || editor::ask(env)).await;
+    }
+    if args.declare.value.is_some()
+        && let Ok(reply) =
+            session.service.read(&session.cx, ReadRequest { name: name.clone(), consistent: false }).await
+    {
+        no_secret_in_words(reply.object.spec.kind, &args.declare)?;
     }
     change(session, vec![Op::Modify { name, spec, clear: args.unset, if_version: args.if_version }]).await
 }
@@ -60,7 +67,7 @@ pub(crate) async fn alias(session: &mut Session, args: AliasArgs) -> Outcome {
     change(session, vec![Op::Add { name: session.name(&args.newname)?, spec }]).await
 }
 
-async fn change(session: &mut Session, ops: Vec<Op>) -> Outcome {
+pub(super) async fn change(session: &mut Session, ops: Vec<Op>) -> Outcome {
     let names: Vec<_> = ops.iter().map(|op| op.name().clone()).collect();
     let request = BatchRequest { ops, dry_run: false, set: None };
     let reply = session.service.batch(&session.cx, request).await.map_err(|error| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use byname_api::object::{Object, Version};
+use byname_api::object::{Object, Spec, Version};
 use byname_api::request::{BatchRequest, Op, ReadRequest};
 use byname_api::{Code, Error};
 use byname_name::Name;
@@ -61,7 +61,12 @@ pub(crate) fn ask(env: &Environment) -> bool {
 }
 
 fn text_of(object: &Object) -> Outcome<String> {
-    let table = BTreeMap::from([(object.name.as_str(), &object.spec)]);
+    // What the server notes by itself is not for editing.
+    let mut spec = Spec { member_ids: None, fingerprint: None, ..object.spec.clone() };
+    for entry in spec.acl.iter_mut().flatten() {
+        entry.id = None;
+    }
+    let table = BTreeMap::from([(object.name.as_str(), &spec)]);
     let table = toml::to_string_pretty(&table).map_err(|e| Failure::System(e.to_string()))?;
     Ok(format!(
         "# What is declared about {} (version {}). A line that is taken out goes back to unsaid.\n\

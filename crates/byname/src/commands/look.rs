@@ -210,16 +210,7 @@ fn missing(pattern: &Pattern) -> Outcome {
 }
 
 fn print_object(session: &mut Session, reply: &ReadReply) -> Outcome {
-    let lines = describe(&reply.object);
-    let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
-    let screen = &mut session.screen;
-    let title = screen.paint(Paint::Bold, reply.object.name.as_str());
-    screen.line(&title)?;
-    for (key, value) in &lines {
-        let pad = " ".repeat(width - key.chars().count());
-        let key = screen.paint(Paint::Dim, key);
-        screen.line(&format!("  {key}{pad}  {value}"))?;
-    }
+    session.screen.pairs(reply.object.name.as_str(), &describe(&reply.object))?;
     if let Some(status) = &reply.object.status {
         print_status(session, status)?;
     }
@@ -246,7 +237,7 @@ fn print_status(session: &mut Session, status: &ServiceStatus) -> Outcome {
 }
 
 /// An object as keys and values: first what it is, then what is declared, then who changed it and its other forms.
-fn describe(object: &Object) -> Vec<(String, String)> {
+pub(super) fn describe(object: &Object) -> Vec<(String, String)> {
     let mut lines = vec![
         ("kind".to_owned(), object.spec.kind().to_string()),
         ("id".to_owned(), object.id.to_string()),

@@ -30,7 +30,10 @@ mod tests {
         let (mut screen, out, _) = Screen::captured(Format::Table, false);
         run(&mut screen, Some(&folder)).unwrap();
         let count = std::fs::read_dir(&folder).unwrap().count();
-        assert_eq!(count, 1 + cli::command().get_subcommands().count());
+        fn pages(command: &clap::Command) -> usize {
+            1 + command.get_subcommands().map(pages).sum::<usize>()
+        }
+        assert_eq!(count, pages(&cli::command()));
         let find = std::fs::read_to_string(folder.join("byname-find.1")).unwrap();
         for part in [".TH byname-find 1", "\\-\\-no\\-start", "byname find /BVODS/QS", "\\-\\-server"] {
             assert!(find.contains(part), "{part}\n{find}");
