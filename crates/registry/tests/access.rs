@@ -387,6 +387,14 @@ fn what_is_hidden_leaves_no_trace() {
         let error = |at: &str| w.tree().not_found_for(&name(at), liu).to_string();
         assert_eq!(error("/d/link").replace("/d/s2", "/d/s9").replace("link", "dead"), error("/d/dead"));
     });
+    // Nor does an alias that is hidden tell where it leads.
+    w.add("/d/way", alias("/d/s1/on"));
+    w.add("/d/none", alias("/d/s1/off"));
+    w.add("/d/s1/on", alias("/secret/place"));
+    w.as_person("liu", |liu| {
+        let error = |at: &str| w.tree().not_found_for(&name(at), liu).to_string();
+        assert_eq!(error("/d/way").replace("s1/on", "s1/off").replace("way", "none"), error("/d/none"));
+    });
     // Strangers who see nothing at all are refused rather than told that nothing is there.
     w.as_person("anyone", |anyone| assert!(!access::hidden(w.tree(), anyone, &name("/d/s1"))));
 }

@@ -158,6 +158,9 @@ proptest! {
                         prop_assert_eq!(allowed, expected, "{} {} {:?}", node.name, right, decision);
                     }
                 }
+                let beneath = tree.iter().filter(|n| n.name.is_under(&node.name));
+                let all = beneath.into_iter().all(|n| access::allows(tree, who, Right::Modify, &n.name));
+                prop_assert_eq!(access::allows_beneath(tree, who, Right::Modify, &node.name), all, "{}", node.name);
                 let hidden = access::hidden(tree, who, &node.name);
                 let may = |right| access::allows(tree, who, right, &node.name);
                 prop_assert!(!hidden || ![Right::List, Right::Find, Right::Read].into_iter().any(may));

@@ -22,7 +22,7 @@ use byname_name::{Name, NameKey};
 use imbl::OrdMap;
 
 use crate::stored::packed::Slot;
-use crate::tree::{Node, Tree};
+use crate::tree::{MAX_ALIASES, Node, Tree};
 use groups::Groups;
 
 /// Somebody, as far as access control needs to know.
@@ -40,11 +40,11 @@ pub struct Who<'a> {
     pub anyone_looks: bool,
     /// Whether what an authority has signed off line about a group or a principal was verified, and says what the object
     /// says. Entries that ask for it count only then.
-    pub certified: &'a dyn Fn(&Node) -> bool,
+    pub certified: &'a (dyn Fn(&Node) -> bool + Sync),
 }
 
 /// Nothing is certified.
-pub const NONE_CERTIFIED: &dyn Fn(&Node) -> bool = &|_| false;
+pub const NONE_CERTIFIED: &(dyn Fn(&Node) -> bool + Sync) = &|_| false;
 
 impl<'a> Who<'a> {
     /// Somebody who has not said who it is.
@@ -316,7 +316,20 @@ fn allows_key(tree: &Tree, who: &Who<'_>, right: Right, key: &str) -> bool {
     Judge::new(tree, who).verdict(right, key).allowed
 }
 
-/// The same, with what decides.
+/// Whether somebody has a right to a name and to all that is beneath it (`delete -r`). Looks only at what has a list of
+/// its own: without one nothing is less open than what is above it.
+pub fn allows_beneath(tree: &Tree, who: &Who<'_>, right: Right, name: &Name) -> bool {
+    if who.standing == Standing::Full {
+        return true;
+    }
+    let (key, acls) = (name.key(), tree.derived().acls());
+    let mut judge = Judge::new(tree, who);
+    let beneath = acls.range(key.clone()..).map(|(at, _)| at).take_while(|at| at.is_under(&key));
+    let mut places = std::iter::once(key.as_str()).chain(beneath.map(NameKey::as_str));
+    places.all(|at| judge.verdict(right, at).allowed)
+}
+
+/// What [`allows`] says, with what decides.
 pub fn explain(tree: &Tree, who: &Who<'_>, right: Right, name: &Name) -> Decision {
     Judge::new(tree, who).decision(right, name)
 }
@@ -398,18 +411,19 @@ impl Tree {
 
     /// The error for a name that is not there, or must look so to somebody: it names nothing that this caller may not see.
     pub fn not_found_for(&self, name: &Name, who: &Who<'_>) -> Error {
-        let end = self.follow(name, true, None).unwrap_or_else(|_| name.clone());
         let mut judge = Judge::new(self, who);
         let mut seen = |at: &Name| at.with_key(|key| looks(&mut judge, key));
-        if end == *name {
-            return self.missing(name, &mut seen);
-        }
         // An alias that the caller may not see is not there for it, nor where it leads.
-        let visible = std::iter::once(name.clone())
-            .chain(name.ancestors())
-            .filter(|at| self.slot(at).is_some())
-            .all(|at| seen(&at));
-        if !visible {
+        let mut end = name.clone();
+        for _ in 0..=MAX_ALIASES {
+            let mut way = std::iter::once(end.clone()).chain(end.ancestors()).filter(|at| self.slot(at).is_some());
+            let Ok(Some(next)) = self.step(&end, true, None) else { break };
+            if !way.all(|at| seen(&at)) {
+                break;
+            }
+            end = next;
+        }
+        if end == *name {
             return self.missing(name, &mut seen);
         }
         match self.missing(&end, &mut seen) {
