@@ -413,12 +413,13 @@ mod tests {
                 instance: None,
                 serial: "1".into(),
                 fingerprint: [0; 32],
-                not_before: byname_api::span::Timestamp(0),
+                issued: byname_api::span::Timestamp(0),
                 not_after: byname_api::span::Timestamp(u64::MAX),
             };
             match head[1] {
                 b'c' => Ok((Box::new(stream), Some(Arc::new(certificate())))),
                 b'n' => Ok((Box::new(stream), None)),
+                b'b' => Err(Error::new(Code::Unavailable, "the handshake broke off")),
                 _ => Err(Error::new(Code::Unauthenticated, "the certificate is of another trust domain")),
             }
         }
@@ -513,9 +514,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_turned_away_may_finish_the_sentence() {
+        let (mut client, server) = tokio::io::duplex(1_024);
+        let turning = tokio::spawn(turn_away(server));
+        client.write_all(&[b'x'; 20_000]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        turning.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_refused_certificate_is_told_to_the_gate_and_a_broken_handshake_is_not() {
         let world = World::new(true, Limits::default());
-        assert_eq!(world.said("192.0.2.1", b"\x16x").await, "");
+        for bytes in [b"\x16b", b"\x16x"] {
+            assert_eq!(world.said("192.0.2.1", bytes).await, "");
+        }
         let peer = Peer::Tcp { address: [192, 0, 2, 1].into(), encrypted: true };
         let expect = [(peer, "the certificate is of another trust domain".to_owned())];
         assert_eq!(*world.refused.0.lock().unwrap(), expect);

@@ -185,7 +185,7 @@ impl Secure for InNameOnly {
             instance: None,
             serial: "1".into(),
             fingerprint: [0; 32],
-            not_before: Timestamp(0),
+            issued: Timestamp(0),
             not_after: Timestamp(u64::MAX),
         };
         Ok((Box::new(stream), (head[1] == b'c').then(|| Arc::new(certificate))))
