@@ -104,11 +104,11 @@ fn completing(command: &str, arg: Arg, typed: bool) -> Arg {
         | (
             _,
             "files" | "value_file" | "token_file" | "password_file" | "config" | "ca" | "cert" | "key"
-            | "certified_file",
+            | "certified_file" | "credential_file",
         ) => {
             return arg.add(ArgValueCompleter::new(PathCompleter::file()));
         }
-        ("cert get" | "cert renew", "out") | ("ca init" | "ca sign" | "ca certify", "dir") => {
+        ("cert get" | "cert renew" | "cert request", "out") | ("ca init" | "ca sign" | "ca certify", "dir") => {
             return arg.add(ArgValueCompleter::new(PathCompleter::dir()));
         }
         (_, "data" | "programs" | "directory") if arg.get_value_hint() == ValueHint::Unknown => {

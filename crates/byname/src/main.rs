@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod complete;
+mod dial;
 mod difference;
 mod environment;
 mod failure;

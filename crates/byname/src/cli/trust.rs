@@ -192,6 +192,17 @@ pub(crate) enum CertCommand {
         #[arg(long, value_name = "TIME")]
         validity: Option<Span>,
     },
+    /// Make a key, and a request to carry to `byname ca sign`
+    #[command(
+        long_about = "Make a key, and the request for its certificate that is carried to `byname ca sign`: key.pem (mode \
+            0600) and request.pem. What comes back belongs into cert.pem beside them. No server is asked.",
+        after_long_help = "Example:\n  byname cert request --out /etc/backup/identity"
+    )]
+    Request {
+        /// The folder [default: ~/.local/state/byname/identity]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Show what is in a certificate
     #[command(
         long_about = "Show what is in a certificate: whose it is, until when, and its fingerprint. No server is asked.",
