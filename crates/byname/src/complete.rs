@@ -169,7 +169,7 @@ async fn ask(asks: Asks, text: &str) -> Result<Vec<String>> {
     let env = Environment::read();
     let places = reach::Places::default();
     let (global, first) = words();
-    let target = crate::target(&env, &global, false)?;
+    let target = crate::target(&env, &global, reach::Sessions::Tcp)?;
     let options =
         Options { token: target.token, connect_timeout: BOUND, answer_timeout: BOUND, patience: Duration::ZERO };
     let clerk = Clerk::connect(&target.servers, options)?;

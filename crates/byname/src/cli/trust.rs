@@ -57,7 +57,7 @@ pub(crate) enum AclCommand {
     )]
     Revoke {
         /// Whom it is about, perhaps which rights, and the name
-        #[arg(required = true, num_args = 2..=3, value_names = ["WHO", "RIGHTS", "NAME"])]
+        #[arg(required = true, num_args = 2..=3, value_names = ["WHO", "RIGHTS|NAME", "NAME"])]
         entry: Vec<String>,
     },
     /// Refuse rights to a name and to what is beneath it
