@@ -3,7 +3,10 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../api/proto");
     let mut compiler = protox::Compiler::new(["../api/proto"])?;
-    compiler.include_source_info(true).include_imports(true).open_file("byname/v1/byname.proto")?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(["byname/v1/byname.proto", "byname/v1/identity.proto"])?;
     tonic_prost_build::configure()
         .build_server(false)
         .build_client(true)

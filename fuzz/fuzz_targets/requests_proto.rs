@@ -6,6 +6,9 @@
 
 use std::fmt::Debug;
 
+use byname_api::access::{AccessReply, AccessRequest};
+use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::identity;
 use byname_api::object::{Object, Spec};
 use byname_api::proto::{self, act_request};
 use byname_api::request::{self, Op, Verb};
@@ -15,7 +18,7 @@ use prost::Message;
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else { return };
-    match choice % 26 {
+    match choice % 45 {
         0 => round::<proto::BatchRequest, request::BatchRequest>(bytes),
         1 => round::<proto::Op, Op>(bytes),
         2 => read::<proto::AddRequest, Op>(bytes),
@@ -46,7 +49,26 @@ fuzz_target!(|data: &[u8]| {
         22 => round::<proto::WatchReply, request::WatchReply>(bytes),
         23 => round::<proto::BatchReply, request::BatchReply>(bytes),
         24 => round::<proto::Object, Object>(bytes),
-        _ => round::<proto::ActReply, request::ActReply>(bytes),
+        25 => round::<proto::ActReply, request::ActReply>(bytes),
+        26 => round::<proto::LoginRequest, identity::LoginRequest>(bytes),
+        27 => round::<proto::LogoutRequest, identity::LogoutRequest>(bytes),
+        28 => round::<proto::EnrolRequest, identity::EnrolRequest>(bytes),
+        29 => round::<proto::CertifyRequest, identity::CertifyRequest>(bytes),
+        30 => round::<proto::IntroduceRequest, identity::IntroduceRequest>(bytes),
+        31 => round::<proto::VerifyRequest, identity::VerifyRequest>(bytes),
+        32 => round::<proto::InviteRequest, identity::InviteRequest>(bytes),
+        33 => round::<proto::JoinRequest, identity::JoinRequest>(bytes),
+        34 => round::<proto::RevokeRequest, identity::RevokeRequest>(bytes),
+        35 => round::<proto::AccessRequest, AccessRequest>(bytes),
+        36 => round::<proto::AuditRequest, AuditRequest>(bytes),
+        37 => round::<proto::LoginReply, identity::LoginReply>(bytes),
+        38 => round::<proto::WhoamiReply, identity::WhoamiReply>(bytes),
+        39 => round::<proto::EnrolReply, identity::EnrolReply>(bytes),
+        40 => round::<proto::IntroduceReply, identity::IntroduceReply>(bytes),
+        41 => round::<proto::VerifyReply, identity::VerifyReply>(bytes),
+        42 => round::<proto::JoinReply, identity::JoinReply>(bytes),
+        43 => round::<proto::AccessReply, AccessReply>(bytes),
+        _ => round::<proto::AuditReply, AuditReply>(bytes),
     }
 });
 

@@ -1,11 +1,14 @@
 //! What a server and the agent of a host say to each other, over one stream a host: orders down, reports up. The same
 //! messages travel through a channel when both live in one process, and as JSON when they do not.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use byname_name::Name;
 
 use crate::error::Error;
+use crate::identity::Secret;
 use crate::launch::{Handover, Launch};
 use crate::object::{Choose, InstanceId};
 use crate::service::{Endpoint, Exit};
@@ -153,6 +156,10 @@ pub struct StartOrder {
     pub launch: Launch,
     /// The ticket pair. Never written to disk in the clear by anybody.
     pub ticket: TicketPair,
+    /// What the launch's environment calls secrets, by the name of the variable. Never written to disk in the clear by
+    /// anybody.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Secret>,
 }
 
 /// The pair `[Tn, Ts]` of the paper: 256 random bits each. The program shows `program` to the server, which answers
@@ -284,4 +291,36 @@ pub enum Phase {
         /// The end was ordered.
         ordered: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> StartOrder {
+        StartOrder {
+            term: 1,
+            instance: InstanceId(2),
+            service: 3,
+            name: Name::root(),
+            launch: Launch::default(),
+            ticket: TicketPair { program: [1; 32], server: [2; 32] },
+            secrets: [("KEY".to_owned(), Secret("swordfish".to_owned()))].into(),
+        }
+    }
+
+    #[test]
+    fn the_secrets_of_an_order_travel_and_are_not_shown() {
+        let order = Order::Start(Box::new(order()));
+        let json = serde_json::to_string(&order).unwrap();
+        assert_eq!(serde_json::from_str::<Order>(&json).unwrap(), order);
+        assert!(!format!("{order:?} {order:#?}").contains("swordfish"));
+    }
+
+    #[test]
+    fn an_order_without_secrets_is_as_it_was_before_there_were_any() {
+        let json = serde_json::to_value(StartOrder { secrets: BTreeMap::new(), ..order() }).unwrap();
+        assert_eq!(json.get("secrets"), None);
+        assert!(serde_json::from_value::<StartOrder>(json).unwrap().secrets.is_empty());
+    }
 }

@@ -54,8 +54,8 @@ pub struct Certificate {
     pub serial: String,
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
-    /// From when it holds.
-    pub not_before: Timestamp,
+    /// When it was made.
+    pub issued: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
 }
@@ -80,6 +80,8 @@ impl From<Peer> for Connection {
 pub struct Caller {
     /// The principal, as it appears in stamps and in the audit log: a name, or `uid:1000`, `token`, `anyone`, `byname`.
     pub principal: String,
+    /// The same as a name, when it is an object of the tree.
+    pub name: Option<Name>,
     /// The immutable id of the principal's object: rights bind to it.
     pub id: Option<ObjectId>,
     /// The instance, when the caller is a launched program.
@@ -184,7 +186,7 @@ impl Caller {
 
     /// Somebody who may do everything.
     pub fn full(principal: impl Into<String>, mechanism: Mechanism) -> Self {
-        Caller { standing: Standing::Full, mechanism, ..Caller::named(principal.into(), None) }
+        Caller { standing: Standing::Full, mechanism, ..Caller::called(principal.into()) }
     }
 
     /// A local user of the server's host, by the unix socket.
@@ -195,18 +197,19 @@ impl Caller {
 
     /// Somebody who has not said who it is.
     pub fn anonymous() -> Self {
-        Caller { standing: Standing::Anonymous, mechanism: Mechanism::None, ..Caller::named("anyone".into(), None) }
+        Caller { standing: Standing::Anonymous, mechanism: Mechanism::None, ..Caller::called("anyone".into()) }
     }
 
     /// An authenticated principal of the tree.
     pub fn authenticated(name: &Name, id: ObjectId, mechanism: Mechanism) -> Self {
-        Caller { mechanism, ..Caller::named(name.to_string(), Some(id)) }
+        Caller { mechanism, name: Some(name.clone()), id: Some(id), ..Caller::called(name.to_string()) }
     }
 
-    fn named(principal: String, id: Option<ObjectId>) -> Self {
+    fn called(principal: String) -> Self {
         Caller {
             principal,
-            id,
+            name: None,
+            id: None,
             instance: None,
             standing: Standing::Authenticated,
             mechanism: Mechanism::None,
@@ -216,9 +219,9 @@ impl Caller {
         }
     }
 
-    /// The principal's name, when it is one of the tree.
-    pub fn name(&self) -> Option<Name> {
-        Name::parse(&self.principal).ok()
+    /// The user id of a local user.
+    pub fn uid(&self) -> Option<u32> {
+        self.principal.strip_prefix("uid:")?.parse().ok()
     }
 }
 

@@ -474,8 +474,10 @@ impl fmt::Display for StableSocket {
 fn set_by_agent(key: &str) -> Option<String> {
     let number = key.strip_prefix("PORT_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     match key {
-        "BYNAME_NAME" | "BYNAME_INSTANCE" | "BYNAME_SERVER" | "BYNAME_TICKET_FD" | "NOTIFY_SOCKET" | "LISTEN_FDS"
-        | "LISTEN_PID" | "LISTEN_FDNAMES" => Some(format!("{key} is set by the agent")),
+        "BYNAME_NAME" | "BYNAME_INSTANCE" | "BYNAME_SERVER" | "BYNAME_TICKET_FD" | "BYNAME_IDENTITY"
+        | "NOTIFY_SOCKET" | "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES" => {
+            Some(format!("{key} is set by the agent"))
+        }
         _ if key == "PORT" || number => Some(format!("{key} is set by the agent: declare the port in `endpoints`")),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! Version 1 of the gRPC interface: the messages generated from `proto/byname/v1/byname.proto`, and the way between
+//! Version 1 of the gRPC interface: the messages generated from `proto/byname/v1/`, and the way between
 //! them and the domain's types.
 //!
 //! A domain value becomes a message by `From`, which cannot fail. A message becomes a domain value by `TryFrom`, which
@@ -8,9 +8,13 @@
 //! What is checked here is the shape. Limits and what belongs to which kind are the server's business
 //! ([`Spec::check`](crate::object::Spec::check)), whichever front end a request came through.
 
+mod access;
+mod audit;
 mod change;
 mod field;
 mod find;
+mod hidden;
+mod identity;
 mod launch;
 mod object;
 mod run;
@@ -24,6 +28,8 @@ mod word;
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/byname.v1.rs"));
 }
+
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 pub use generated::*;
 pub use run::act_request;

@@ -171,7 +171,7 @@ async fn ask(asks: Asks, text: &str) -> Result<Vec<String>> {
     let (global, first) = words();
     let target = crate::target(&env, &global, reach::Sessions::Tcp)?;
     let options =
-        Options { token: target.token, connect_timeout: BOUND, answer_timeout: BOUND, patience: Duration::ZERO };
+        Options { connect_timeout: BOUND, answer_timeout: BOUND, patience: Duration::ZERO, ..crate::options(&target)? };
     let clerk = Clerk::connect(&target.servers, options)?;
     let context = reach::context(&env, &places, global.root.as_deref())?.0;
     candidates(&clerk, asks, text, &context, first.as_deref()).await

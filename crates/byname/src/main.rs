@@ -241,8 +241,23 @@ fn connect(
     sessions: Sessions,
 ) -> byname_api::Result<(Arc<Clerk>, Target)> {
     let target = target(env, global, sessions)?;
-    let options = Options { token: target.token.clone(), ..Options::default() };
+    let options = options(&target)?;
     Ok((Arc::new(Clerk::connect(&target.servers, options)?), target))
+}
+
+/// How to connect there.
+fn options(target: &Target) -> byname_api::Result<Options> {
+    // Over the socket nobody need know whom to believe, and nothing is shown.
+    let tls = match (target.servers.contains("https://"), &target.ca) {
+        (true, Some(ca)) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
+        (true, None) => {
+            let message = "the root certificates of this server's trust domain are not known: --ca FILE (BYNAME_CA) \
+                           says where they are; `byname cert get` on a host that knows them writes bundle.pem";
+            return Err(Error::invalid("ca", message));
+        }
+        (false, _) => None,
+    };
+    Ok(Options { token: target.token.clone(), tls, ..Options::default() })
 }
 
 /// Where to ask, and what to show there.

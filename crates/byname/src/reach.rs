@@ -318,7 +318,6 @@ pub(crate) fn remember(env: &Environment, listen: SocketAddr, token_file: &Path)
 /// # Errors
 ///
 /// As [`remember`].
-#[cfg_attr(not(test), expect(dead_code, reason = "servers without TLS have no root certificates"))]
 pub(crate) fn remember_ca(env: &Environment, listen: SocketAddr, ca_file: &Path) -> io::Result<()> {
     note(env, listen, CA_NOTE, ca_file)
 }

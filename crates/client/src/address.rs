@@ -1,4 +1,5 @@
-//! Where servers are: `unix:///run/byname/socket`, `http://127.0.0.1:7600`, several with commas.
+//! Where servers are: `unix:///run/byname/socket`, `https://names.example:7600`, `http://127.0.0.1:7600`, several with
+//! commas.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,6 +15,8 @@ pub(crate) enum Address {
     Unix(PathBuf),
     /// Plain TCP.
     Http(Uri),
+    /// TLS.
+    Https(Uri),
 }
 
 impl Address {
@@ -40,10 +43,8 @@ impl Address {
             }
             return Ok(Address::Unix(path.into()));
         }
-        if text.starts_with("https://") {
-            return Err(wrong("needs certificates, which this version does not have yet"));
-        }
-        if !text.starts_with("http://") {
+        let encrypted = text.starts_with("https://");
+        if !encrypted && !text.starts_with("http://") {
             return Err(wrong("is no address of a server"));
         }
         let uri: Uri = text.parse().map_err(|_| wrong("does not read as an address"))?;
@@ -56,30 +57,35 @@ impl Address {
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("holds a user, which is of no use here"));
         }
-        Ok(Address::Http(uri))
+        Ok(if encrypted { Address::Https(uri) } else { Address::Http(uri) })
     }
 
     /// Whether the bearer token may go there: plain TCP shows it to everybody on the way, so only within this host.
     pub(crate) fn takes_token(&self) -> bool {
         match self {
             Address::Unix(_) => false,
+            Address::Https(_) => true,
             Address::Http(uri) => uri.host().is_some_and(|host| {
-                let bare = host.trim_start_matches('[').trim_end_matches(']');
-                host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                host.eq_ignore_ascii_case("localhost") || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }),
         }
     }
 }
 
-const FORMS: &str = "write unix:///PATH or http://127.0.0.1:PORT, several with commas";
+/// The host of a URI without the brackets of IPv6.
+pub(crate) fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+}
+
+const FORMS: &str = "write unix:///PATH, https://HOST:PORT or http://127.0.0.1:PORT, several with commas";
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
-            Address::Http(uri) => match uri.authority() {
-                Some(authority) => write!(f, "http://{authority}"),
-                None => write!(f, "{uri}"),
+            Address::Http(uri) | Address::Https(uri) => match (uri.scheme_str(), uri.authority()) {
+                (Some(scheme), Some(authority)) => write!(f, "{scheme}://{authority}"),
+                _ => write!(f, "{uri}"),
             },
         }
     }
@@ -91,9 +97,14 @@ mod tests {
 
     #[test]
     fn lists_read_and_print() {
-        let list = Address::parse_list("unix:///run/byname/socket, http://127.0.0.1:7600 ,http://[::1]:1/,").unwrap();
+        let text = "unix:///run/byname/socket, http://127.0.0.1:7600 ,http://[::1]:1/,https://names.example:7600";
+        let list = Address::parse_list(text).unwrap();
         let shown: Vec<String> = list.iter().map(Address::to_string).collect();
-        assert_eq!(shown, ["unix:///run/byname/socket", "http://127.0.0.1:7600", "http://[::1]:1"]);
+        assert_eq!(
+            shown,
+            ["unix:///run/byname/socket", "http://127.0.0.1:7600", "http://[::1]:1", "https://names.example:7600"]
+        );
+        assert!(matches!(list.last(), Some(Address::Https(_))));
     }
 
     #[test]
@@ -108,7 +119,7 @@ mod tests {
         for (text, part) in [
             ("", "no server is given"),
             (" , ", "no server is given"),
-            ("https://127.0.0.1:7600", "certificates"),
+            ("https://127.0.0.1", "names no port"),
             ("127.0.0.1:7600", "is no address"),
             ("unix://socket", "no absolute path"),
             ("http://127.0.0.1", "names no port"),
@@ -131,6 +142,8 @@ mod tests {
             ("http://LOCALHOST:7600", true),
             ("http://192.0.2.1:7600", false),
             ("http://localhost.example:7600", false),
+            ("https://192.0.2.1:7600", true),
+            ("https://localhost:7600", true),
             ("unix:///x", false),
         ] {
             assert_eq!(Address::parse(text).unwrap().takes_token(), expect, "{text}");

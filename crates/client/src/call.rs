@@ -1,6 +1,7 @@
 //! One call: to whom, how long, how often.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::address::Address;
+use crate::dial::Dial;
 use crate::link::Link;
 use crate::status::Failure;
 
@@ -37,6 +39,10 @@ pub(crate) struct Plan {
     pub(crate) tell: bool,
     /// The id of a write.
     pub(crate) write: Option<RequestId>,
+    /// Send it once: a connection that breaks with the request on it ends the call.
+    pub(crate) once: bool,
+    /// Do not show the token: an old one would be refused before the operation is looked at.
+    pub(crate) stranger: bool,
 }
 
 impl Servers {
@@ -45,8 +51,9 @@ impl Servers {
         token: Option<MetadataValue<Ascii>>,
         connect_timeout: Duration,
         patience: Duration,
+        tls: Option<Arc<dyn Dial>>,
     ) -> Self {
-        let links = addresses.into_iter().map(|address| Link::new(address, connect_timeout)).collect();
+        let links = addresses.into_iter().map(|address| Link::new(address, connect_timeout, tls.clone())).collect();
         Servers { links, current: AtomicUsize::new(0), token, patience }
     }
 
@@ -75,7 +82,7 @@ impl Servers {
                 let connection = match timeout_at(deadline, link.connection()).await {
                     Ok(Ok(connection)) => connection,
                     Ok(Err(why)) => {
-                        tried.push(format!("{} ({why})", link.address));
+                        tried.push((&link.address, why));
                         continue;
                     }
                     Err(_) => return Err(late(link, plan)),
@@ -98,8 +105,11 @@ impl Servers {
                     Failure::Late => return Err(late(link, plan)),
                     Failure::Broken(why) => {
                         link.forget(&connection).await;
+                        if plan.once {
+                            return Err(broken_once(link, &why));
+                        }
                         give_up.get_or_insert_with(|| Instant::now() + self.patience);
-                        tried.push(format!("{} ({why})", link.address));
+                        tried.push((&link.address, why));
                     }
                 }
             }
@@ -122,7 +132,7 @@ impl Servers {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok((channel, link));
                 }
-                Err(why) => tried.push(format!("{} ({why})", link.address)),
+                Err(why) => tried.push((&link.address, why)),
             }
         }
         Err(unreachable(&tried, false))
@@ -140,7 +150,7 @@ impl Servers {
         if plan.tell {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         }
-        if let Some(token) = self.token.as_ref().filter(|_| link.address.takes_token()) {
+        if let Some(token) = self.token.as_ref().filter(|_| !plan.stranger && link.address.takes_token()) {
             request.metadata_mut().insert("authorization", token.clone());
         }
         if let Some(id) = plan.write.and_then(|id| MetadataValue::try_from(id.to_string()).ok()) {
@@ -155,14 +165,19 @@ fn late(link: &Link, plan: &Plan) -> Error {
     Error::new(Code::Timeout, format!("{} did not answer within {:?}{doubt}", link.address, plan.bound))
 }
 
-fn unreachable(tried: &[String], doubt: bool) -> Error {
+fn unreachable(tried: &[(&Address, String)], doubt: bool) -> Error {
     let doubt = if doubt { "; the change may have been made, and can be asked for again" } else { "" };
+    // What goes wrong with TLS has its own advice, and a server elsewhere is not started here.
+    let all_https = tried.iter().all(|(address, _)| matches!(address, Address::Https(_)));
+    let advice = if all_https { "" } else { ". Is the server running? Start one with `byname dev`" };
+    let tried: Vec<String> = tried.iter().map(|(address, why)| format!("{address} ({why})")).collect();
+    Error::new(Code::Unavailable, format!("no server answers: tried {}{doubt}{advice}", tried.join(", ")))
+}
+
+fn broken_once(link: &Link, why: &str) -> Error {
     Error::new(
         Code::Unavailable,
-        format!(
-            "no server answers: tried {}{doubt}. Is the server running? Start one with `byname dev`",
-            tried.join(", ")
-        ),
+        format!("the connection to {} broke before the answer came: {why}. Begin anew", link.address),
     )
 }
 

@@ -1,9 +1,13 @@
 //! The operations of a name server, by way of [`Servers::call`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::agent::{Order, Report};
+use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::span::{Span, Timestamp};
 use byname_api::{Error, NameService, Result, proto};
@@ -19,8 +23,11 @@ use tonic::{Request, Response, Status};
 use crate::address::Address;
 use crate::agent;
 use crate::call::{Plan, Servers, broke_off};
+use crate::dial::Dial;
 use crate::generated::agents_client::AgentsClient;
+use crate::generated::audit_client::AuditClient;
 use crate::generated::cluster_client::ClusterClient;
+use crate::generated::identity_client::IdentityClient;
 use crate::generated::names_client::NamesClient;
 use crate::generated::services_client::ServicesClient;
 
@@ -33,11 +40,17 @@ const FIND_WAIT: Duration = Duration::from_secs(60);
 /// How long acting on services may take when the caller does not say: the server bounds each of them.
 const ACT_WAIT: Duration = Duration::from_secs(600);
 
+/// How long a server may read its whole audit log.
+const VERIFY_WAIT: Duration = Duration::from_secs(600);
+
 /// What a clerk is told beside the servers.
 #[derive(Clone)]
 pub struct Options {
-    /// The bearer token (the content of `DIR/token`). Sent over TCP within this host only.
+    /// The bearer token: a session's, or the content of `DIR/token`. Sent over TLS, and over plain TCP within this host
+    /// only.
     pub token: Option<String>,
+    /// Makes the connections to `https://`.
+    pub tls: Option<Arc<dyn Dial>>,
     /// How long making a connection may take.
     pub connect_timeout: Duration,
     /// How long an answer may take that does not wait for a service to start or stop; on top of the wait otherwise.
@@ -50,6 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             token: None,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
             patience: Duration::from_secs(5),
@@ -67,12 +81,13 @@ pub struct Clerk {
 }
 
 impl Clerk {
-    /// A clerk for these servers (`unix:///PATH`, `http://127.0.0.1:PORT`, several with commas). Nothing is connected
-    /// before the first call, which must be made within a tokio runtime.
+    /// A clerk for these servers (`unix:///PATH`, `https://HOST:PORT`, `http://127.0.0.1:PORT`, several with commas).
+    /// Nothing is connected before the first call, which must be made within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// `invalid-argument` with the field `server` or `token`. `https://` is refused until there are certificates.
+    /// `invalid-argument` with the field `server` or `token`. An address with `https://` cannot be reached without
+    /// [`Options::tls`].
     pub fn connect(servers: &str, options: Options) -> Result<Clerk> {
         let addresses = Address::parse_list(servers)?;
         let token = options.token.map(|token| MetadataValue::try_from(format!("Bearer {}", token.trim())));
@@ -84,7 +99,7 @@ impl Clerk {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         Ok(Clerk {
-            servers: Servers::new(addresses, token, options.connect_timeout, options.patience),
+            servers: Servers::new(addresses, token, options.connect_timeout, options.patience, options.tls),
             answer_timeout: options.answer_timeout,
             session: RequestId::session_at(now, rand::random()),
             sequence: AtomicU64::new(1),
@@ -92,7 +107,7 @@ impl Clerk {
     }
 
     fn read_plan(&self) -> Plan {
-        Plan { bound: self.answer_timeout, tell: true, write: None }
+        Plan { bound: self.answer_timeout, tell: true, write: None, once: false, stranger: false }
     }
 
     fn write_plan(&self, cx: &Context) -> Plan {
@@ -103,7 +118,7 @@ impl Clerk {
     /// kept back, because the server would take it for the wait.
     fn wait_plan(&self, wait: Option<Span>, unsaid: Duration, write: Option<RequestId>) -> Plan {
         let bound = wait.map_or(unsaid, Span::duration).saturating_add(self.answer_timeout);
-        Plan { bound, tell: wait.is_some(), write }
+        Plan { bound, tell: wait.is_some(), write, ..self.read_plan() }
     }
 
     fn request_id(&self, cx: &Context) -> RequestId {
@@ -139,6 +154,10 @@ fn names(channel: Channel) -> NamesClient<Channel> {
 
 fn services(channel: Channel) -> ServicesClient<Channel> {
     ServicesClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
+}
+
+fn identity(channel: Channel) -> IdentityClient<Channel> {
+    IdentityClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
 }
 
 #[async_trait::async_trait]
@@ -222,7 +241,7 @@ impl NameService for Clerk {
         request.key = request.key.or_else(|| chosen.clone());
         let wait = request.wait.map_or(Duration::ZERO, Span::duration);
         let bound = wait.saturating_add(self.answer_timeout);
-        let plan = Plan { bound, tell: false, write: Some(self.request_id(cx)) };
+        let plan = Plan { bound, tell: false, ..self.write_plan(cx) };
         let message = proto::LockRequest::from(request);
         let send = |channel, request| async { names(channel).lock(request).await };
         let reply: LockReply = self.ask(plan, message, send).await?;
@@ -270,6 +289,90 @@ impl NameService for Clerk {
             }
         });
         Ok(pieces.boxed())
+    }
+
+    async fn login(&self, _: &Context, request: LoginRequest) -> Result<LoginReply> {
+        // What answers a step is good once, and a guess counts: nobody but the caller decides to try again.
+        let plan = Plan { once: true, stranger: true, ..self.read_plan() };
+        let message = proto::LoginRequest::from(request);
+        self.ask(plan, message, |channel, request| async { identity(channel).login(request).await }).await
+    }
+
+    async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
+        let message = proto::LogoutRequest::from(request);
+        let send = |channel, request| async { identity(channel).logout(request).await };
+        self.servers.call(&self.write_plan(cx), message, send).await.map(|_| ())
+    }
+
+    async fn whoami(&self, _: &Context) -> Result<WhoamiReply> {
+        let send = |channel, request| async { identity(channel).whoami(request).await };
+        self.ask(self.read_plan(), proto::WhoamiRequest {}, send).await
+    }
+
+    async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
+        let message = proto::EnrolRequest::from(request);
+        self.ask(self.write_plan(cx), message, |channel, request| async { identity(channel).enrol(request).await })
+            .await
+    }
+
+    async fn certify(&self, _: &Context, request: CertifyRequest) -> Result<CertifyReply> {
+        // Another certificate for the same key does no harm.
+        let message = proto::CertifyRequest::from(request);
+        let send = |channel, request| async { identity(channel).certify(request).await };
+        let (reply, _) = self.servers.call(&self.read_plan(), message, send).await?;
+        Ok(reply.into())
+    }
+
+    async fn trust(&self, _: &Context) -> Result<TrustReply> {
+        let send = |channel, request| async { identity(channel).trust(request).await };
+        let (reply, _) = self.servers.call(&self.read_plan(), proto::TrustRequest {}, send).await?;
+        Ok(reply.into())
+    }
+
+    async fn introduce(&self, cx: &Context, request: IntroduceRequest) -> Result<IntroduceReply> {
+        let message = proto::IntroduceRequest::from(request);
+        let send = |channel, request| async { identity(channel).introduce(request).await };
+        self.ask(self.write_plan(cx), message, send).await
+    }
+
+    async fn verify(&self, cx: &Context, request: VerifyRequest) -> Result<VerifyReply> {
+        let message = proto::VerifyRequest::from(request);
+        let send = |channel, request| async { identity(channel).verify(request).await };
+        self.ask(self.write_plan(cx), message, send).await
+    }
+
+    async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
+        let message = proto::InviteRequest::from(request);
+        let send = |channel, request| async { identity(channel).invite(request).await };
+        let (reply, _) = self.servers.call(&self.write_plan(cx), message, send).await?;
+        Ok(reply.into())
+    }
+
+    async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        let plan = Plan { stranger: true, ..self.write_plan(cx) };
+        let message = proto::JoinRequest::from(request);
+        self.ask(plan, message, |channel, request| async { identity(channel).join(request).await }).await
+    }
+
+    async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
+        let message = proto::RevokeRequest::from(request);
+        let send = |channel, request| async { identity(channel).revoke(request).await };
+        self.servers.call(&self.write_plan(cx), message, send).await.map(|_| ())
+    }
+
+    async fn access(&self, _: &Context, request: AccessRequest) -> Result<AccessReply> {
+        let message = proto::AccessRequest::from(request);
+        self.ask(self.read_plan(), message, |channel, request| async { identity(channel).access(request).await }).await
+    }
+
+    async fn audit(&self, _: &Context, request: AuditRequest) -> Result<AuditReply> {
+        let bound = if request.verify { VERIFY_WAIT } else { Duration::ZERO }.saturating_add(self.answer_timeout);
+        let plan = Plan { bound, ..self.read_plan() };
+        let message = proto::AuditRequest::from(request);
+        let send = |channel, request| async {
+            AuditClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).search(request).await
+        };
+        self.ask(plan, message, send).await
     }
 
     async fn info(&self, _: &Context) -> Result<ServerInfo> {

@@ -1,5 +1,7 @@
 //! The connection to one server, made when it is needed and kept.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -7,16 +9,21 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::address::Address;
+use crate::address::{Address, bare};
+use crate::dial::Dial;
 
 /// A connection that goes silent is noticed within the sum of these two, also one that only waits (agents, followed
 /// logs).
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
+/// Why no encrypted connection is made.
+const NO_TRUST: &str = "no certificate of the server's trust domain is known: give --ca FILE";
+
 pub(crate) struct Link {
     pub(crate) address: Address,
     connect_timeout: Duration,
+    tls: Option<Arc<dyn Dial>>,
     state: Mutex<State>,
 }
 
@@ -37,8 +44,8 @@ pub(crate) struct Connection {
 }
 
 impl Link {
-    pub(crate) fn new(address: Address, connect_timeout: Duration) -> Self {
-        Link { address, connect_timeout, state: Mutex::default() }
+    pub(crate) fn new(address: Address, connect_timeout: Duration, tls: Option<Arc<dyn Dial>>) -> Self {
+        Link { address, connect_timeout, tls, state: Mutex::default() }
     }
 
     /// The kept connection, or a new one. The error says why there is none.
@@ -95,6 +102,22 @@ impl Link {
         };
         match &self.address {
             Address::Http(uri) => tuned(Endpoint::from(uri.clone())).connect().await,
+            Address::Https(uri) => {
+                let (tls, host) = (self.tls.clone(), bare(uri.host().unwrap_or_default()).to_owned());
+                let port = uri.port_u16().unwrap_or_default();
+                let connector = tower::service_fn(move |_: Uri| {
+                    let (tls, host) = (tls.clone(), host.clone());
+                    async move {
+                        let tls = tls.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, NO_TRUST))?;
+                        tls.dial(&host, port).await.map(TokioIo::new)
+                    }
+                });
+                // The library would want to make the TLS itself if it were told of https; the requests carry the
+                // address as it is.
+                tuned(Endpoint::from_static("http://localhost").origin(uri.clone()))
+                    .connect_with_connector(connector)
+                    .await
+            }
             Address::Unix(path) => {
                 let path = path.clone();
                 let connector = tower::service_fn(move |_: Uri| {

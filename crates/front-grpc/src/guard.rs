@@ -70,7 +70,10 @@ fn coded(answer: Answer) -> Answer {
         return Ok(response);
     };
     let error = match number.as_bytes() {
-        b"11" => Error::new(Code::TooLarge, "the request is too large: a message is 4 MiB (4194304 bytes) at most"),
+        b"11" => Error::new(
+            Code::TooLarge,
+            "the request is too large: a message is 4 MiB (4194304 bytes) at most, 64 KiB where somebody proves who it is",
+        ),
         b"12" => Error::new(Code::Unsupported, "there is no such method, or it cannot be called in this way"),
         b"13" => Error::new(Code::InvalidArgument, "the message does not read as what this method takes"),
         _ => return Ok(response),

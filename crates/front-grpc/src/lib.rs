@@ -13,9 +13,11 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod audit;
 mod call;
 mod cluster;
 mod guard;
+mod identity;
 mod names;
 mod services;
 mod status;
@@ -38,7 +40,9 @@ mod generated {
 }
 
 use generated::agents_server::AgentsServer;
+use generated::audit_server::AuditServer;
 use generated::cluster_server::ClusterServer;
+use generated::identity_server::IdentityServer;
 use generated::names_server::NamesServer;
 use generated::services_server::ServicesServer;
 
@@ -49,6 +53,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// Frames of agents hold pieces of logs as JSON, which is wider than the bytes themselves.
 const MAX_FRAME_BYTES: usize = 16 << 20;
 
+/// Whoever signs in or joins is not known yet, and may not make the server hold much.
+const MAX_IDENTITY_BYTES: usize = 64 << 10;
+
 /// The gRPC services as routes, without a fallback, to be merged into the router of a listener that puts an
 /// [`Admission`](byname_api::caller::Admission) into the extensions of every request.
 pub fn routes(service: Arc<dyn NameService>) -> Router {
@@ -56,12 +63,17 @@ pub fn routes(service: Arc<dyn NameService>) -> Router {
     let services =
         ServicesServer::new(services::Front(Arc::clone(&service))).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let cluster = ClusterServer::new(cluster::Front(Arc::clone(&service)));
+    let identity =
+        IdentityServer::new(identity::Front(Arc::clone(&service))).max_decoding_message_size(MAX_IDENTITY_BYTES);
+    let audit = AuditServer::new(audit::Front(Arc::clone(&service)));
     let agents = AgentsServer::new(agents::Front(service)).max_decoding_message_size(MAX_FRAME_BYTES);
 
     let router = Router::new();
     let router = mount(router, names);
     let router = mount(router, services);
     let router = mount(router, cluster);
+    let router = mount(router, identity);
+    let router = mount(router, audit);
     let router = mount(router, agents);
     let router = mount_health(router);
     mount_reflection(router)
@@ -75,6 +87,8 @@ fn mount_health(router: Router) -> Router {
         NamesServer::<names::Front>::NAME,
         ServicesServer::<services::Front>::NAME,
         ClusterServer::<cluster::Front>::NAME,
+        IdentityServer::<identity::Front>::NAME,
+        AuditServer::<audit::Front>::NAME,
         AgentsServer::<agents::Front>::NAME,
     ] {
         // Nobody else holds the reporter's lock yet, so this is done at the first poll.

@@ -19,41 +19,43 @@ pub(crate) const MAX_BODY_BYTES: usize = 4 << 20;
 /// How long a body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(30);
 
-/// What of a body that is too large is read and dropped, so that its sender gets to read the answer.
-const DISCARDED_BYTES: usize = 32 << 20;
+/// So many times of what is taken is read and dropped of a body that is too large, so that its sender gets to read the
+/// answer.
+const DISCARDED: usize = 8;
 
-/// The whole body.
-pub(crate) async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes> {
+/// The whole body, of `room` bytes at most.
+pub(crate) async fn read(headers: &HeaderMap, mut body: Body, room: usize) -> Result<Bytes> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
-    if headers.contains_key(EXPECT) && announced.is_some_and(|n| n > MAX_BODY_BYTES) {
-        return Err(too_large());
+    if headers.contains_key(EXPECT) && announced.is_some_and(|n| n > room) {
+        return Err(too_large(room));
     }
     let whole = async {
-        let mut bytes = Vec::with_capacity(announced.unwrap_or_default().min(MAX_BODY_BYTES));
+        let mut bytes = Vec::with_capacity(announced.unwrap_or_default().min(room));
         let mut dropped = 0;
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|e| Error::new(Code::InvalidArgument, "the body broke off").log(e.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
-            if dropped > 0 || bytes.len() + data.len() > MAX_BODY_BYTES {
+            if dropped > 0 || bytes.len() + data.len() > room {
                 dropped += bytes.len() + data.len();
                 bytes = Vec::new();
-                if dropped > DISCARDED_BYTES {
+                if dropped > room * DISCARDED {
                     break;
                 }
             } else {
                 bytes.extend_from_slice(&data);
             }
         }
-        if dropped > 0 { Err(too_large()) } else { Ok(Bytes::from(bytes)) }
+        if dropped > 0 { Err(too_large(room)) } else { Ok(Bytes::from(bytes)) }
     };
     tokio::time::timeout(ARRIVAL, whole)
         .await
         .unwrap_or_else(|_| Err(Error::new(Code::Timeout, "the body did not arrive within 30 seconds")))
 }
 
-fn too_large() -> Error {
-    Error::new(Code::TooLarge, "the body is 4 MiB (4194304 bytes) at most")
+fn too_large(room: usize) -> Error {
+    let shown = if room < 1 << 20 { format!("{} KiB", room >> 10) } else { format!("{} MiB", room >> 20) };
+    Error::new(Code::TooLarge, format!("the body is {shown} ({room} bytes) at most"))
 }
 
 /// Refuses a body that is not announced as one of these types. Browsers send the types of forms without asking, so

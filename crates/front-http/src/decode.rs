@@ -2,9 +2,11 @@
 //! exactly once.
 
 use byname_api::object::InstanceId;
-use byname_api::span::Span;
+use byname_api::span::{Span, Timestamp};
 use byname_api::{Code, Error, Result};
 use byname_name::{Name, http};
+use serde::Deserialize;
+use serde::de::value::{Error as ReadError, StrDeserializer};
 
 use crate::routes::{Param, ParamKind};
 
@@ -24,6 +26,7 @@ enum Given {
     Count(u32),
     Span(Span),
     Instance(InstanceId),
+    Time(Timestamp),
     Text(String),
 }
 
@@ -74,6 +77,11 @@ impl Query {
         if let Some(Given::Instance(value)) = self.get(name) { Some(*value) } else { None }
     }
 
+    /// A point in time.
+    pub(crate) fn time(&self, name: &str) -> Option<Timestamp> {
+        if let Some(Given::Time(value)) = self.get(name) { Some(*value) } else { None }
+    }
+
     /// A text.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         if let Some(Given::Text(value)) = self.get(name) { Some(value.clone()) } else { None }
@@ -100,6 +108,11 @@ fn typed(param: &Param, value: String) -> Result<Given> {
             .parse()
             .map(Given::Instance)
             .map_err(|_| bad(format!("`{}` is not the id of an instance: those begin with `i`", shown()))),
+        ParamKind::Time => Timestamp::deserialize(StrDeserializer::<ReadError>::new(&value))
+            .map(Given::Time)
+            .map_err(|_| bad(format!("`{}` is no point in time as 2026-01-31T12:00:00Z", shown()))),
+        ParamKind::Word(words) if words.contains(&value.as_str()) => Ok(Given::Text(value)),
+        ParamKind::Word(words) => Err(bad(format!("`{}` is none of {}", shown(), words.join(", ")))),
         ParamKind::Text => Ok(Given::Text(value)),
     }
 }
@@ -156,6 +169,8 @@ mod tests {
         Param { name: "timeout", kind: ParamKind::Span, doc: "" },
         Param { name: "failed", kind: ParamKind::Instance, doc: "" },
         Param { name: "pattern", kind: ParamKind::Text, doc: "" },
+        Param { name: "since", kind: ParamKind::Time, doc: "" },
+        Param { name: "right", kind: ParamKind::Word(&["find", "read"]), doc: "" },
     ];
 
     #[test]
@@ -167,6 +182,8 @@ mod tests {
         assert_eq!(q.span("timeout"), Some(Span::from_secs(90)));
         assert_eq!(q.instance("failed"), Some(InstanceId(7)));
         assert_eq!(q.text("pattern").as_deref(), Some("/a%2F bé"));
+        let q = Query::parse(Some("since=2023-11-14T23:13:20%2B01:00&right=read"), PARAMS).unwrap();
+        assert_eq!((q.time("since"), q.text("right").as_deref()), (Some(Timestamp(1_700_000_000_000)), Some("read")));
     }
 
     #[test]
@@ -184,6 +201,10 @@ mod tests {
             ("pattern=%zz", "pattern"),
             ("pattern=%ff", "pattern"),
             ("pattern=%4", "pattern"),
+            ("since=yesterday", "since"),
+            ("since=2023-11-14", "since"),
+            ("right=fly", "right"),
+            ("right=", "right"),
         ] {
             let error = Query::parse(Some(query), PARAMS).unwrap_err();
             assert_eq!((error.code(), error.at_field()), (Code::InvalidArgument, Some(field)), "{query}");

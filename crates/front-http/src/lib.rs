@@ -1,15 +1,17 @@
 //! HTTP and JSON in front of [`NameService`], and the listener that this and every other front end on the port share.
 //!
 //! ```text
-//! listen    accepts connections, tells HTTP/1.1 from HTTP/2, bounds both
+//! listen    accepts connections, tells TLS from plain HTTP and HTTP/1.1 from HTTP/2, bounds all of them
+//!   secure  the plug for TLS; crowd counts whom they come from
 //!   admit   asks the gate once a request who calls; the answer travels in the request's extensions
 //!     router     what gRPC does not claim comes here
 //!       routes   the table of the interface: paths, parameters, bodies, answers
 //!       decode, body, conditions, patch   the parts of a request, refused with the field's name
-//!       operations   one call of the service each
+//!       operations, identity   one call of the service each
 //!       events       what a watch tells, as server-sent events
 //!       problem      every error, as problem details (RFC 9457)
 //!       openapi      the table again, as a document
+//!       pages        where people sign in and make passkeys
 //! ```
 //!
 //! Only this crate knows HTTP statuses and headers; it decides nothing that another front end would have to decide
@@ -18,18 +20,22 @@
 mod admit;
 mod body;
 mod conditions;
+mod crowd;
 mod decode;
 mod events;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod identity;
 mod listen;
 mod openapi;
 mod operations;
+mod pages;
 mod patch;
 mod problem;
 mod router;
 mod routes;
+mod secure;
 mod sniff;
 
 use std::sync::Arc;
@@ -37,6 +43,7 @@ use std::sync::Arc;
 use byname_api::NameService;
 
 pub use listen::{Bound, Limits, serve, serve_with};
+pub use secure::{Secure, Stream};
 
 /// What is served beside the operations.
 #[derive(Clone)]

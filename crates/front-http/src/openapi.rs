@@ -6,10 +6,14 @@ use std::sync::LazyLock;
 use byname_api::Code;
 use serde_json::{Map, Value, json};
 
-use crate::routes::{Answer, Body, Content, HeaderParam, Operation, Param, ParamKind, ROUTES, Route, Shape};
+use crate::routes::{Answer, Body, Content, HeaderParam, Operation, Param, ParamKind, Route, Shape, every};
 
 /// The schemas of what is declared, and of what operations take and give.
-const SCHEMAS: [&str; 2] = [include_str!("schemas/objects.json"), include_str!("schemas/operations.json")];
+const SCHEMAS: [&str; 3] = [
+    include_str!("schemas/objects.json"),
+    include_str!("schemas/operations.json"),
+    include_str!("schemas/identity.json"),
+];
 
 /// The document as text.
 pub(crate) fn text() -> &'static str {
@@ -30,7 +34,7 @@ const EVERYWHERE: [Code; 7] = [
 
 fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for route in ROUTES {
+    for route in every() {
         let path = paths.entry(route.path.template()).or_insert_with(|| json!({}));
         if let Value::Object(methods) = path {
             methods.insert(route.method.to_ascii_lowercase(), operation(route));
@@ -45,7 +49,7 @@ fn document() -> Value {
         "info": {
             "title": "Byname",
             "summary": "A name service that starts what a name stands for.",
-            "description": "Errors are problem details (RFC 9457) with a stable `code`. Over TCP the bearer token of the server's data directory allows everything; without it callers on the same host may read. The unix socket needs none.",
+            "description": "Errors are problem details (RFC 9457) with a stable `code`. Over TCP a session's bearer token says who calls (`/v1/login` gives one), and that of the server's data directory allows everything; without one, access control lists say what `anyone` may. The unix socket needs none.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "version": env!("CARGO_PKG_VERSION"),
         },
@@ -111,12 +115,14 @@ fn head(route: &Route) -> Value {
 
 /// A name for generated clients.
 fn operation_id(route: &Route) -> String {
-    let root = route.path == Shape::Exact("/v1/names/");
+    let root = matches!(route.path, Shape::Exact("/v1/names/" | "/v1/access/"));
     match route.operation {
         Operation::Act(verb) => verb.as_str().into(),
         Operation::ActMany(verb) => format!("{}-many", verb.as_str()),
         Operation::Read if root => "read-root".into(),
         Operation::Patch if root => "patch-root".into(),
+        Operation::Access if root => "access-root".into(),
+        Operation::Page(page) => format!("page-{page:?}").to_ascii_lowercase(),
         Operation::OpenApi => "openapi".into(),
         Operation::ErrorPage => "error".into(),
         other => format!("{other:?}").to_ascii_lowercase(),
@@ -149,6 +155,8 @@ fn query_parameter(param: &Param) -> Value {
         ParamKind::Count(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         ParamKind::Span => json!({"type": "string", "pattern": SPAN_PATTERN}),
         ParamKind::Instance => reference("InstanceId"),
+        ParamKind::Time => reference("Timestamp"),
+        ParamKind::Word(words) => json!({"type": "string", "enum": words}),
         ParamKind::Text if param.name == "pattern" => reference("Pattern"),
         ParamKind::Text => json!({"type": "string"}),
     };
@@ -216,6 +224,7 @@ fn success(answer: &Answer) -> Value {
     let content = match answer.content {
         Content::Json(schema) => json!({"application/json": {"schema": reference(schema)}}),
         Content::Events => json!({"text/event-stream": {"schema": {"type": "string"}}}),
+        Content::Page(content_type) => json!({content_type: {"schema": {"type": "string"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
     };
     let mut response = json!({"description": answer.doc, "content": content});
@@ -270,15 +279,15 @@ mod tests {
 
     #[test]
     fn operations_are_told_apart() {
-        let ids: BTreeSet<String> = ROUTES.iter().map(operation_id).collect();
-        assert_eq!(ids.len(), ROUTES.len());
-        let rows: BTreeSet<(String, &str)> = ROUTES.iter().map(|r| (r.path.template(), r.method)).collect();
-        assert_eq!(rows.len(), ROUTES.len());
+        let ids: BTreeSet<String> = every().map(operation_id).collect();
+        assert_eq!(ids.len(), every().count());
+        let rows: BTreeSet<(String, &str)> = every().map(|r| (r.path.template(), r.method)).collect();
+        assert_eq!(rows.len(), every().count());
     }
 
     #[test]
     fn every_route_is_found_by_its_own_path() {
-        for route in ROUTES {
+        for route in every() {
             let path = route.path.template().replace("{path}", "a/b%3Ac").replace("{code}", "not-found");
             match crate::routes::find(route.method, &path) {
                 crate::routes::Found::Route(found, _) => assert!(std::ptr::eq(found, route), "{path}"),

@@ -290,7 +290,7 @@ impl Call<'_> {
         }
     }
 
-    fn optional_body<T: Default + serde::de::DeserializeOwned>(&self) -> Result<T> {
+    pub(crate) fn optional_body<T: Default + serde::de::DeserializeOwned>(&self) -> Result<T> {
         if self.body.is_empty() { Ok(T::default()) } else { body::json(&self.body) }
     }
 

@@ -98,6 +98,20 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The whole answer as HTTP/1.1 writes it, for a connection that no server of HTTP gets to see.
+    pub(crate) fn raw(&self) -> Vec<u8> {
+        let body = serde_json::to_vec(&self.details()).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
+             x-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
+            self.status(),
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let code = self.error.code();

@@ -21,8 +21,9 @@ use crate::problem::Problem;
 use crate::routes::{self, Body, Found, Operation, Route, Shape};
 use crate::{Extras, body, conditions, openapi};
 
-/// The .proto of the gRPC interface on the same port.
+/// The .proto files of the gRPC interface on the same port.
 const PROTO: &str = include_str!("../../api/proto/byname/v1/byname.proto");
+const IDENTITY_PROTO: &str = include_str!("../../api/proto/byname/v1/identity.proto");
 
 struct Shared {
     service: Arc<dyn NameService>,
@@ -95,6 +96,19 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         Operation::Unlock => call.unlock().await,
         Operation::Why => call.why().await,
         Operation::Logs => call.logs().await,
+        Operation::Login => call.login().await,
+        Operation::Logout => call.logout().await,
+        Operation::Whoami => call.whoami().await,
+        Operation::Enrol => call.enrol().await,
+        Operation::Certify => call.certify().await,
+        Operation::Trust => call.trust().await,
+        Operation::Introduce => call.introduce().await,
+        Operation::Verify => call.verify().await,
+        Operation::Invite => call.invite().await,
+        Operation::Join => call.join().await,
+        Operation::Revoke => call.revoke().await,
+        Operation::Access => call.access().await,
+        Operation::Audit => call.audit().await,
         Operation::Cluster => call.cluster().await,
         Operation::Version
         | Operation::Live
@@ -102,7 +116,9 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         | Operation::Metrics
         | Operation::OpenApi
         | Operation::Proto
-        | Operation::ErrorPage => Err(Error::internal("a simple route was taken for an operation")),
+        | Operation::IdentityProto
+        | Operation::ErrorPage
+        | Operation::Page(_) => Err(Error::internal("a simple route was taken for an operation")),
     };
     Ok(done?)
 }
@@ -131,10 +147,12 @@ fn simple(shared: &Shared, route: &Route, rest: &str) -> Result<Option<Response>
         Operation::Metrics => text("text/plain; version=0.0.4; charset=utf-8", (shared.extras.metrics)()),
         Operation::OpenApi => operations::text(StatusCode::OK, "application/json", openapi::text().into()),
         Operation::Proto => operations::text(StatusCode::OK, PLAIN, PROTO.into()),
+        Operation::IdentityProto => operations::text(StatusCode::OK, PLAIN, IDENTITY_PROTO.into()),
         Operation::ErrorPage => match Code::parse(rest) {
             Some(code) => operations::json(&ErrorPage { code, title: code.title(), status: code.http_status() }),
             None => return Err(Error::new(Code::NotFound, "there is no such error code").field("code")),
         },
+        Operation::Page(page) => page.answer(),
         _ => return Ok(None),
     }))
 }
@@ -164,7 +182,7 @@ async fn whole_body(route: &Route, headers: &HeaderMap, body: HttpBody) -> Resul
         Body::MergePatch(_) => body::check_type(headers, PATCH)?,
         Body::Optional(_) => {}
     }
-    let bytes = body::read(headers, body).await?;
+    let bytes = body::read(headers, body, route.room).await?;
     if matches!(route.body, Body::Optional(_)) && !bytes.is_empty() {
         body::check_type(headers, JSON)?;
     }

@@ -2,7 +2,12 @@
 //! routes in it, the query parser takes types from it and the OpenAPI document is printed from it, so that what is
 //! served and what is documented cannot differ.
 
+mod identity;
+
 use byname_api::Code;
+
+use crate::body::MAX_BODY_BYTES;
+use crate::pages::Page;
 
 /// One method on one path.
 pub(crate) struct Route {
@@ -16,6 +21,8 @@ pub(crate) struct Route {
     /// Request headers that matter, for the document.
     pub(crate) headers: &'static [HeaderParam],
     pub(crate) body: Body,
+    /// Bytes of body that are taken.
+    pub(crate) room: usize,
     /// Statuses of success.
     pub(crate) answers: &'static [Answer],
     /// Codes that are to be expected, beside those that every route may give.
@@ -59,6 +66,19 @@ pub(crate) enum Operation {
     Unlock,
     Why,
     Logs,
+    Login,
+    Logout,
+    Whoami,
+    Enrol,
+    Certify,
+    Trust,
+    Introduce,
+    Verify,
+    Invite,
+    Join,
+    Revoke,
+    Access,
+    Audit,
     Cluster,
     Version,
     Live,
@@ -66,7 +86,9 @@ pub(crate) enum Operation {
     Metrics,
     OpenApi,
     Proto,
+    IdentityProto,
     ErrorPage,
+    Page(Page),
 }
 
 /// A query parameter.
@@ -87,6 +109,10 @@ pub(crate) enum ParamKind {
     Span,
     /// An instance's id.
     Instance,
+    /// A point in time, RFC 3339.
+    Time,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// Any text.
     Text,
 }
@@ -125,6 +151,8 @@ pub(crate) enum Content {
     Json(&'static str),
     /// Text.
     Text,
+    /// For a browser: this type.
+    Page(&'static str),
     /// Server-sent events.
     Events,
 }
@@ -139,13 +167,18 @@ pub(crate) enum Found<'a> {
     Nothing,
 }
 
+/// Every route.
+pub(crate) fn every() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(identity::ROUTES)
+}
+
 /// The route for a method and a path. HEAD is found as GET.
 pub(crate) fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
     let wanted = if method == "HEAD" { "GET" } else { method };
     // An exact path hides the shapes that would match it too (`/v1/names/` is the root).
-    let exact = ROUTES.iter().any(|r| matches!(r.path, Shape::Exact(p) if p == path));
+    let exact = every().any(|r| matches!(r.path, Shape::Exact(p) if p == path));
     let mut methods: Vec<&str> = Vec::new();
-    for route in ROUTES.iter().filter(|r| matches!(r.path, Shape::Exact(_)) == exact) {
+    for route in every().filter(|r| matches!(r.path, Shape::Exact(_)) == exact) {
         if let Some(rest) = route.path.rest_of(path) {
             if route.method == wanted {
                 return Found::Route(route, rest);
@@ -250,6 +283,7 @@ const PLAIN: Route = Route {
     query: &[],
     headers: &[],
     body: Body::None,
+    room: MAX_BODY_BYTES,
     answers: &[],
     errors: &[],
     open: false,
@@ -286,8 +320,8 @@ const fn act_many(verb: Verb, path: &'static str, body: &'static str, summary: &
     }
 }
 
-/// Every route.
-pub(crate) static ROUTES: &[Route] = &[
+/// The tree, what runs, and the server; who is who is in a table of its own.
+static ROUTES: &[Route] = &[
     Route {
         path: Shape::Exact("/v1/names/"),
         operation: Operation::Read,
@@ -584,6 +618,13 @@ pub(crate) static ROUTES: &[Route] = &[
         path: Shape::Exact("/v1/byname.proto"),
         operation: Operation::Proto,
         summary: "The gRPC interface on the same port, as a .proto file.",
+        answers: &[text("The file.")],
+        ..PLAIN
+    },
+    Route {
+        path: Shape::Exact("/v1/identity.proto"),
+        operation: Operation::IdentityProto,
+        summary: "Its part about who is who; it imports byname/v1/byname.proto.",
         answers: &[text("The file.")],
         ..PLAIN
     },

@@ -176,6 +176,7 @@ struct Claims {
     aud: Audience,
     exp: f64,
     iat: Option<f64>,
+    nbf: Option<f64>,
     #[serde(rename = "byname_id")]
     id: Option<String>,
 }
@@ -241,7 +242,8 @@ impl JwtKeys {
         if now_s >= expires_s {
             return Err(refuse(&format!("it expired on {}", Timestamp(expires_s.saturating_mul(1_000)))));
         }
-        if claims.iat.is_some_and(|issued| issued > now_s.saturating_add(SKEW_S) as f64) {
+        let latest = now_s.saturating_add(SKEW_S) as f64;
+        if [claims.iat, claims.nbf].into_iter().flatten().any(|begin| begin > latest) {
             return Err(refuse("it is not yet valid"));
         }
         let meant = match &claims.aud {
@@ -378,6 +380,7 @@ mod tests {
             (claim("exp", Value::Null), "not those of a JWT-SVID"),
             (claim("exp", json!("2000000000")), "not those of a JWT-SVID"),
             (claim("iat", json!(1_000_000_301)), "not yet valid"),
+            (claim("nbf", json!(1_000_000_301)), "not yet valid"),
             (claim("aud", json!("b")), "another audience"),
             (claim("aud", json!([])), "another audience"),
             (claim("aud", json!(["b", "aa"])), "another audience"),

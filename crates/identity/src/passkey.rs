@@ -6,6 +6,8 @@
 //! Registering and logging in take two steps each. What a server keeps between them ([`Challenge::state`]) is good for five
 //! minutes and for **one** second step: to be kept where it can be taken away, in memory, and never given to the browser.
 
+mod decoy;
+
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
+use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +22,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::alive::Alive;
 use crate::catalogue::{Catalogue, Problem};
 use crate::cgroup::Cgroups;
+use crate::identity::{Identities, Issuer};
 use crate::instance::{self, Command};
 use crate::link::{self, Link};
 use crate::porters::Porters;
 use crate::ports::Ports;
 use crate::spare::Spare;
+use crate::workloads::{Holders, Workloads};
 use crate::{Config, folder, wire};
 
 /// How long the start of an agent waits for holders that do not answer.
@@ -78,6 +81,14 @@ impl Agent {
         for folder in [dir.clone(), dir.join("instances"), dir.join("ended"), dir.join("spare"), dir.join("listen")] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
         }
+        if let Some(shared) = &mut config.shared {
+            *shared =
+                std::path::absolute(&*shared).map_err(|source| StartError::Folder { path: shared.clone(), source })?;
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&*shared);
+            // Whatever the umask is.
+            made.and_then(|()| std::fs::set_permissions(&*shared, Permissions::from_mode(0o711)))
+                .map_err(failed(shared))?;
+        }
         let lock_path = dir.join("lock");
         let lock = File::options()
             .write(true)
@@ -102,6 +113,8 @@ impl Agent {
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
             alive: Alive::default(),
             porters: Porters::default(),
+            identities: Arc::default(),
+            holders: Holders::default(),
             config,
             runtime: Handle::current(),
             table: Mutex::default(),
@@ -177,6 +190,22 @@ impl Agent {
         self.inner.alive.clone()
     }
 
+    /// Sets who certifies instances from now on. Those that are started before have no identity; call it before
+    /// `connect`. Must be called in a runtime.
+    pub fn set_issuer(&self, issuer: Arc<dyn Issuer>) {
+        self.inner.identities.set_issuer(issuer);
+    }
+
+    /// What programs on this host may ask the agent for.
+    pub fn workloads(&self) -> Arc<dyn Workloads> {
+        self.inner.clone()
+    }
+
+    /// Where programs look for that (`Config::workload_socket`), as an absolute path.
+    pub fn workload_socket(&self) -> PathBuf {
+        self.inner.config.workload_socket()
+    }
+
     /// Ends the agent's work. Programs and their holders go on; the next agent on the same folder finds them.
     pub async fn shutdown(&self) {
         self.inner.end();
@@ -198,6 +227,8 @@ pub(crate) struct Inner {
     pub(crate) spare: Arc<Spare>,
     pub(crate) alive: Alive,
     pub(crate) porters: Porters,
+    pub(crate) identities: Arc<Identities>,
+    pub(crate) holders: Holders,
     pub(crate) runtime: Handle,
     table: Mutex<Table>,
     /// Something was added to the table's `news`, or the link was replaced.
@@ -449,6 +480,7 @@ impl Inner {
         }
         drop(table);
         self.leave_porters();
+        self.identities.end();
         if let Some(waiting) = self.spare.take() {
             drop(waiting.conn);
             let _ = std::fs::remove_dir_all(waiting.folder.path);

@@ -2,7 +2,7 @@
 //!
 //! Folders are made in `DIR/spare/` together with the holders that wait there (`spare`), and move to their place when
 //! they are used. `DIR/instances/ID/` holds `intent` (what was ordered, written before the spawn), `running` and `exit` (written by
-//! the holder), the sockets `control` and `notify`, the log files and `work`, the folder that the program starts in.
+//! the holder), the sockets `control` and `notify`, the log files, `identity` (`identity::files`) and `work`, the folder that the program starts in.
 //! Whoever has the folder's lock (flock) is in charge: first the agent, then, by way of the passed descriptor, the
 //! holder until it leaves. When the primary has logged an instance's end, its folder moves to `DIR/ended/SERVICE/ID`,
 //! where the last few are kept for their logs.
@@ -19,12 +19,13 @@ use byname_api::service::Endpoint;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Place;
 use crate::wire::{self, End, Running};
 
 /// How many ended instances of a service keep their logs.
 const KEPT: usize = 5;
 
-/// What was ordered, as far as an agent that adopts the instance must know. No tickets.
+/// What was ordered, as far as an agent that adopts the instance must know. No tickets and no secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Intent {
     pub(crate) instance: String,
@@ -45,6 +46,9 @@ pub(crate) struct Intent {
     /// Its connections are counted.
     #[serde(default)]
     pub(crate) counted: bool,
+    /// Where its certificate and key are, when it has some.
+    #[serde(default)]
+    pub(crate) identity: Option<Place>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -62,6 +62,9 @@ fn run() -> io::Result<()> {
     // Fails when this is a leader already, which is as good.
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"byname-hold");
+    // What passes through here may be secret: no core dump, and nobody else's look at its memory. The program itself is
+    // not bound by that, for an exec ends it.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let signals = take_over_signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 

@@ -21,7 +21,7 @@ use crate::folder::{Folder, Intent, StoredReady};
 use crate::plan;
 use crate::spare::Conn;
 use crate::wire::{End, Failure, HolderState, Step, ToHolder, Why, Work};
-use crate::{proc, ready};
+use crate::{identity, proc, ready};
 
 /// How long after a start the next holder is loaded at the latest.
 const REFILL: Duration = Duration::from_millis(50);
@@ -38,16 +38,21 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let id = order.instance;
     let deadline = Instant::now() + order.launch.start_timeout().duration();
     let service = order.service;
+    // Asked for while everything else is got ready.
+    let certificate = agent.identities.begin(id, &order.name);
+    let certificate_until = Instant::now() + identity::WAIT;
+    let certified = certificate.is_some();
     let prepared = async {
         let sockets = take_sockets(&agent, &order).await?;
         let inner = agent.clone();
-        Ok((blocking(move || prepare(&inner, &order)).await?, sockets))
+        Ok((blocking(move || prepare(&inner, &order, certified)).await?, sockets))
     };
     let (Prepared { work, intent, folder, mut conn }, sockets) = match prepared.await {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::info!(instance = %id, %error, "not started");
             agent.ports.release(id);
+            agent.identities.forget(id);
             agent.gone(service, id);
             agent.publish(id, |report| {
                 report.phase = Phase::Ended {
@@ -63,6 +68,11 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
     agent.count(id, intent.counted);
+    if let Some(certificate) = certificate
+        && tokio::time::timeout_at(certificate_until, certificate).await.is_err()
+    {
+        tracing::debug!(instance = %id, "started without a certificate; it comes later");
+    }
     // When it fails the holder is gone, which `run` finds out.
     if let Err(error) = conn.send_with(&ToHolder::Work(work), &sockets).await {
         tracing::error!(instance = %id, %error, "the holder does not take its work");
@@ -92,6 +102,11 @@ pub(crate) async fn adopt(
         }
     }
     agent.count(id, intent.counted);
+    if let Some(place) = &intent.identity
+        && let Ok(name) = intent.name.parse()
+    {
+        agent.identities.adopt(id, name, place.clone());
+    }
     let mut watch = Watch::new(agent, id, folder, &intent, deadline);
     let mut settled = Some(settled);
     let end = watch.run(None, commands, &mut settled).await;
@@ -129,9 +144,9 @@ struct Prepared {
     conn: Conn,
 }
 
-fn prepare(agent: &Inner, order: &StartOrder) -> Result<Prepared, Error> {
+fn prepare(agent: &Inner, order: &StartOrder, certified: bool) -> Result<Prepared, Error> {
     let catalogue = agent.catalogue.read().clone();
-    let plan = plan::plan(order, &agent.config, &catalogue, &agent.ports, &agent.cgroups)?;
+    let plan = plan::plan(order, certified, &agent.config, &catalogue, &agent.ports, &agent.cgroups)?;
     let intent = Intent {
         instance: order.instance.to_string(),
         service: order.service,
@@ -146,6 +161,7 @@ fn prepare(agent: &Inner, order: &StartOrder) -> Result<Prepared, Error> {
         ready_at_start: order.launch.handover() == Handover::Fds
             && order.launch.endpoints().is_empty()
             && order.launch.ready() == Ready::Port,
+        identity: plan.identity,
         counted: order.launch.idle_stop.is_some() || order.launch.listen.as_ref().is_some_and(|l| !l.is_empty()),
     };
     let failed = |what: &'static str| {
@@ -162,6 +178,13 @@ fn prepare(agent: &Inner, order: &StartOrder) -> Result<Prepared, Error> {
         .folder
         .claim(&agent.config.dir, order.instance, &intent)
         .map_err(failed("write the instance's folder"))?;
+    if let Some(holder) = waiting.pid {
+        agent.holders.note(holder, order.instance);
+    }
+    match &intent.identity {
+        Some(place) => agent.identities.place(order.instance, place.clone()),
+        None => agent.identities.forget(order.instance),
+    }
     Ok(Prepared { work: plan.work, intent, folder, conn: waiting.conn })
 }
 
@@ -281,6 +304,9 @@ impl Watch {
 
     async fn learn(&mut self, state: HolderState, holder: &mut Conn) {
         self.state = state;
+        if let Some(running) = &self.state.running {
+            self.agent.holders.note(running.holder, self.id);
+        }
         let notified = self.readiness == StoredReady::Notify && self.state.notified;
         let begun = self.ready_at_start && self.state.running.is_some();
         if !self.ready && (notified || begun) {
@@ -406,6 +432,8 @@ impl Watch {
         self.agent.spare.refill();
         self.agent.ports.release(self.id);
         self.agent.cgroups.remove(self.id);
+        self.agent.holders.forget(self.id);
+        self.agent.identities.forget(self.id);
         self.agent.gone(self.service, self.id);
         self.agent.publish(self.id, |report| {
             report.pid = end.pid.or(report.pid);

@@ -10,6 +10,7 @@
 //! Orders go through the host's own policy (`catalogue`, `plan`) before anything is done. Each instance is one task
 //! (`instance`), from its order to its end. This is the only crate that starts processes.
 
+mod addresses;
 mod agent;
 mod alive;
 mod catalogue;
@@ -21,6 +22,7 @@ pub mod foreground;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hold;
+mod identity;
 mod idle;
 mod instance;
 mod link;
@@ -33,15 +35,19 @@ mod proc;
 mod ready;
 mod spare;
 mod wire;
+mod workloads;
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+pub use addresses::own_addresses;
 pub use agent::{Agent, StartError};
 pub use alive::Alive;
 pub use catalogue::{Problem, check_catalogue};
+pub use identity::{Issuer, NewKey, Svid};
 pub use link::Link;
+pub use workloads::Workloads;
 
 /// What an agent is told by the binary. Nothing is read from the environment.
 #[derive(Clone, Debug)]
@@ -66,4 +72,15 @@ pub struct Config {
     pub require_user: bool,
     /// Where ports are chosen from; 20000 to 31999 when `None`.
     pub port_range: Option<RangeInclusive<u16>>,
+    /// A folder that programs of every user can enter, made with mode 0711 when it is not there (`/run/byname`). It
+    /// belongs to this agent alone. Identities of programs of other users are in it, and the socket on which programs
+    /// ask for theirs. Without it only programs of the agent's own user get certificates.
+    pub shared: Option<PathBuf>,
+}
+
+impl Config {
+    /// Where programs ask for their identity (the SPIFFE Workload API). Somebody else listens there.
+    pub fn workload_socket(&self) -> PathBuf {
+        self.shared.as_ref().unwrap_or(&self.dir).join("spiffe.sock")
+    }
 }

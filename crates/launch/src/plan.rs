@@ -6,12 +6,14 @@ use std::net::IpAddr;
 
 use byname_api::agent::StartOrder;
 use byname_api::launch::{EndpointSpec, EnvValue, Handover, Launch, Limits, Ready, StableSocket};
+use byname_api::object::InstanceId;
 use byname_api::service::Endpoint;
 use byname_api::{Code, Error};
 use nix::unistd::{Gid, User};
 
 use crate::catalogue::{Catalogue, Entry, denied};
 use crate::folder::Folder;
+use crate::identity::Place;
 use crate::ports::{Ports, Taken, Transport};
 use crate::wire::{self, Identity, Text, Work};
 use crate::{Config, cgroup::Cgroups, porters};
@@ -23,12 +25,15 @@ const LOG_BYTES: u64 = 4 << 20;
 pub(crate) struct Plan {
     pub(crate) work: Box<Work>,
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Where its certificate and key go.
+    pub(crate) identity: Option<Place>,
 }
 
-/// Decides whether and how an order is carried out. On an error, ports that were chosen are still the instance's;
+/// Decides whether and how an order is carried out. `certified`: a certificate is asked for. On an error, ports that were chosen are still the instance's;
 /// the caller releases them.
 pub(crate) fn plan(
     order: &StartOrder,
+    certified: bool,
     config: &Config,
     catalogue: &Catalogue,
     ports: &Ports,
@@ -79,7 +84,8 @@ pub(crate) fn plan(
     argv.extend(launch.args.iter().flatten().cloned());
     let argv: Vec<Text> = argv.iter().map(|arg| expand(arg, &variables).into()).collect();
 
-    let env = environment(order, entry, config, &variables, user.as_ref(), &endpoints)?;
+    let identity = certified.then(|| place(order.instance, config, user.as_ref())).flatten();
+    let env = environment(order, entry, config, &variables, user.as_ref(), &endpoints, identity.as_ref())?;
     let limits = limits(launch.limits.as_ref(), entry.map(|(_, e)| &e.limits));
     let cgroup = cgroups.prepare(order.instance, &limits);
     // Another user cannot get back into the instance's folder by its full path: the agent's folders are private.
@@ -111,7 +117,7 @@ pub(crate) fn plan(
         ticket: ticket(&order.ticket.program, &order.ticket.server),
         log_bytes: LOG_BYTES,
     });
-    Ok(Plan { work, endpoints })
+    Ok(Plan { work, endpoints, identity })
 }
 
 fn ticket(program: &[u8; 32], server: &[u8; 32]) -> String {
@@ -245,6 +251,7 @@ fn environment(
     variables: &BTreeMap<String, String>,
     user: Option<&Account>,
     endpoints: &[Endpoint],
+    identity: Option<&Place>,
 ) -> Result<Vec<(Text, Text)>, Error> {
     let mut env: BTreeMap<OsString, OsString> = config.environment.iter().cloned().collect();
     if let Some(user) = user {
@@ -267,9 +274,15 @@ fn environment(
         }
         match value {
             EnvValue::Text(text) => env.insert(key.into(), expand(text, variables).into()),
-            EnvValue::Secret { .. } => {
-                return Err(Error::new(Code::Unsupported, "secrets are not supported by this agent yet").field(field()));
-            }
+            // As it is: what it holds is nobody's pattern.
+            EnvValue::Secret { secret } => match order.secrets.get(key) {
+                Some(value) => env.insert(key.into(), value.0.clone().into()),
+                None => {
+                    let message =
+                        format!("{} cannot be started: the server did not send the secret `{secret}`", order.name);
+                    return Err(Error::new(Code::StartFailed, message).field(field()));
+                }
+            },
         };
     }
     for (key, value) in variables.iter().filter(|(key, _)| key.starts_with("PORT")) {
@@ -280,7 +293,28 @@ fn environment(
     env.insert("BYNAME_NAME".into(), order.name.to_string().into());
     env.insert("BYNAME_INSTANCE".into(), order.instance.to_string().into());
     env.insert("BYNAME_SERVER".into(), config.server.clone().into());
+    if let Some(place) = identity {
+        env.insert("BYNAME_IDENTITY".into(), place.dir.clone().into());
+        let socket = config.workload_socket();
+        // Longer ones fit no address. Whoever declares another socket has another authority.
+        if socket.as_os_str().len() < 108 {
+            let mut url = OsString::from("unix://");
+            url.push(socket);
+            env.entry("SPIFFE_ENDPOINT_SOCKET".into()).or_insert(url);
+        }
+    }
     Ok(env.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+}
+
+/// Where an instance's certificate goes: into its folder, or where its user can go. None when there is no such place.
+fn place(instance: InstanceId, config: &Config, user: Option<&Account>) -> Option<Place> {
+    match user {
+        None => Some(Place { dir: Folder::of(&config.dir, instance).path.join("identity"), owner: None }),
+        Some(Account { identity, .. }) => {
+            let dir = config.shared.as_ref()?.join(instance.to_string());
+            Some(Place { dir, owner: Some((identity.uid, identity.gid)) })
+        }
+    }
 }
 
 /// The smaller of what is asked for and what the host allows.

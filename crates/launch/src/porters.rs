@@ -504,7 +504,7 @@ async fn attach(agent: &Arc<Inner>, service: u64, place: &Place) -> Option<Conn>
                 };
                 place.write(&order).and_then(|()| {
                     let words = ["listen", order.name.as_str()];
-                    spare::spawn(&agent.config.holder, &words, &ToHolder::Keep, lock).map(Some)
+                    spare::spawn(&agent.config.holder, &words, &ToHolder::Keep, lock).map(|(stream, _)| Some(stream))
                 })
             }
             Err(error) => Err(error),

@@ -39,10 +39,13 @@ pub(crate) fn session(pid: u32) -> Option<u32> {
     stat(pid).filter(|s| s.state != 'Z' && s.state != 'X').map(|s| s.session)
 }
 
-struct Stat {
+/// A process at one moment.
+pub(crate) struct Stat {
     state: char,
-    parent: u32,
+    pub(crate) parent: u32,
     session: u32,
+    /// When it began, in ticks since the host did.
+    pub(crate) began: u64,
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -51,13 +54,15 @@ fn pids() -> impl Iterator<Item = u32> {
 
 /// The fields of `/proc/PID/stat` that are wanted here. The second field is the program's name in parentheses and may
 /// hold anything, so the rest is counted from the last parenthesis.
-fn stat(pid: u32) -> Option<Stat> {
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
     let text = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
     let mut words = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = words.next()?.chars().next()?;
     let parent = words.next()?.parse().ok()?;
     let session = words.nth(1)?.parse().ok()?;
-    Some(Stat { state, parent, session })
+    // Field 22; the session is field 6.
+    let began = words.nth(15)?.parse().ok()?;
+    Some(Stat { state, parent, session, began })
 }
 
 #[cfg(test)]

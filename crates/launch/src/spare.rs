@@ -62,6 +62,8 @@ impl Conn {
 pub(crate) struct Waiting {
     pub(crate) conn: Conn,
     pub(crate) folder: Folder,
+    /// The holder's process.
+    pub(crate) pid: Option<u32>,
 }
 
 /// The holder that is kept ready, so that no start waits for a process to load.
@@ -85,8 +87,8 @@ impl Spare {
     /// Starts a holder. It waits for its work, and leaves by itself when the connection ends before that.
     pub(crate) fn spawn(&self) -> io::Result<Waiting> {
         let (folder, lock) = Folder::create_spare(&self.dir)?;
-        let stream = spawn(&self.command, &[], &ToHolder::Prepare, lock)?;
-        Ok(Waiting { conn: Conn::new(stream), folder })
+        let (stream, pid) = spawn(&self.command, &[], &ToHolder::Prepare, lock)?;
+        Ok(Waiting { conn: Conn::new(stream), folder, pid })
     }
 
     /// Makes a holder ready, if none is. In the background: loading it takes a few milliseconds.
@@ -104,9 +106,14 @@ impl Spare {
     }
 }
 
-/// Starts a process of the holder's kind, with its first message and the locked folder that it is for.
-/// `words` are for people who look at the list of processes.
-pub(crate) fn spawn(command: &[OsString], words: &[&str], first: &ToHolder, folder: OwnedFd) -> io::Result<UnixStream> {
+/// Starts a process of the holder's kind, with its first message and the locked folder that it is for. Gives the
+/// connection and its process id. `words` are for people who look at the list of processes.
+pub(crate) fn spawn(
+    command: &[OsString],
+    words: &[&str],
+    first: &ToHolder,
+    folder: OwnedFd,
+) -> io::Result<(UnixStream, Option<u32>)> {
     let (own, other) = Pair::pair()?;
     own.set_nonblocking(true)?;
     let (program, args) =
@@ -119,10 +126,11 @@ pub(crate) fn spawn(command: &[OsString], words: &[&str], first: &ToHolder, fold
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    let pid = child.id();
     // Only to collect its status: the process's end shows on the connection.
     tokio::spawn(async move { child.wait().await });
     // The agent's own descriptor of the folder is closed afterwards, and so the lock is that of the process. A new
     // socket has room for so few bytes.
     wire::send(&own, &wire::frame(first)?, &[folder])?;
-    UnixStream::from_std(own)
+    Ok((UnixStream::from_std(own)?, pid))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use byname_api::caller::Right;
+use byname_api::caller::{Caller, Right};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::InstanceId;
 use byname_api::request::{AdvertiseReply, AdvertiseRequest, Context, WithdrawReply, WithdrawRequest};
@@ -30,12 +30,14 @@ impl Inner {
         let evidence = match (&request.ticket, &request.credential) {
             (Some(ticket), _) => Evidence::Ticket(hash_of(ticket, "ticket")?),
             (None, Some(credential)) => Evidence::Credential(hash_of(credential, "credential")?),
+            (None, None) if self.speaks_for_itself(&cx.caller, &name) => Evidence::Right,
             (None, None) => {
                 self.authorise(&cx.caller, Right::Advertise, &name)?;
+                self.refuse_impostor(&cx.caller, &name)?;
                 Evidence::Right
             }
         };
-        let instance = match (request.instance, &evidence) {
+        let instance = match (request.instance.or(cx.caller.instance), &evidence) {
             (Some(id), _) => id,
             (None, Evidence::Ticket(hash)) => self.holder_of(&name, *hash)?,
             (None, Evidence::Right) => InstanceId(rand::random::<u64>() >> 4),
@@ -82,6 +84,36 @@ impl Inner {
         })
     }
 
+    /// A service that is started by the name server advertises with the ticket it was started with. Another program that
+    /// says that it is it is refused, unless an entry of a list says that this caller may.
+    fn refuse_impostor(&self, caller: &Caller, name: &Name) -> Result<()> {
+        let tree = self.view.load();
+        let Ok(found) = tree.resolve(name) else { return Ok(()) };
+        let launch = found.node.spec.launch.as_ref();
+        let launched = launch.is_some_and(|launch| launch.program.is_some() || launch.command.is_some());
+        if !launched || self.granted_by_entry(&tree, caller, Right::Advertise, &found.node.name) {
+            return Ok(());
+        }
+        let error = Error::new(
+            Code::Denied,
+            format!(
+                "`{name}` is started by the name server, and only the program that it started may advertise it, with its \
+                 ticket: `byname acl grant {} advertise {name}` lets others do it",
+                caller.principal
+            ),
+        )
+        .field("ticket");
+        self.note_refusal(caller, "advertise", Some(name), &error);
+        Err(error)
+    }
+
+    /// Whether the call comes from a running copy of this service, by its session or certificate.
+    fn speaks_for_itself(&self, caller: &Caller, name: &Name) -> bool {
+        let tree = self.view.load();
+        let node = tree.resolve(name).ok().map(|found| found.node);
+        caller.instance.is_some() && node.is_some_and(|node| Some(node.id) == caller.id)
+    }
+
     /// A renewal that changes nothing is not logged: the primary's timer is all that moves.
     fn renew(
         &self,
@@ -95,7 +127,7 @@ impl Inner {
         let node = tree.resolve(name).ok()?.node;
         let instance = node.service.as_ref()?.instance(id)?;
         let same = endpoints.is_empty() || instance.endpoints == endpoints;
-        let known = match evidence {
+        let known = !instance.revoked && match evidence {
             Evidence::Credential(hash) => instance.credential.as_ref() == Some(hash),
             Evidence::Right => true,
             Evidence::Ticket(_) => false,

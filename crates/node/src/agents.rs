@@ -148,6 +148,7 @@ impl Agents {
 pub(crate) async fn attach(
     inner: Arc<Inner>,
     mut reports: BoxStream<'static, Report>,
+    only: Option<Name>,
 ) -> Result<BoxStream<'static, Order>> {
     let hello = tokio::time::timeout(Duration::from_secs(10), reports.next()).await;
     let Ok(Some(Report::Hello { computer, addresses, facts })) = hello else {
@@ -155,6 +156,9 @@ pub(crate) async fn attach(
     };
     let name =
         Name::parse("/computers").and_then(|c| c.child(&computer)).map_err(|e| Error::from(e).field("computer"))?;
+    if only.as_ref().is_some_and(|only| only.key() != name.key()) {
+        return Err(Error::new(Code::Denied, format!("the certificate is another host's: it does not speak for `{name}`")));
+    }
     let hello = Command::Computer { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
@@ -192,7 +196,7 @@ impl Stream {
                     if self.sent.lock().is_some() {
                         seen.insert(report.instance);
                     }
-                    take_report(&inner, &self.orders, report).await;
+                    take_report(&inner, &self.computer, &self.orders, report).await;
                 }
                 Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
                 Report::Probed { request, alive, micros } => {
@@ -253,10 +257,16 @@ fn instances_on(inner: &Inner, computer: &Name) -> Vec<InstanceId> {
     found
 }
 
-async fn take_report(inner: &Arc<Inner>, orders: &mpsc::Sender<Order>, report: InstanceReport) {
+async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<Order>, report: InstanceReport) {
     let id = report.instance;
     let ended = matches!(report.phase, Phase::Ended { .. });
-    if inner.view.load().by_instance(id).is_none() {
+    let node = inner.view.load().by_instance(id);
+    let copy = node.as_ref().and_then(|node| node.service.as_deref()?.instance(id));
+    if copy.is_some_and(|copy| copy.computer.as_ref().is_some_and(|its| its.key() != computer.key())) {
+        tracing::warn!(%computer, instance = %id, "a report about another host's instance is not taken");
+        return;
+    }
+    if node.is_none() {
         // Its end is logged already, or its service was deleted while the agent was away.
         let order = if ended {
             Order::Forget { instance: id }

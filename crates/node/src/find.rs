@@ -35,10 +35,8 @@ pub(crate) fn deadline(timeout: Option<byname_api::span::Span>) -> Instant {
 impl Inner {
     pub(crate) async fn find(self: &Arc<Self>, cx: &Context, request: FindRequest) -> Result<FindReply> {
         self.authorise(&cx.caller, Right::Find, &request.name)?;
-        if request.consistent {
-            self.confirm().await?;
-        }
-        let wants = self.wants(&request, cx.caller.standing == Standing::Full);
+        self.confirm_if(request.consistent).await?;
+        let wants = self.wants(&request, self.may_start_it(&cx.caller, &request));
         if let Some(failed) = request.failed {
             self.check_failed(&cx.caller, &request.name, failed).await?;
         }
@@ -50,6 +48,15 @@ impl Inner {
         }
         let why = format!("asked for by {}", cx.caller.principal);
         self.await_running(&request.name, wants, deadline(request.timeout), &why).await
+    }
+
+    /// Whether this find may start what it asks for: looked up only when it wants to.
+    fn may_start_it(&self, caller: &Caller, request: &FindRequest) -> bool {
+        if caller.standing == Standing::Full || !request.start {
+            return true;
+        }
+        let tree = self.view.load();
+        tree.resolve(&request.name).is_ok_and(|found| self.may_start(&tree, caller, &found.node))
     }
 
     /// What a request asks for.
@@ -132,7 +139,8 @@ impl Inner {
         let node = query::service_named(&self.view.load(), name)?;
         let Some(service) = &node.service else { return Ok(()) };
         let Some(instance) = service.instance(failed).cloned() else { return Ok(()) };
-        if caller.standing != Standing::Full {
+        // Whoever may only look is not believed.
+        if !self.may_start(&self.view.load(), caller, &node) {
             return Ok(());
         }
         let endpoints = query::service_status(&self.view.load(), &node)

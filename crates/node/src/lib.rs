@@ -5,15 +5,19 @@
 //! - What must happen after a change (orders to agents, waking finds, leases) follows from the events of the change,
 //!   and never from the request that made it; so it happens whoever asked.
 
+mod access;
 mod act;
 mod advertise;
 mod agents;
+mod auditing;
 mod find;
+mod identity;
 mod idle;
 mod leases;
 mod locks;
 mod logs;
 mod machine;
+mod serve;
 mod sockets;
 mod speed;
 mod start;
@@ -27,23 +31,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use byname_api::NameService;
 use byname_api::agent;
-use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
-use byname_api::filter::Filter;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
 use byname_cluster::{Cluster, OpenError, ProposeError};
-use byname_name::{Name, Pattern};
+use byname_name::Pattern;
 use byname_registry::service::Origin;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
+pub use identity::Setup;
 use machine::{RegistryMachine, View};
 
 /// What a server needs to know.
@@ -84,6 +85,7 @@ pub(crate) struct Inner {
     stopping: AtomicBool,
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
+    identity: OnceLock<Box<identity::Identity>>,
 }
 
 impl Node {
@@ -146,6 +148,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             finds: metrics::counter!("byname_finds_total"),
             has_ended: OnceLock::new(),
+            identity: OnceLock::new(),
         });
         inner.take_up();
         tokio::spawn(follow_events(inner.clone(), events));
@@ -153,6 +156,11 @@ impl Node {
         tokio::spawn(end_locks(inner.clone()));
         tokio::spawn(idle::stop_the_idle(inner.clone()));
         Ok(Node { inner })
+    }
+
+    /// This server's number.
+    pub fn id(&self) -> u64 {
+        self.inner.config.id
     }
 
     /// Lets finds ask an agent in this process whether a program that the tree still names has ended.
@@ -226,29 +234,6 @@ impl Inner {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// The one place where a caller's right to an operation on an object is decided. Access control lists come here;
-    /// until then a caller may do everything or only look.
-    pub(crate) fn authorise(&self, caller: &Caller, right: Right, name: &Name) -> Result<()> {
-        let allowed = match caller.standing {
-            Standing::Full => true,
-            // Until access control lists are asked.
-            Standing::Authenticated | Standing::Anonymous => matches!(right, Right::Find | Right::List | Right::Read),
-        };
-        if allowed {
-            return Ok(());
-        }
-        metrics::counter!("byname_denials_total").increment(1);
-        tracing::info!(by = caller.principal, %right, %name, "denied");
-        Err(Error::new(
-            Code::Denied,
-            format!(
-                "`{}` may not {right} `{name}`: use the unix socket, or give the bearer token (the file `token` in the \
-                 server's data directory, in BYNAME_TOKEN)",
-                caller.principal
-            ),
-        ))
-    }
-
     /// The one write path: on disk and applied when it returns. A refusal by the registry is an error.
     pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
         metrics::counter!("byname_writes_total").increment(1);
@@ -309,6 +294,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
         let term = inner.cluster.term();
         inner.hub.tell(&batch);
         for event in batch {
+            inner.follow_principals(&event);
             match event {
                 Event::Service(id) => {
                     inner.waits.wake(id);
@@ -401,162 +387,5 @@ fn check_op(op: &Op) -> Result<()> {
             Err(Error::new(Code::TooLarge, "a value is 1 MiB (1048576 bytes) at most").field("value"))
         }
         Op::Declare { .. } | Op::Modify { .. } | Op::Delete { .. } | Op::Check { .. } => Ok(()),
-    }
-}
-
-#[async_trait::async_trait]
-impl NameService for Node {
-    async fn find(&self, cx: &Context, request: FindRequest) -> Result<FindReply> {
-        self.inner.finds.increment(1);
-        self.inner.find(cx, request).await
-    }
-
-    async fn read(&self, cx: &Context, request: ReadRequest) -> Result<ReadReply> {
-        self.inner.authorise(&cx.caller, Right::Read, &request.name)?;
-        if request.consistent {
-            self.inner.confirm().await?;
-        }
-        let mut reply = query::read(&self.inner.view.load(), &request.name, &self.inner.config.dns_suffix)?;
-        self.inner.add_samples(&mut reply.object);
-        Ok(reply)
-    }
-
-    async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
-        let pattern = pattern(&request.pattern)?;
-        self.inner.authorise(&cx.caller, Right::List, &pattern.literal_prefix())?;
-        if request.consistent {
-            self.inner.confirm().await?;
-        }
-        let tree = self.inner.view.load_full();
-        query::list(&tree, &pattern, request.limit, request.next.as_deref(), request.set.as_deref())
-    }
-
-    async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
-        let pattern = pattern(&request.pattern)?;
-        self.inner.authorise(&cx.caller, Right::Read, &pattern.literal_prefix())?;
-        if request.consistent {
-            self.inner.confirm().await?;
-        }
-        let tree = self.inner.view.load_full();
-        let mut reply = query::status(&tree, &pattern, request.limit, request.next.as_deref())?;
-        reply.services.iter_mut().for_each(|status| self.inner.add_to_status(&tree, status));
-        Ok(reply)
-    }
-
-    async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
-        self.inner.act(cx, request).await
-    }
-
-    async fn why(&self, cx: &Context, name: Name) -> Result<WhyReply> {
-        self.inner.authorise(&cx.caller, Right::Read, &name)?;
-        let tree = self.inner.view.load();
-        let mut reply = query::why(&tree, &name)?;
-        self.inner.add_to_status(&tree, &mut reply.status);
-        Ok(reply)
-    }
-
-    async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
-        for (index, op) in request.ops.iter().enumerate() {
-            let right = match op {
-                Op::Add { .. } => Right::Add,
-                Op::Put { .. } | Op::Declare { .. } | Op::Modify { .. } => Right::Modify,
-                Op::Delete { .. } => Right::Delete,
-                Op::Check { .. } => Right::Read,
-            };
-            self.inner.authorise(&cx.caller, right, op.name())?;
-            check_op(op).map_err(|error| match (request.ops.len(), error.at_field()) {
-                (1, _) | (_, None) => error,
-                (_, Some(field)) => {
-                    let field = format!("ops[{index}].{field}");
-                    error.field(field)
-                }
-            })?;
-        }
-        let (by, set) = (&cx.caller.principal, request.set);
-        if request.dry_run {
-            let tree = self.inner.view.load_full();
-            return byname_registry::rehearse(&tree, &request.ops, set.as_deref(), by, start::now());
-        }
-        let listens = request.ops.iter().any(declares_sockets);
-        match self.inner.propose(by, cx.request, Command::Batch { ops: request.ops, set }).await? {
-            Reply::Batch(reply) => {
-                if listens {
-                    self.inner.await_sockets(&reply.results).await;
-                }
-                Ok(reply)
-            }
-            // A request id that was used for another kind of write.
-            _ => Err(Error::new(Code::Conflict, "the request id was used for another request").field("request_id")),
-        }
-    }
-
-    async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
-        self.inner.advertise(cx, request).await
-    }
-
-    async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
-        self.inner.withdraw(cx, request).await
-    }
-
-    async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
-        self.inner.logs(cx, request).await
-    }
-
-    async fn search(&self, cx: &Context, request: SearchRequest) -> Result<SearchReply> {
-        let filter = Filter::parse(&request.filter)?;
-        self.inner.authorise(&cx.caller, Right::Read, &request.under)?;
-        if request.consistent {
-            self.inner.confirm().await?;
-        }
-        let tree = self.inner.view.load_full();
-        let suffix = &self.inner.config.dns_suffix;
-        let mut reply = query::search(&tree, &filter, &request.under, request.limit, request.next.as_deref(), suffix)?;
-        reply.objects.iter_mut().for_each(|object| self.inner.add_samples(object));
-        Ok(reply)
-    }
-
-    async fn watch(&self, cx: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
-        self.inner.watch(cx, request)
-    }
-
-    async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
-        self.inner.report(cx, request).await
-    }
-
-    async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
-        self.inner.lock(cx, request).await
-    }
-
-    async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
-        self.inner.unlock(cx, request).await
-    }
-
-    async fn info(&self, _cx: &Context) -> Result<ServerInfo> {
-        let inner = &self.inner;
-        let status = inner.cluster.status();
-        let tree = inner.view.load();
-        Ok(ServerInfo {
-            version: inner.config.version.clone(),
-            server: inner.config.id,
-            term: status.term,
-            primary: inner.cluster.is_primary(),
-            revision: tree.revision,
-            objects: tree.len() as u64,
-            servers: vec![inner.config.id],
-            agents: inner.agents.computers().iter().map(Name::to_string).collect(),
-            log_bytes: status.log_bytes,
-            snapshot_index: status.snapshot.unwrap_or_default(),
-            stalled: status.stalled,
-            started: inner.started.clone(),
-        })
-    }
-
-    async fn attach_agent(
-        &self,
-        cx: &Context,
-        reports: BoxStream<'static, agent::Report>,
-    ) -> Result<BoxStream<'static, agent::Order>> {
-        self.inner.authorise(&cx.caller, Right::Admin, &Name::root())?;
-        agents::attach(self.inner.clone(), reports).await
     }
 }

@@ -75,7 +75,12 @@ impl Inner {
         computer: &Name,
         ticket: TicketPair,
     ) -> Result<()> {
-        let Some(node) = self.view.load().by_id(service) else { return Ok(()) };
+        let tree = self.view.load_full();
+        let Some(node) = tree.by_id(service) else { return Ok(()) };
+        let secrets = match self.secrets_for(&tree, &node) {
+            Ok(secrets) => secrets,
+            Err(error) => return self.not_started(instance, error).await,
+        };
         let start = StartOrder {
             term: self.cluster.term(),
             instance,
@@ -83,12 +88,17 @@ impl Inner {
             name: node.name.clone(),
             launch: node.spec.launch.clone().unwrap_or_default(),
             ticket,
+            secrets,
         };
         if self.agents.send(computer, AgentOrder::Start(Box::new(start))) {
             metrics::counter!("byname_starts_total").increment(1);
             return Ok(());
         }
-        let error = Error::new(Code::NoHost, format!("the agent of `{computer}` has just gone"));
+        self.not_started(instance, Error::new(Code::NoHost, format!("the agent of `{computer}` has just gone"))).await
+    }
+
+    /// An order that came to nothing: its end is logged with the reason.
+    async fn not_started(self: &Arc<Self>, instance: InstanceId, error: Error) -> Result<()> {
         let change = byname_registry::command::Change::Ended {
             exit: byname_api::service::Exit::NotStarted,
             last_lines: String::new(),

@@ -13,10 +13,11 @@ use futures_util::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use byname_api::caller::Right;
+use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::request::{Change, Context, WatchEvent, WatchReply, WatchRequest};
 use byname_name::{NameKey, Pattern};
+use byname_registry::access::Sight;
 use byname_registry::{Event, Node as Object, query};
 
 use crate::Inner;
@@ -187,13 +188,32 @@ fn too_old() -> Error {
 }
 
 impl Inner {
+    /// Whether a watcher may be told of this object. One that is gone is judged by what is above it, and by its own list.
+    fn may_watch(&self, caller: &Caller, node: &Object) -> bool {
+        if caller.standing == Standing::Full {
+            return true;
+        }
+        if caller.standing == Standing::Authenticated && !self.is_still_there(caller) {
+            return false;
+        }
+        let (tree, who) = (self.view.load(), self.who(caller));
+        Sight::new(&tree, &who, &[Right::Read]).sees(node)
+    }
+
     pub(crate) fn watch(
         self: &Arc<Self>,
         cx: &Context,
         request: WatchRequest,
     ) -> Result<BoxStream<'static, Result<WatchReply>>> {
         let pattern = crate::pattern(&request.pattern)?;
-        self.authorise(&cx.caller, Right::Read, &pattern.literal_prefix())?;
+        let prefix = pattern.literal_prefix();
+        let sees_prefix = self.authorise(&cx.caller, Right::Read, &prefix);
+        if let Err(error) = sees_prefix {
+            // Something beneath may be open to the caller all the same.
+            if self.view.load().with_acl_beneath(&prefix).is_empty() {
+                return Err(error);
+            }
+        }
         if request.initial && request.from.is_some() {
             return Err(Error::invalid("initial", "either begin with what is there, or go on from a point"));
         }
@@ -220,7 +240,8 @@ impl Inner {
         };
         let initial = request.initial.then(|| Initial { tree, after: None });
         let inner = self.clone();
-        let watcher = Watcher { inner, pattern, receiver, waiting, at, sent: 0, hello: true, initial, over: false };
+        let caller = cx.caller.clone();
+        let watcher = Watcher { inner, caller, pattern, receiver, waiting, at, sent: 0, hello: true, initial, over: false };
         Ok(futures_util::stream::unfold(watcher, |mut watcher| async move {
             if watcher.over {
                 return None;
@@ -235,6 +256,8 @@ impl Inner {
 
 struct Watcher {
     inner: Arc<Inner>,
+    /// Rights are looked at for each event: what is taken away ends with the next.
+    caller: Caller,
     pattern: Pattern,
     receiver: broadcast::Receiver<Arc<Record>>,
     /// Records that were read from the ring.
@@ -301,7 +324,7 @@ impl Watcher {
         if record.revision > self.at {
             for (change, node) in record.events.iter().skip(self.sent) {
                 self.sent += 1;
-                if self.pattern.matches(&node.name) {
+                if self.pattern.matches(&node.name) && self.may_tell(record, node) {
                     bytes += weight(node);
                     events.push(self.event(*change, node));
                 }
@@ -321,6 +344,15 @@ impl Watcher {
         events
     }
 
+    /// Whether the caller may be told. What is gone is judged as if it were still there, and so is what went with it.
+    fn may_tell(&self, record: &Record, node: &Object) -> bool {
+        let above = |gone: &Object| gone.spec.acl.is_some() && node.name.is_under(&gone.name);
+        let gone = record.events.iter().filter(|(change, gone)| *change == Change::Deleted && above(gone));
+        self.caller.standing == Standing::Full
+            || (self.inner.may_watch(&self.caller, node)
+                && gone.into_iter().all(|(_, gone)| self.inner.may_watch(&self.caller, gone)))
+    }
+
     fn event(&self, change: Change, node: &Object) -> WatchEvent {
         let tree = self.inner.view.load();
         let object = self.inner.object(&tree, node);
@@ -330,7 +362,10 @@ impl Watcher {
     /// The next part of what was there when the watch began.
     fn initial_page(&mut self) -> Result<Option<WatchReply>> {
         let Some(Initial { tree, after }) = self.initial.take() else { return Ok(None) };
-        let page = query::list(&tree, &self.pattern, Some(MESSAGE as u32), after.as_deref(), None)?;
+        let who = self.inner.who(&self.caller);
+        let sight = crate::access::sight(&tree, &who, &[Right::Read]);
+        let page = query::list(&tree, &self.pattern, Some(MESSAGE as u32), after.as_deref(), None, sight.as_ref())?;
+        drop(sight);
         let objects = page.entries.iter().filter_map(|e| tree.get(&e.name).map(|n| (e.name.clone(), n.clone())));
         let events: Vec<WatchEvent> = objects
             .map(|(name, node)| WatchEvent { change: Change::Present, name, object: self.inner.object(&tree, &node) })
@@ -365,6 +400,7 @@ mod tests {
             modified: stamp,
             service: None,
             lock: None,
+            owner_id: None,
             unregistered: false,
         })
     }

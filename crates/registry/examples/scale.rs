@@ -1,17 +1,20 @@
 //! Measures the tree with many services: memory, finds, lists, patterns, searches, snapshots. Times are those on a
 //! processor, or the median (p50) of calls by the clock.
 //!
-//! `cargo run --release -p byname-registry --example scale -- 1000000`, and with `aliases` behind it for those
+//! `cargo run --release -p byname-registry --example scale -- 1000000`, and with `aliases` or `access` behind it for those
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use byname_api::access::AclEntry;
+use byname_api::caller::Right;
 use byname_api::filter::Filter;
 use byname_api::launch::Launch;
 use byname_api::object::{InstanceId, Kind, Spec};
 use byname_api::request::Op;
 use byname_api::span::Timestamp;
 use byname_name::{Name, Pattern};
+use byname_registry::access::{self, Sight, Who};
 use byname_registry::command::{Change, Order};
 use byname_registry::query::{self, Wants};
 use byname_registry::{Command, Entry, Registry, stored};
@@ -87,6 +90,9 @@ fn main() {
     // By themselves, because memory that was used before would be used again and not seen.
     if std::env::args().nth(2).is_some_and(|what| what == "aliases") {
         return aliases(count);
+    }
+    if std::env::args().nth(2).is_some_and(|what| what == "access") {
+        return decisions(count);
     }
     let before = resident();
     let start = on_processor();
@@ -175,6 +181,63 @@ fn aliases(count: u64) {
     println!("           {took:.1?} for a change of the alias that all lead through");
 }
 
+/// What decisions cost, at four labels.
+fn decisions(count: u64) {
+    let at = |n: u64| Name::parse(&format!("/site/{}/{}/svc-{n:06}", n / 10_000, n / 100 % 100)).expect("a name");
+    let mut registry = Registry::default();
+    for first in (0..count).step_by(BATCH as usize) {
+        let ops = (first..count.min(first + BATCH)).map(|n| Op::Add { name: at(n), spec: Spec::of(Kind::Record) });
+        batch(&mut registry, ops.collect());
+    }
+    let person = Name::parse("/people/liu").expect("a name");
+    let staff = Spec { members: Some(vec![person.to_string()]), ..Spec::of(Kind::Group) };
+    batch(
+        &mut registry,
+        vec![
+            Op::Add { name: person.clone(), spec: Spec::of(Kind::Principal) },
+            Op::Add { name: Name::parse("/groups/staff").expect("a name"), spec: staff },
+        ],
+    );
+    let names: Vec<Name> = (0..100_000).map(|n| at(n * 7_919 % count)).collect();
+    let pattern = Pattern::parse("/site/3/*/*").expect("a pattern");
+    let measure = |registry: &Registry, what: &str| {
+        let tree = registry.tree();
+        let who = Who::authenticated(&person, tree.get(&person).expect("the person").id);
+        for right in [Right::Find, Right::Modify] {
+            let ask = |n: u64| drop(black_box(access::allows(tree, &who, right, &names[n as usize % names.len()])));
+            println!("allows     {:.0?} each ({right}, {what})", mean(500_000, ask));
+        }
+        let page = |_| {
+            let sight = Sight::new(tree, &who, &[Right::List]);
+            drop(black_box(query::list(tree, &pattern, Some(1_000), None, None, Some(&sight))));
+        };
+        println!("list       {:.0?} p50 ({what})", p50(50, page));
+    };
+    measure(&registry, "no lists");
+    let entry = |who: &str, rights| AclEntry::allow(who.parse().expect("a subject"), rights);
+    let list = |acl| Spec { acl: Some(acl), ..Spec::default() };
+    let lists = (0..1_000.min(count / 100)).map(|n| {
+        let name = at(n * 100).parent().expect("a directory");
+        let acl = list(vec![entry("/groups/staff", Right::Find), entry("/people/liu", Right::Launch)]);
+        Op::Declare { name, spec: acl }
+    });
+    batch(&mut registry, lists.collect());
+    measure(&registry, "a list on the way, 1,000 in all");
+    let sites = (0..1_000).map(|n| Op::Declare {
+        name: Name::parse(&format!("/lists/{n}")).expect("a name"),
+        spec: list(vec![entry("/groups/staff", Right::Find)]),
+    });
+    let clear = (0..1_000.min(count / 100)).map(|n| Op::Modify {
+        name: at(n * 100).parent().expect("a directory"),
+        spec: Spec::default(),
+        clear: vec!["acl".into()],
+        if_version: None,
+    });
+    batch(&mut registry, clear.collect());
+    batch(&mut registry, sites.collect());
+    measure(&registry, "1,000 lists, none on the way");
+}
+
 fn measure(registry: &Registry, count: u64) {
     let tree = registry.tree();
     let names: Vec<Name> = (0..100_000).map(|n| name(n * 7_919_777 % count)).collect();
@@ -187,8 +250,8 @@ fn measure(registry: &Registry, count: u64) {
     );
     let list = |text: &str, limit: u32, times: usize| {
         let pattern = Pattern::parse(text).expect("a pattern");
-        let page = query::list(tree, &pattern, Some(limit), None, None).expect("a page");
-        let took = p50(times, |_| drop(black_box(query::list(tree, &pattern, Some(limit), None, None))));
+        let page = query::list(tree, &pattern, Some(limit), None, None, None).expect("a page");
+        let took = p50(times, |_| drop(black_box(query::list(tree, &pattern, Some(limit), None, None, None))));
         println!("list       {text}: {} names, more: {}, {took:.0?} p50", page.entries.len(), page.next.is_some());
     };
     list("/site/3/rack/7/*", 1_000, 50);
@@ -197,7 +260,7 @@ fn measure(registry: &Registry, count: u64) {
     list("/*/*/rack/7", 1_000, 20);
     list("/**/svc-000042", 1_000, 1);
     let filter = Filter::parse("(cn=svc-153042)").expect("a filter");
-    let took = p50(3, |_| drop(black_box(query::search(tree, &filter, &Name::root(), None, None, "x"))));
+    let took = p50(3, |_| drop(black_box(query::search(tree, &filter, &Name::root(), None, None, "x", None))));
     println!("search     a page of (cn=svc-153042) without an index: {took:.0?} p50");
     let root = Name::parse("/site/3").expect("a name");
     println!(

@@ -9,7 +9,9 @@ use byname_api::request::{BatchReply, Change as ObjectChange, Op, OpResult, Outc
 use byname_name::Name;
 
 use crate::aliases;
+use crate::bind::{self, Unbound, only_declared};
 use crate::command::Event;
+use crate::identity::Sealed;
 use crate::service::{Origin, Service};
 use crate::tree::{Node, Tree};
 
@@ -35,21 +37,24 @@ pub(crate) fn apply(
     let mut next = tree.clone();
     next.revision += 1;
     let mut results = Vec::with_capacity(ops.len());
-    let mut fresh = Vec::new();
+    let (mut fresh, mut unbound) = (Vec::new(), Unbound::default());
+    let blame = |index: usize, error: Error| {
+        if ops.len() == 1 {
+            return error;
+        }
+        let field = match error.at_field() {
+            Some(field) => format!("ops[{index}].{field}"),
+            None => format!("ops[{index}]"),
+        };
+        error.field(field)
+    };
     for (index, op) in ops.iter().enumerate() {
-        let mut change = Change { tree: &mut next, stamp, set, show, unregistered: false, events: &mut fresh };
-        let result = change.apply(op).map_err(|error| {
-            if ops.len() == 1 {
-                return error;
-            }
-            let field = match error.at_field() {
-                Some(field) => format!("ops[{index}].{field}"),
-                None => format!("ops[{index}]"),
-            };
-            error.field(field)
-        })?;
-        results.push(result);
+        unbound.index = index;
+        let (events, unbound) = (&mut fresh, &mut unbound);
+        let mut change = Change { tree: &mut next, stamp, set, show, unregistered: false, events, unbound };
+        results.push(change.apply(op).map_err(|error| blame(index, error))?);
     }
+    bind::bind(&mut next, unbound, &mut fresh).map_err(|(index, error)| blame(index, error))?;
     if results.iter().all(|r| matches!(r.outcome, Outcome::Unchanged | Outcome::Checked)) {
         next.revision -= 1;
     }
@@ -67,8 +72,10 @@ pub(crate) fn make_unregistered(
     events: &mut Vec<Event>,
 ) -> Result<Arc<Node>> {
     tree.revision += 1;
-    let mut change = Change { tree, stamp, set: None, show: false, unregistered: true, events };
+    let mut unbound = Unbound::default();
+    let mut change = Change { tree, stamp, set: None, show: false, unregistered: true, events, unbound: &mut unbound };
     change.create(name.clone(), spec)?;
+    bind::bind(tree, unbound, events).map_err(|(_, error)| error)?;
     tree.get(&name).ok_or_else(|| Error::internal(format!("`{name}` was made and is not there")))
 }
 
@@ -79,6 +86,7 @@ struct Change<'a> {
     show: bool,
     unregistered: bool,
     events: &'a mut Vec<Event>,
+    unbound: &'a mut Unbound,
 }
 
 impl Change<'_> {
@@ -87,7 +95,7 @@ impl Change<'_> {
         let name = self.tree.follow(op.name(), false, None)?;
         match op {
             Op::Add { spec, .. } => match self.tree.get(&name) {
-                Some(node) if node.unregistered => self.replace(&node, spec.clone()),
+                Some(node) if node.unregistered => self.replace(&node, only_declared(spec)),
                 Some(node) => Err(Error::new(
                     Code::AlreadyExists,
                     format!(
@@ -96,24 +104,26 @@ impl Change<'_> {
                         node.kind().with_article()
                     ),
                 )),
-                None => self.create(name, spec.clone()),
+                None => self.create(name, only_declared(spec)),
             },
             Op::Put { spec, if_version, .. } => match self.tree.get(&name) {
                 Some(node) => {
                     check_version(&node, *if_version)?;
-                    self.replace(&node, spec.clone())
+                    // Nobody can read the value of a secret to send it again, so one that is not named stays.
+                    let fingerprint = node.spec.fingerprint.clone();
+                    self.replace(&node, Spec { fingerprint, ..only_declared(spec) })
                 }
                 None if if_version.is_some() => Err(self.tree.not_found(&name)),
-                None => self.create(name, spec.clone()),
+                None => self.create(name, only_declared(spec)),
             },
             Op::Declare { spec, .. } => match self.tree.get(&name) {
                 Some(node) => {
                     let mut next = Spec::clone(&node.spec);
-                    next.overlay(spec);
+                    next.overlay(&only_declared(spec));
                     let kind = spec.kind.unwrap_or(node.kind());
                     self.replace(&node, Spec { kind: Some(kind), ..next })
                 }
-                None => self.create(name, spec.clone()),
+                None => self.create(name, only_declared(spec)),
             },
             Op::Modify { spec, clear, if_version, .. } => {
                 let node = self.tree.get(&name).ok_or_else(|| self.tree.not_found(&name))?;
@@ -121,8 +131,12 @@ impl Change<'_> {
                 let mut next = Spec::clone(&node.spec);
                 for path in clear {
                     next.clear(path)?;
+                    // It stands elsewhere: what is left of it here goes too.
+                    if path == "value" {
+                        next.fingerprint = None;
+                    }
                 }
-                next.overlay(spec);
+                next.overlay(&only_declared(spec));
                 let kind = spec.kind.unwrap_or(node.kind());
                 self.replace(&node, Spec { kind: Some(kind), ..next })
             }
@@ -159,7 +173,9 @@ impl Change<'_> {
 
     fn insert(&mut self, name: Name, mut spec: Spec, set: Option<&str>, unregistered: bool) -> Result<OpResult> {
         spec.kind = Some(spec.kind());
+        let owned = spec.owner.is_some();
         spec.owner.get_or_insert_with(|| self.stamp.by.clone());
+        let sealed = take_sealed(&mut spec, None)?;
         spec.check()?;
         self.check_alias(&name, &spec)?;
         self.check_sockets(None, &spec)?;
@@ -179,8 +195,14 @@ impl Change<'_> {
             service,
             unregistered,
             lock: None,
+            owner_id: None,
         };
+        self.unbound.made(self.tree, &node.name);
+        self.unbound.touched(id, &node.spec, owned);
         let node = self.tree.put(None, node);
+        if let Some(sealed) = sealed {
+            self.tree.identity_mut().secrets.insert(id, sealed);
+        }
         self.tell(ObjectChange::Created, node);
         Ok(OpResult { name, outcome: Outcome::Created, version: Version(version), before: None, after })
     }
@@ -204,6 +226,9 @@ impl Change<'_> {
         if spec.owner.is_none() {
             spec.owner.clone_from(&node.spec.owner);
         }
+        let owned = spec.owner != node.spec.owner;
+        bind::carry_over(&mut spec, &node.spec);
+        let sealed = take_sealed(&mut spec, Some(node))?;
         spec.check()?;
         self.check_alias(&node.name, &spec)?;
         self.check_sockets(Some(node.id), &spec)?;
@@ -223,8 +248,16 @@ impl Change<'_> {
             Kind::Service => node.service.clone().or_else(|| Some(Arc::new(Service::default()))),
             _ => None,
         };
+        if node.spec.fingerprint.is_some() && spec.fingerprint.is_none() {
+            self.tree.identity_mut().secrets.remove(&node.id);
+        }
+        if let Some(sealed) = sealed {
+            self.tree.identity_mut().secrets.insert(node.id, sealed);
+        }
+        self.unbound.touched(node.id, &spec, owned);
         let changed = Node {
             version,
+            owner_id: node.owner_id.filter(|_| !owned),
             spec: Arc::new(spec),
             set,
             modified: self.stamp.clone(),
@@ -364,6 +397,20 @@ impl Change<'_> {
             self.events.push(Event::Service(id));
         }
     }
+}
+
+/// Takes the sealed value out of a secret's declaration, which keeps its fingerprint only. `None` when there is none, or
+/// it is the one that is there.
+fn take_sealed(spec: &mut Spec, before: Option<&Node>) -> Result<Option<Arc<str>>> {
+    if spec.kind() != Kind::Secret {
+        return Ok(None);
+    }
+    let there = before.and_then(|node| node.spec.fingerprint.clone());
+    let Some(value) = spec.value.take() else { return Ok(None) };
+    let sealed = Sealed::parse(&value)?;
+    let same = there.as_ref() == Some(&sealed.fingerprint);
+    spec.fingerprint = Some(sealed.fingerprint);
+    Ok((!same).then_some(sealed.text))
 }
 
 fn share_hosts(one: &Launch, other: &Launch) -> bool {

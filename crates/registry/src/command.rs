@@ -1,8 +1,10 @@
 //! What goes in and comes out of the state machine.
 
+use std::fmt;
 use std::sync::Arc;
 
 use byname_api::error::Error;
+use byname_api::identity::JoinAs;
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::request::{BatchReply, Change as ObjectChange, Op, RequestId};
 use byname_api::service::{Endpoint, Exit};
@@ -112,6 +114,130 @@ pub enum Command {
         object: ObjectId,
         /// The renewal that ran out.
         renewal: u64,
+    },
+    /// What a principal proves itself with changes. The bytes are sealed by whoever proposes it.
+    Credential {
+        /// Whose.
+        principal: ObjectId,
+        /// What changes.
+        change: CredentialChange,
+    },
+    /// Keep something sealed under a key of the server's own: set-ups of mechanisms, keys of authorities.
+    Vault {
+        /// Under which key.
+        key: String,
+        /// What, sealed.
+        sealed: Vec<u8>,
+        /// Refuse with `conflict` when there is something under that key.
+        only_if_absent: bool,
+    },
+    /// A client is introduced to an instance of a service.
+    Introduce {
+        /// SHA-256 of the ticket that the client will show.
+        ticket: [u8; 32],
+        /// The client, as stamps name it.
+        client: String,
+        /// The client's object.
+        client_id: Option<ObjectId>,
+        /// The service.
+        service: ObjectId,
+        /// Which of its instances.
+        instance: InstanceId,
+        /// Until when the ticket is good.
+        expires: Timestamp,
+    },
+    /// An instance was shown a ticket. It is good once.
+    Verify {
+        /// SHA-256 of the ticket.
+        ticket: [u8; 32],
+        /// Who was shown it.
+        instance: InstanceId,
+    },
+    /// A computer may join.
+    Invite {
+        /// SHA-256 of the join token's secret.
+        secret: [u8; 32],
+        /// As what.
+        join_as: JoinAs,
+        /// Only the computer of this name.
+        computer: Option<Name>,
+        /// Until when.
+        expires: Timestamp,
+    },
+    /// A computer joins. The token is good once.
+    Join {
+        /// SHA-256 of the join token's secret.
+        secret: [u8; 32],
+        /// The computer's name; its object is made when there is none.
+        computer: Name,
+    },
+    /// Something that proved who somebody is does so no more.
+    Revoke(Revoked),
+    /// The head of a server's audit log, so that a cut-off tail is found.
+    Anchor {
+        /// Which server's.
+        server: u64,
+        /// The number of the newest record.
+        sequence: u64,
+        /// Its hash.
+        hash: [u8; 32],
+    },
+    /// A command that a format before 4 logged. It gives what it gave then: owners need not exist, and no name in it is
+    /// bound to an id.
+    Earlier(Box<Command>),
+}
+
+/// A change to what a principal proves itself with.
+#[derive(Clone, PartialEq)]
+pub enum CredentialChange {
+    /// The password file of OPAQUE, sealed; `None` takes the password away.
+    Password(Option<Vec<u8>>),
+    /// One passkey more.
+    AddPasskey {
+        /// What its owner calls it.
+        label: String,
+        /// The public key and its counter, sealed.
+        key: Vec<u8>,
+    },
+    /// The passkey was used: its counter has moved.
+    UpdatePasskey {
+        /// Which.
+        label: String,
+        /// What is kept from now on, sealed.
+        key: Vec<u8>,
+    },
+    /// A passkey is lost.
+    RemovePasskey {
+        /// Which.
+        label: String,
+    },
+}
+
+impl fmt::Debug for CredentialChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialChange::Password(Some(_)) => f.write_str("Password(…)"),
+            CredentialChange::Password(None) => f.write_str("Password(none)"),
+            CredentialChange::AddPasskey { label, .. } => write!(f, "AddPasskey({label:?})"),
+            CredentialChange::UpdatePasskey { label, .. } => write!(f, "UpdatePasskey({label:?})"),
+            CredentialChange::RemovePasskey { label } => write!(f, "RemovePasskey({label:?})"),
+        }
+    }
+}
+
+/// What is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// An instance's ticket and credential: it is answered by no find any more.
+    Instance(InstanceId),
+    /// All sessions and certificates that a principal was given so far.
+    Principal(ObjectId),
+    /// One session.
+    Session {
+        /// Its number.
+        session: u64,
+        /// When it would have ended: so long this must be known.
+        until: Timestamp,
     },
 }
 
@@ -234,6 +360,20 @@ pub enum Reply {
     },
     /// Whether there was a lock to let go of.
     Unlocked(bool),
+    /// The ticket was good: who the client is.
+    Verified {
+        /// The client, as stamps name it.
+        client: String,
+        /// The client's object when it was introduced.
+        client_id: Option<ObjectId>,
+    },
+    /// The computer has joined.
+    Joined {
+        /// Its object.
+        computer: ObjectId,
+        /// As what.
+        join_as: JoinAs,
+    },
 }
 
 /// What others may want to know of a command's effect.

@@ -1,9 +1,11 @@
 //! What follows from the objects and is kept beside them, so that nothing has to walk the whole tree.
 
+use std::sync::Arc;
+
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use byname_api::launch::{Launch, StableSocket};
-use byname_api::object::{InstanceId, Kind, ObjectId};
+use byname_api::object::{Audited, InstanceId, Kind, ObjectId, Spec};
 use byname_name::{Name, NameKey};
 
 use crate::stored::packed::is_special;
@@ -19,9 +21,77 @@ pub(crate) struct Derived {
     sockets: OrdMap<StableSocket, OrdSet<ObjectId>>,
     /// Aliases by the keys of their targets. Those of one target share its key.
     aliases: OrdSet<(NameKey, ObjectId)>,
+    /// The lists of objects that have one.
+    acls: OrdMap<NameKey, Arc<Spec>>,
+    /// What objects say about the audit of reads.
+    audits: OrdMap<NameKey, Audited>,
+    /// Members of groups that are bound, with their groups.
+    memberships: OrdSet<(ObjectId, ObjectId)>,
+    /// Members of groups that are not, with their groups.
+    waiting: OrdSet<(NameKey, ObjectId)>,
 }
 
 impl Derived {
+    /// Objects that have a list of their own, in the order of their names.
+    pub(crate) fn acls(&self) -> &OrdMap<NameKey, Arc<Spec>> {
+        &self.acls
+    }
+
+    /// What objects say about the audit of reads.
+    pub(crate) fn audits(&self) -> &OrdMap<NameKey, Audited> {
+        &self.audits
+    }
+
+    /// Puts a list where its object is not any more.
+    pub(crate) fn put_list(&mut self, key: NameKey, spec: Arc<Spec>) {
+        self.acls.insert(key, spec);
+    }
+
+    /// The groups that an object is a member of.
+    pub(crate) fn groups_of(&self, member: ObjectId) -> impl Iterator<Item = ObjectId> {
+        self.memberships.range((member, ObjectId(0))..=(member, ObjectId(u64::MAX))).map(|(_, group)| *group)
+    }
+
+    /// Whether any group has a member that is not bound to an object.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The groups with a member of this name that is not bound to an object.
+    pub(crate) fn waiting_for(&self, member: &NameKey) -> impl Iterator<Item = ObjectId> {
+        let range = (member.clone(), ObjectId(0))..=(member.clone(), ObjectId(u64::MAX));
+        self.waiting.range(range).map(|(_, group)| *group)
+    }
+
+    fn note_access(&mut self, node: &Node, there: bool) {
+        let spec = &node.spec;
+        if spec.acl.is_some() {
+            match there {
+                true => self.acls.insert(node.name.key(), spec.clone()),
+                false => self.acls.remove(&node.name.key()),
+            };
+        }
+        if let Some(audit) = spec.audit {
+            match there {
+                true => self.audits.insert(node.name.key(), audit),
+                false => self.audits.remove(&node.name.key()),
+            };
+        }
+        for member in spec.members.iter().flatten() {
+            match spec.member_ids.as_ref().and_then(|ids| ids.get(member)) {
+                Some(id) if there => drop(self.memberships.insert((*id, node.id))),
+                Some(id) => drop(self.memberships.remove(&(*id, node.id))),
+                None => {
+                    let Ok(name) = Name::parse(member) else { continue };
+                    match there {
+                        true => self.waiting.insert((name.key(), node.id)),
+                        false => self.waiting.remove(&(name.key(), node.id)),
+                    };
+                }
+            }
+        }
+    }
+
     /// The service that an instance belongs to.
     pub(crate) fn by_instance(&self, id: InstanceId) -> Option<ObjectId> {
         self.by_instance.get(&id).copied()
@@ -76,6 +146,7 @@ impl Derived {
         }
         if let Some(node) = before.filter(|b| after.is_none_or(|a| a.id != b.id || a.spec != b.spec)) {
             self.special.remove(&node.id);
+            self.note_access(node, false);
             if let Some(target) = target(node) {
                 self.aliases.remove(&(target, node.id));
             }
@@ -105,6 +176,7 @@ impl Derived {
             if launch(node).is_some_and(is_special) {
                 self.special.insert(node.id);
             }
+            self.note_access(node, true);
             if let Some(target) = target(node) {
                 self.note_alias(target, node.id);
             }

@@ -7,6 +7,7 @@
 //! - [`Tree`] is a frozen view that costs nothing to take: reads (`query`) work on one while writes go on.
 //! - What is stored has its own types and versions (`stored`); nothing else knows them.
 
+pub mod access;
 pub mod command;
 pub mod query;
 pub mod service;
@@ -14,7 +15,9 @@ pub mod stored;
 
 mod aliases;
 mod batch;
+mod bind;
 mod derived;
+mod identity;
 mod ids;
 mod index;
 mod lifecycle;
@@ -26,7 +29,8 @@ mod tree;
 mod walk;
 
 pub use batch::MAX_OPS;
-pub use command::{Command, Entry, Event, Reply};
+pub use command::{Command, CredentialChange, Entry, Event, Reply, Revoked};
+pub use identity::{Credentials, Passkey};
 pub use tree::{Node, Resolved, Tree};
 
 use std::sync::Arc;
@@ -54,6 +58,7 @@ impl Registry {
     /// Applies one command and says what came of it. Events go to those who wait for changes.
     pub fn apply(&mut self, entry: &Entry, events: &mut Vec<Event>) -> Reply {
         self.tree.now = self.tree.now.max(entry.at);
+        self.tree.sweep();
         let now = self.tree.now;
         if let Some(id) = entry.request {
             match self.sessions.recall(id, now) {
@@ -93,6 +98,32 @@ impl Registry {
             }
             Command::Unlock { name, key } => lock::unlock(tree, name, *key, events),
             Command::ExpireLock { object, renewal } => Ok(lock::expire(tree, *object, *renewal, events)),
+            Command::Credential { principal, change } => identity::credential(tree, *principal, change),
+            Command::Vault { key, sealed, only_if_absent } => identity::vault(tree, key, sealed, *only_if_absent),
+            Command::Introduce { ticket, client, client_id, service, instance, expires } => {
+                let wanted = identity::Wanted {
+                    ticket: *ticket,
+                    client,
+                    client_id: *client_id,
+                    service: *service,
+                    instance: *instance,
+                    expires: *expires,
+                };
+                identity::introduce(tree, &wanted)
+            }
+            Command::Verify { ticket, instance } => identity::verify(tree, *ticket, *instance),
+            Command::Invite { secret, join_as, computer, expires } => {
+                identity::invite(tree, *secret, *join_as, computer.as_ref(), *expires)
+            }
+            Command::Join { secret, computer } => identity::join(tree, *secret, computer, stamp, events),
+            Command::Revoke(what) => identity::revoke(tree, *what, stamp, events),
+            Command::Anchor { server, sequence, hash } => identity::anchor(tree, *server, *sequence, *hash),
+            Command::Earlier(command) => {
+                tree.binds = false;
+                let result = self.run(command, stamp, events);
+                self.tree.binds = true;
+                result
+            }
         }
     }
 }

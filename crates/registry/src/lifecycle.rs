@@ -57,6 +57,7 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
                 credential: None,
                 weight: None,
                 health: None,
+                revoked: false,
             });
             Ok(true)
         })
@@ -116,7 +117,7 @@ fn started(service: &mut Service, id: InstanceId, pid: Option<u32>, endpoints: &
 fn ready(service: &mut Service, id: InstanceId, pid: Option<u32>, endpoints: &[Endpoint], stamp: &Stamp) -> bool {
     let Some(instance) = service.instance_mut(id) else { return false };
     let was = instance.state;
-    if was == State::Stopping {
+    if was == State::Stopping || instance.revoked {
         return false;
     }
     let known = instance.pid == pid || pid.is_none();
@@ -328,6 +329,7 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
             credential: Some(ad.credential),
             weight: ad.weight,
             health: None,
+            revoked: false,
         });
         service.tell(stamp.at, Some(ad.instance), format!("advertised by {}", stamp.by));
         events.push(Event::Lease { instance: ad.instance, renewal: 1, ttl_ms });
@@ -339,6 +341,11 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
         (Evidence::Right, Origin::Advertised { .. }) => true,
         _ => false,
     };
+    if instance.revoked {
+        return Err(Error::new(Code::Denied, "the instance was revoked: nobody can advertise it any more")
+            .field("instance")
+            .log(format!("advertise of {} refused: {} was revoked, from {}", ad.name, ad.instance, stamp.by)));
+    }
     if !shown {
         return Err(refused());
     }
@@ -411,6 +418,35 @@ pub(crate) fn withdraw(
         drop_if_empty(tree, id, events);
     }
     Ok(Reply::Withdrawn(withdrawn))
+}
+
+/// Takes an instance its ticket and its credential, and hides it from every find.
+pub(crate) fn revoke(tree: &mut Tree, id: InstanceId, stamp: &Stamp, events: &mut Vec<Event>) -> Result<Reply> {
+    let node = tree.by_instance(id).ok_or_else(|| {
+        Error::new(Code::NotFound, format!("there is no instance {id}, or it has ended")).field("instance")
+    })?;
+    let changed = tree.change_service(node.id, |_, service| {
+        let Some(instance) = service.instance_mut(id).filter(|i| !i.revoked) else { return false };
+        instance.revoked = true;
+        // Whoever compares what was shown with these finds nothing.
+        instance.credential = None;
+        if let Origin::Launched { ticket, .. } = &mut instance.origin {
+            *ticket = None;
+        }
+        if instance.state != State::Stopping {
+            instance.state = State::Unhealthy;
+        }
+        let why = format!("revoked by {} at {}", stamp.by, stamp.at);
+        service.tell(stamp.at, Some(id), format!("revoked by {}", stamp.by));
+        if let Some(instance) = service.instance_mut(id) {
+            instance.health = Some(why);
+        }
+        true
+    });
+    if changed == Some(true) {
+        tell_state(tree, node.id, events);
+    }
+    Ok(Reply::Done)
 }
 
 pub(crate) fn expire(tree: &mut Tree, id: InstanceId, ran_out: u64, stamp: &Stamp, events: &mut Vec<Event>) -> Reply {

@@ -409,6 +409,7 @@ mod tests {
             service: None,
             unregistered: false,
             lock: None,
+            owner_id: None,
         })
     }
 

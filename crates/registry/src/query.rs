@@ -10,6 +10,7 @@ use byname_api::service::{Endpoint, Instance as InstanceView, State};
 use byname_name::ldap::LeafType;
 use byname_name::{Name, NameKey, Pattern, dns, http, ldap, spiffe};
 
+use crate::access::Sight;
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
 use crate::stored::packed::Slot;
@@ -128,7 +129,8 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
     let running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
     if !running.is_empty() {
         let chosen = if wants.all {
-            service.instances.iter().filter(|i| matches!(i.state, State::Running | State::Unhealthy)).collect()
+            let there = |i: &&Instance| matches!(i.state, State::Running | State::Unhealthy) && !i.revoked;
+            service.instances.iter().filter(there).collect()
         } else {
             choose(running, node.spec.choose.unwrap_or_default(), wants.turn, samples)
         };
@@ -344,6 +346,7 @@ fn page<T>(
     pattern: &Pattern,
     limit: Option<u32>,
     next: Option<&str>,
+    sight: Option<&Sight<'_>>,
     mut take: impl FnMut(&Slot) -> Option<(T, usize)>,
 ) -> Result<Page<T>> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
@@ -371,6 +374,16 @@ fn page<T>(
             Found::Match(slot) => (slot, exact || !slot.key().is_empty()),
             Found::Stopped(slot) => (slot, false),
         };
+        // What the caller may not see is passed over: a page neither ends at it nor because of it.
+        if let Some(sight) = sight
+            && (matched || matches.visits() >= MAX_VISITS)
+            && !sight.sees_slot(slot)
+        {
+            if sight.hides_all_beneath(slot.key()) {
+                matches.pass(slot.key());
+            }
+            continue;
+        }
         if matched && (items.len() == limit as usize || bytes > PAGE_BYTES) {
             return Ok(Page { items, next: last.map(|slot| slot.name().to_string()) });
         }
@@ -388,15 +401,17 @@ fn page<T>(
     Ok(Page { items, next: None })
 }
 
-/// Names that match, sorted.
+/// Names that match, sorted. `sight` is what the caller may see, when it may not see everything: what it does not see
+/// leaves no trace.
 pub fn list(
     tree: &Tree,
     pattern: &Pattern,
     limit: Option<u32>,
     next: Option<&str>,
     set: Option<&str>,
+    sight: Option<&Sight<'_>>,
 ) -> Result<ListReply> {
-    let page = page(tree, pattern, limit, next, |slot| {
+    let page = page(tree, pattern, limit, next, sight, |slot| {
         if set.is_some() && slot.set() != set {
             return None;
         }
@@ -413,13 +428,24 @@ pub fn list(
 }
 
 /// Services that match, with their states. A pattern that is an exact name follows aliases, and must be a service.
-pub fn status(tree: &Tree, pattern: &Pattern, limit: Option<u32>, next: Option<&str>) -> Result<StatusReply> {
+/// `sight` is what the caller may see, when it may not see everything.
+pub fn status(
+    tree: &Tree,
+    pattern: &Pattern,
+    limit: Option<u32>,
+    next: Option<&str>,
+    sight: Option<&Sight<'_>>,
+) -> Result<StatusReply> {
     if let Some(name) = pattern.as_exact() {
+        let unseen = |at: &Name| sight.filter(|sight| !sight.sees_name(at)).map(|s| tree.not_found_for(&name, s.who()));
+        if let Some(error) = tree.follow(&name, true, None).ok().and_then(|end| unseen(&end)) {
+            return Err(error);
+        }
         let node = service_named(tree, &name)?;
         let services = service_status(tree, &node).into_iter().collect();
         return Ok(StatusReply { services, next: None, fresh: fresh(tree) });
     }
-    let page = page(tree, pattern, limit, next, |slot| {
+    let page = page(tree, pattern, limit, next, sight, |slot| {
         if slot.kind() != Kind::Service {
             return None;
         }

@@ -7,12 +7,13 @@ use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use byname_api::error::{Error, Result};
+use byname_api::error::{Code, Error, Result};
 use byname_api::filter::Filter;
 use byname_api::object::{Kind, Version};
 use byname_api::request::SearchReply;
 use byname_name::{Name, NameKey, folded};
 
+use crate::access::{Sight, hidden};
 use crate::index::{Number, declared};
 use crate::query::{DEFAULT_LIMIT, MAX_LIMIT, PAGE_BYTES, fresh, just_after, object};
 use crate::stored::packed::Slot;
@@ -22,7 +23,8 @@ use crate::tree::{Node, Tree};
 pub const MAX_VISITS: usize = 10_000;
 
 /// One page of the objects at `under` and beneath it that fit, sorted by name. Aliases on the way to `under` are
-/// followed; those that are found are shown themselves.
+/// followed; those that are found are shown themselves. `sight` is what the caller may see, when it may not see
+/// everything: what it does not see leaves no trace.
 ///
 /// # Errors
 ///
@@ -34,16 +36,26 @@ pub fn search(
     limit: Option<u32>,
     next: Option<&str>,
     dns_suffix: &str,
+    sight: Option<&Sight<'_>>,
 ) -> Result<SearchReply> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if limit == 0 || limit > MAX_LIMIT {
         return Err(Error::invalid("limit", format!("a page has 1 to {MAX_LIMIT} entries")));
     }
-    let root = tree.resolve(under)?.node.name.key();
+    let root = match (tree.resolve(under), sight) {
+        (Ok(at), Some(sight)) if hidden(tree, sight.who(), &at.node.name) => {
+            return Err(tree.not_found_for(under, sight.who()));
+        }
+        (Ok(at), _) => at.node.name.key(),
+        (Err(error), Some(sight)) if error.code() == Code::NotFound => {
+            return Err(tree.not_found_for(under, sight.who()));
+        }
+        (Err(error), _) => return Err(error),
+    };
     let after = next.map(|next| after(next, &root)).transpose()?;
     let filter = Prepared::of(filter.clone());
     let mut page = Page { limit: limit as usize, objects: Vec::new(), bytes: 0, visits: 0, last: None };
-    let mut visit = |slot: &Slot| page.visit(tree, slot, &filter, dns_suffix);
+    let mut visit = |slot: &Slot| page.visit(tree, slot, &filter, dns_suffix, sight);
     let more = match tree.indexes().candidates(&filter.filter, &root, MAX_VISITS) {
         Some(places) => places
             .iter()
@@ -75,8 +87,23 @@ struct Page {
 
 impl Page {
     /// Takes an object if it fits the filter; false when it has no room on this page.
-    fn visit(&mut self, tree: &Tree, slot: &Slot, filter: &Prepared, dns_suffix: &str) -> bool {
-        if self.objects.len() == self.limit || self.bytes > PAGE_BYTES || self.visits == MAX_VISITS {
+    fn visit(
+        &mut self,
+        tree: &Tree,
+        slot: &Slot,
+        filter: &Prepared,
+        dns_suffix: &str,
+        sight: Option<&Sight<'_>>,
+    ) -> bool {
+        // A page neither ends at what the caller may not see nor because of it.
+        if sight.is_some_and(|sight| !sight.sees_slot(slot)) {
+            self.visits = MAX_VISITS.min(self.visits + 1);
+            return true;
+        }
+        if self.objects.len() == self.limit
+            || self.bytes > PAGE_BYTES
+            || (self.visits >= MAX_VISITS && self.last.is_some())
+        {
             return false;
         }
         self.visits += 1;

@@ -58,6 +58,8 @@ pub struct Instance {
     pub weight: Option<u32>,
     /// What it says about its health.
     pub health: Option<String>,
+    /// Its ticket and credential were revoked: no find gives it any more, and nobody can speak for it.
+    pub revoked: bool,
 }
 
 /// How an instance came to be.
@@ -120,6 +122,18 @@ pub struct LockState {
     pub renewal: u64,
     /// SHA-256 of the holder's key.
     pub key: [u8; 32],
+}
+
+impl Instance {
+    /// Whether it has proved to be what it says, and may go on doing so: it exchanged its launch ticket for a
+    /// credential, or an authenticated caller advertised it, and it is not revoked.
+    pub fn holds_ticket(&self) -> bool {
+        let shown = match self.origin {
+            Origin::Launched { ticket, .. } => ticket.is_none(),
+            Origin::Advertised { .. } => true,
+        };
+        shown && self.credential.is_some() && !self.revoked
+    }
 }
 
 impl Service {

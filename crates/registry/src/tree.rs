@@ -12,6 +12,7 @@ use byname_api::span::Timestamp;
 use byname_name::{Name, NameKey};
 
 use crate::derived::Derived;
+use crate::identity::Identity;
 use crate::ids::Ids;
 use crate::index::Indexes;
 use crate::names::Names;
@@ -44,6 +45,9 @@ pub struct Node {
     pub unregistered: bool,
     /// Its lock, while somebody holds it.
     pub lock: Option<Arc<LockState>>,
+    /// The owner's object when somebody named the owner. Without it the owner is the object of the owner's name, if that
+    /// is older than this one.
+    pub owner_id: Option<ObjectId>,
 }
 
 impl Node {
@@ -69,6 +73,9 @@ pub struct Tree {
     whole: OrdMap<ObjectId, Arc<Node>>,
     derived: Derived,
     indexes: Indexes,
+    pub(crate) identity: Arc<Identity>,
+    /// Whether names are bound to ids; not while a command of an earlier format is applied again.
+    pub(crate) binds: bool,
     /// Changes with every command that changes anything.
     pub revision: u64,
     /// Logged time: that of the newest command, and never going back.
@@ -95,6 +102,8 @@ impl Default for Tree {
             whole: OrdMap::new(),
             derived: Derived::default(),
             indexes: Indexes::default(),
+            identity: Arc::default(),
+            binds: true,
             revision: 0,
             now: Timestamp(0),
             next_id: 1,
@@ -110,10 +119,17 @@ impl Default for Tree {
             service: None,
             unregistered: false,
             lock: None,
+            owner_id: None,
         };
         tree.put(None, root);
         tree
     }
+}
+
+/// The error for an alias that leads to no object.
+pub(crate) fn leads_nowhere(name: &Name, end: &Name) -> Error {
+    let what = format!("`{name}` leads through an alias to `{end}`, and there is no such name");
+    Error::new(Code::NotFound, what)
 }
 
 impl Tree {
@@ -165,6 +181,15 @@ impl Tree {
         target: &NameKey,
     ) -> impl Iterator<Item = (&'a NameKey, &'a Slot)> + use<'a> {
         self.derived.aliases_from(target).filter_map(|(target, id)| Some((target, self.ids.get(*id)?)))
+    }
+
+    /// What follows from the objects.
+    pub(crate) fn derived(&self) -> &Derived {
+        &self.derived
+    }
+
+    pub(crate) fn derived_mut(&mut self) -> &mut Derived {
+        &mut self.derived
     }
 
     pub(crate) fn indexes(&self) -> &Indexes {
@@ -232,10 +257,7 @@ impl Tree {
             Some(node) => Ok(Resolved { node, aliased: true }),
             None if end == *name => Err(self.not_found(name)),
             None => Err(match self.not_found(&end) {
-                error if error.code() == Code::NotFound => Error::new(
-                    Code::NotFound,
-                    format!("`{name}` leads through an alias to `{end}`, and there is no such name"),
-                ),
+                error if error.code() == Code::NotFound => leads_nowhere(name, &end),
                 error => error,
             }),
         }
@@ -288,9 +310,16 @@ impl Tree {
         })
     }
 
-    /// The error for a name that is not there, naming the nearest ancestor that is.
+    /// The error for a name that is not there, naming the nearest ancestor that is. It is for those who may see
+    /// everything; see [`Tree::not_found_for`].
     pub fn not_found(&self, name: &Name) -> Error {
-        let nearest = name.ancestors().find_map(|a| self.slot(&a).cloned()).map(|slot| slot.unpack());
+        self.missing(name, &mut |_| true)
+    }
+
+    /// The error for a name that is not there, naming the nearest ancestor that is and may be named.
+    pub(crate) fn missing(&self, name: &Name, seen: &mut dyn FnMut(&Name) -> bool) -> Error {
+        let mut there = name.ancestors().filter_map(|a| self.slot(&a));
+        let nearest = there.find(|slot| seen(&slot.name())).map(Slot::unpack);
         let hint = match nearest.as_ref() {
             Some(node) if node.kind() == Kind::Junction => {
                 return Error::new(
@@ -340,6 +369,7 @@ impl Tree {
         name.with_key(|key| self.names.remove(key.as_bytes()));
         self.ids.remove(node.id);
         self.whole.remove(&node.id);
+        self.forget_identity(node.id);
         self.note(Some(&node), None);
         Some(node)
     }

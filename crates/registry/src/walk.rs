@@ -92,6 +92,11 @@ impl<'a> Matches<'a> {
         self.visits
     }
 
+    /// Goes on behind an object and what is beneath it.
+    pub(crate) fn pass(&mut self, key: &[u8]) {
+        self.walk.seek(&behind(key));
+    }
+
     fn judge(&mut self, key: &[u8]) -> Verdict {
         // Labels that are those of the object before need not be matched again.
         let common = self.last.iter().zip(key).take_while(|(a, b)| a == b).count();

@@ -1,19 +1,27 @@
 //! The same commands give the same state everywhere: on two servers, and on one that was restored from a snapshot half
 //! way.
 
+use byname_api::access::{AclEntry, Subject};
+use byname_api::caller::Right;
+use byname_api::identity::JoinAs;
 use byname_api::launch::Launch;
-use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Version};
+use byname_api::object::{Audited, InstanceId, Kind, ObjectId, Spec, Version};
 use byname_api::request::{Op, RequestId};
 use byname_api::service::{Endpoint, Exit, State};
 use byname_api::span::Timestamp;
 use byname_name::Name;
 use byname_registry::command::{Advertise, Change, Evidence, Order};
-use byname_registry::{Command, Entry, Registry, stored};
+use byname_registry::{Command, CredentialChange, Entry, Registry, Revoked, stored};
 use proptest::prelude::*;
 
 fn name() -> impl Strategy<Value = Name> {
     let label = || prop::sample::select(vec!["a", "b", "c"]);
     prop::collection::vec(label(), 1..4).prop_map(|labels| Name::parse(&format!("/{}", labels.join("/"))).unwrap())
+}
+
+fn acl_entry() -> impl Strategy<Value = AclEntry> {
+    let who = prop_oneof![2 => name().prop_map(Subject::Named), 1 => Just(Subject::Anyone)];
+    (who, any::<bool>()).prop_map(|(who, allow)| AclEntry { allow, ..AclEntry::allow(who, Right::Read) })
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -25,6 +33,18 @@ fn spec() -> impl Strategy<Value = Spec> {
             launch: Some(Launch { program: Some("p".into()), ..Launch::default() }),
             ..Spec::of(Kind::Service)
         }),
+        Just(Spec::of(Kind::Principal)),
+        "[ab]".prop_map(|v| Spec { value: Some(format!("{v}.AAAA")), ..Spec::of(Kind::Secret) }),
+        prop::collection::vec(name().prop_map(|n| n.to_string()), 0..3)
+            .prop_map(|members| Spec { members: Some(members), ..Spec::of(Kind::Group) }),
+        (prop::collection::vec(acl_entry(), 0..3), prop::option::of(name()), any::<bool>()).prop_map(
+            |(acl, owner, reads)| Spec {
+                acl: Some(acl),
+                owner: owner.map(|o| o.to_string()),
+                audit: reads.then_some(Audited::Reads),
+                ..Spec::default()
+            }
+        ),
     ]
 }
 
@@ -94,6 +114,55 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (name(), prop::option::of(1..3u8))
             .prop_map(|(name, key)| Command::Unlock { name, key: key.map(|k| [k; 32]) }),
         1 => (service(), 0..60u64).prop_map(|(object, renewal)| Command::ExpireLock { object, renewal }),
+        4 => identity(),
+        1 => name().prop_map(|name| Command::Earlier(Box::new(Command::Batch {
+            ops: vec![Op::Add { name, spec: Spec { owner: Some("/nobody".into()), ..Spec::default() } }],
+            set: None,
+        }))),
+    ]
+}
+
+fn identity() -> impl Strategy<Value = Command> {
+    let object = || (0..12u64).prop_map(ObjectId);
+    let instance = || (1..12u64).prop_map(InstanceId);
+    let bytes = || (0..4u8).prop_map(|n| [n; 32]);
+    let until = || (1_000_000..20_000_000u64).prop_map(Timestamp);
+    let change = prop_oneof![
+        prop::option::of(any::<u8>()).prop_map(|b| CredentialChange::Password(b.map(|b| vec![b]))),
+        ("[ab]", any::<u8>()).prop_map(|(label, b)| CredentialChange::AddPasskey { label, key: vec![b] }),
+        ("[ab]", any::<u8>()).prop_map(|(label, b)| CredentialChange::UpdatePasskey { label, key: vec![b] }),
+        "[ab]".prop_map(|label| CredentialChange::RemovePasskey { label }),
+    ];
+    let revoked = prop_oneof![
+        instance().prop_map(Revoked::Instance),
+        object().prop_map(Revoked::Principal),
+        (0..9u64, until()).prop_map(|(session, until)| Revoked::Session { session, until }),
+    ];
+    prop_oneof![
+        (object(), change).prop_map(|(principal, change)| Command::Credential { principal, change }),
+        ("[ab]", any::<u8>(), any::<bool>()).prop_map(|(key, b, only_if_absent)| Command::Vault {
+            key,
+            sealed: vec![b],
+            only_if_absent
+        }),
+        (bytes(), object(), instance(), until(), prop::option::of(object())).prop_map(
+            |(ticket, service, instance, expires, client_id)| Command::Introduce {
+                ticket,
+                client: "/a".into(),
+                client_id,
+                service,
+                instance,
+                expires
+            }
+        ),
+        (bytes(), instance()).prop_map(|(ticket, instance)| Command::Verify { ticket, instance }),
+        (bytes(), any::<bool>(), prop::option::of(name()), until()).prop_map(|(secret, agent, computer, expires)| {
+            let join_as = if agent { JoinAs::Agent } else { JoinAs::Server };
+            Command::Invite { secret, join_as, computer, expires }
+        }),
+        (bytes(), name()).prop_map(|(secret, computer)| Command::Join { secret, computer }),
+        revoked.prop_map(Command::Revoke),
+        (0..3u64, 0..9u64, bytes()).prop_map(|(server, sequence, hash)| Command::Anchor { server, sequence, hash }),
     ]
 }
 
@@ -122,6 +191,14 @@ fn snapshot(registry: &Registry) -> Vec<u8> {
 fn check(registry: &Registry) {
     let tree = registry.tree();
     for node in tree.iter() {
+        assert!(node.kind() != Kind::Secret || node.spec.value.is_none());
+        assert_eq!(tree.secret(node.id).is_some(), node.spec.fingerprint.is_some(), "{}", node.name);
+        for entry in node.spec.acl.iter().flatten() {
+            assert_eq!(entry.id.is_some(), matches!(entry.who, Subject::Named(_)), "{}", node.name);
+        }
+        for (member, _) in node.spec.member_ids.iter().flatten() {
+            assert!(node.spec.members.iter().flatten().any(|m| m == member), "{}", node.name);
+        }
         if let Some(parent) = node.name.parent() {
             assert!(tree.get(&parent).is_some(), "{} has no parent", node.name);
         }
@@ -170,7 +247,7 @@ proptest! {
     fn stored_bytes_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = stored::decode_command(&bytes);
         let _ = stored::decode_reply(&bytes);
-        let mut file = b"byname-snapshot\x03".to_vec();
+        let mut file = b"byname-snapshot\x04".to_vec();
         file.extend(&bytes);
         let _ = stored::read_snapshot(&mut file.as_slice());
     }

@@ -290,7 +290,8 @@ fn format_1_reads_as_ever() {
     assert_eq!((note.spec.value.as_deref(), note.set.as_deref()), (Some("seven"), None));
     let command = include_bytes!("fixtures/command-v1");
     let entry = stored::decode_command(command).unwrap();
-    assert!(matches!(entry.command, Command::Batch { ops, set: None } if ops.len() == 1));
+    let Command::Earlier(command) = entry.command else { panic!("{:?}", entry.command) };
+    assert!(matches!(*command, Command::Batch { ops, set: None } if ops.len() == 1));
     assert!(matches!(stored::decode_command(&[99, 0]), Err(stored::StoredError::Newer(99))));
 }
 
@@ -305,7 +306,36 @@ fn format_2_reads_as_ever() {
     assert_eq!((state.instances.len(), state.ends.len(), state.story.len()), (1, 1, 4));
     assert_eq!(registry.tree().get(&name("/b")).unwrap().set.as_deref(), Some("films"));
     let entry = stored::decode_command(include_bytes!("fixtures/command-v2")).unwrap();
-    assert!(matches!(entry.command, Command::Batch { ops, set: Some(_) } if ops.len() == 1));
+    let Command::Earlier(command) = entry.command else { panic!("{:?}", entry.command) };
+    assert!(matches!(*command, Command::Batch { ops, set: Some(_) } if ops.len() == 1));
+}
+
+#[test]
+fn format_3_reads_as_ever() {
+    let bytes = include_bytes!("fixtures/snapshot-v3");
+    let mut registry = stored::read_snapshot(&mut bytes.as_slice()).unwrap();
+    let tree = registry.tree();
+    let names: Vec<String> = tree.iter().map(|n| n.name.to_string()).collect();
+    let expected = "/ /BVODS /BVODS/QS /CMS /conf /conf/motd /conf/port /people /people/liu /staff";
+    assert_eq!(names.join(" "), expected);
+    let motd = tree.get(&name("/conf/motd")).unwrap();
+    assert_eq!((motd.spec.owner.as_deref(), motd.owner_id), (Some("/people/nobody"), None));
+    assert_eq!(motd.lock.as_deref().unwrap().key, [9; 32]);
+    assert!(!tree.get(&name("/BVODS/QS")).unwrap().service.as_deref().unwrap().instances[0].revoked);
+    assert_eq!(tree.get(&name("/staff")).unwrap().spec.member_ids, None);
+    // Owners need not exist, and members are not bound, as when it was logged.
+    let entry = stored::decode_command(include_bytes!("fixtures/command-v3")).unwrap();
+    assert!(matches!(registry.apply(&entry, &mut Vec::new()), Reply::Batch(_)));
+    let team = registry.tree().get(&name("/teams/db")).unwrap();
+    assert_eq!((team.spec.owner.as_deref(), team.owner_id), (Some("/people/gone"), None));
+    assert_eq!((team.spec.member_ids.clone(), team.set.as_deref()), (None, Some("teams")));
+    // A member that is made later is bound.
+    let new = Op::Add { name: name("/people/new"), spec: Spec::default() };
+    let command = Command::Batch { ops: vec![new], set: None };
+    registry.apply(&Entry { at: Timestamp(2_000_000), by: "liu".into(), request: None, command }, &mut Vec::new());
+    let id = registry.tree().get(&name("/people/new")).unwrap().id;
+    let ids = registry.tree().get(&name("/staff")).unwrap().spec.member_ids.clone().unwrap();
+    assert_eq!(ids.get("/people/new"), Some(&id));
 }
 
 #[test]
@@ -317,7 +347,7 @@ fn pages_join_without_gap_or_double() {
     let pattern = Pattern::parse("/p/*").unwrap();
     let (mut names, mut next) = (Vec::new(), None);
     loop {
-        let page = query::list(w.registry.tree(), &pattern, Some(10), next.as_deref(), None).unwrap();
+        let page = query::list(w.registry.tree(), &pattern, Some(10), next.as_deref(), None, None).unwrap();
         names.extend(page.entries.into_iter().map(|e| e.name.to_string()));
         next = page.next;
         if next.is_none() {
@@ -325,6 +355,6 @@ fn pages_join_without_gap_or_double() {
         }
     }
     assert_eq!(names, (0..25).map(|n| format!("/p/{n:02}")).collect::<Vec<_>>());
-    let wrong = query::list(w.registry.tree(), &pattern, None, Some("/q/1"), None).unwrap_err();
+    let wrong = query::list(w.registry.tree(), &pattern, None, Some("/q/1"), None, None).unwrap_err();
     assert_eq!(wrong.at_field(), Some("next"));
 }

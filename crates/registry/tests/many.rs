@@ -66,7 +66,7 @@ fn a_directory_with_100_000_children_is_like_any_other() {
     fill(&mut w, (0..100_000).map(|n| Op::Add { name: name(&format!("/d/{n:06}")), spec: record("x") }));
     within("one more", || w.add("/d/more", record("x")));
     let pattern = Pattern::parse("/d/*").unwrap();
-    let page = within("a page", || query::list(w.registry.tree(), &pattern, Some(1_000), None, None)).unwrap();
+    let page = within("a page", || query::list(w.registry.tree(), &pattern, Some(1_000), None, None, None)).unwrap();
     assert_eq!((page.entries.len(), page.next.as_deref()), (1_000, Some("/d/000999")));
     assert!(within("has children", || w.registry.tree().has_children(&name("/d"))));
     assert_eq!(within("not deleted", || w.batch(vec![delete("/d")])), Err(Code::Conflict));

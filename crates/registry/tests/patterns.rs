@@ -69,7 +69,7 @@ fn play(model: &mut BTreeMap<Vec<u8>, (String, Option<String>)>, op: &Op) {
 fn listed(registry: &Registry, pattern: &Pattern, limit: Option<u32>) -> Vec<String> {
     let (mut names, mut next) = (Vec::new(), None);
     loop {
-        let page = query::list(registry.tree(), pattern, limit, next.as_deref(), None).unwrap();
+        let page = query::list(registry.tree(), pattern, limit, next.as_deref(), None, None).unwrap();
         names.extend(page.entries.into_iter().map(|e| e.name.to_string()));
         next = page.next;
         if next.is_none() {
@@ -127,15 +127,16 @@ fn a_page_looks_at_a_bounded_number_of_names() {
     let last = format!("/d/{:06}", count - 1);
     for text in [format!("/d/*{}", count - 1), format!("/**/{:06}", count - 1)] {
         let pattern = Pattern::parse(&text).unwrap();
-        let page = query::list(w.registry.tree(), &pattern, None, None, None).unwrap();
+        let page = query::list(w.registry.tree(), &pattern, None, None, None, None).unwrap();
         assert!(page.entries.is_empty() && page.next.is_some(), "{text} ends early");
         assert_eq!(listed(&w.registry, &pattern, None), [last.as_str()], "{text}");
     }
-    let none = query::list(w.registry.tree(), &Pattern::parse("/d/*").unwrap(), None, None, Some("films")).unwrap();
+    let none =
+        query::list(w.registry.tree(), &Pattern::parse("/d/*").unwrap(), None, None, Some("films"), None).unwrap();
     assert!(none.entries.is_empty() && none.next.is_some(), "a set that is nowhere");
     // What a literal label tells is never looked for.
     let pattern = Pattern::parse(&format!("/*/{:06}", count - 1)).unwrap();
-    let page = query::list(w.registry.tree(), &pattern, None, None, None).unwrap();
+    let page = query::list(w.registry.tree(), &pattern, None, None, None, None).unwrap();
     assert_eq!((page.entries.len(), page.next), (1, None));
     let delete = Op::Delete { name: name("/d"), recursive: false, stop: false, if_version: None };
     assert!(w.batch(vec![delete]).is_err());

@@ -15,7 +15,7 @@ fn found(tree: &Tree, filter: &str, under: &str, limit: Option<u32>) -> Vec<Stri
     let filter = Filter::parse(filter).unwrap();
     let (mut names, mut next) = (Vec::new(), None);
     loop {
-        let page = query::search(tree, &filter, &name(under), limit, next.as_deref(), "x").unwrap();
+        let page = query::search(tree, &filter, &name(under), limit, next.as_deref(), "x", None).unwrap();
         names.extend(page.objects.into_iter().map(|o| o.name.to_string()));
         next = page.next;
         if next.is_none() {
@@ -69,7 +69,7 @@ fn filters_mean_what_the_interface_says() {
     assert_eq!(found(w.registry.tree(), "(&)", "/a/qs", None), ["/a/QS"]);
     assert_eq!(found(w.registry.tree(), "(&)", "/a/alias", None), ["/a/QS"], "the place is followed");
     let filter = Filter::parse("(&)").unwrap();
-    let search = |under, limit, next| query::search(w.registry.tree(), &filter, &name(under), limit, next, "x");
+    let search = |under, limit, next| query::search(w.registry.tree(), &filter, &name(under), limit, next, "x", None);
     assert_eq!(search("/nowhere", None, None).unwrap_err().code(), Code::NotFound);
     assert_eq!(search("/", Some(0), None).unwrap_err().at_field(), Some("limit"));
     assert_eq!(search("/a", None, Some("/g")).unwrap_err().at_field(), Some("next"));

@@ -5,11 +5,12 @@ use super::source::begins;
 use super::tree::Tree;
 
 /// Crates that touch files at all, beside that of the tests.
-const WRITERS: [&str; 5] = ["byname", "cluster", "identity", "launch", "testkit"];
+const WRITERS: [&str; 6] = ["audit", "byname", "cluster", "identity", "launch", "testkit"];
 const WIRING: &str = "crates/byname/src/serve/";
 
 /// The entries of a data directory that the wiring hands out, and whose they are. ARCHITECTURE.md describes them.
-const ENTRIES: [(&str, &str); 5] = [
+const ENTRIES: [(&str, &str); 6] = [
+    ("audit", "audit"),
     ("log", "cluster"),
     ("launch", "launch"),
     ("programs.d", "the owner of the host, read by launch"),
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_map_that_is_silent_about_an_entry_is_found() {
-        let found = findings(folders, &[("ARCHITECTURE.md", "log launch token endpoints.json")]);
+        let found = findings(folders, &[("ARCHITECTURE.md", "audit log launch token endpoints.json")]);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("programs.d"), "{found:?}");
     }

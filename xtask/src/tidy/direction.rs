@@ -11,18 +11,20 @@ use super::tree::{File, Tree};
 const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("name", &[], &[]),
     ("api", &["name"], &[]),
+    ("audit", &["api", "name"], &[]),
     ("registry", &["api", "name"], &[]),
     ("identity", &["api", "name"], &[]),
     ("cluster", &[], &[]),
     ("launch", &["api", "identity", "name"], &[]),
-    ("node", &["api", "cluster", "identity", "name", "registry"], &["launch", "testkit"]),
+    ("node", &["api", "audit", "cluster", "identity", "name", "registry"], &["launch", "testkit"]),
     ("client", &["api", "name"], &["testkit"]),
     ("front-grpc", &["api"], &["client", "name", "testkit"]),
     ("front-http", &["api", "identity", "name"], &["testkit"]),
+    ("front-spiffe", &["api", "launch"], &["identity", "name"]),
     ("testkit", &["api", "client", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
     (
         "byname",
-        &["api", "client", "cluster", "front-grpc", "front-http", "identity", "launch", "name", "node"],
+        &["api", "audit", "client", "cluster", "front-grpc", "front-http", "identity", "launch", "name", "node"],
         &["testkit"],
     ),
 ];
@@ -30,11 +32,12 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
 /// Libraries that stand for a protocol, an engine or an edge of the program, and the crates that may know them. Tests
 /// may use what they need.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("tonic", &["client", "front-grpc"]),
-    ("tonic-prost", &["client", "front-grpc"]),
+    ("tonic", &["client", "front-grpc", "front-spiffe"]),
+    ("tonic-prost", &["client", "front-grpc", "front-spiffe"]),
     ("tonic-health", &["front-grpc"]),
     ("tonic-reflection", &["front-grpc"]),
-    ("prost", &["api"]),
+    ("prost", &["api", "front-spiffe"]),
+    ("prost-types", &["front-spiffe"]),
     ("axum", &["front-grpc", "front-http"]),
     ("hyper", &["front-http"]),
     ("openraft", &["cluster"]),

@@ -5,7 +5,8 @@ use super::source::begins;
 use super::tree::Tree;
 
 /// Where the crates that keep files say what their bytes look like; a path that ends in `/` is a folder.
-const STORED: [(&str, &[&str]); 4] = [
+const STORED: [(&str, &[&str]); 5] = [
+    ("audit", &["crates/audit/src/line.rs"]),
     ("registry", &["crates/registry/src/stored/"]),
     ("cluster", &["crates/cluster/src/log/frame.rs", "crates/cluster/src/snapshot.rs"]),
     (

@@ -1,9 +1,8 @@
 //! What is declared about an object.
 
-use super::field::{all_into, each, id, id_option, name_option, option, span_option, within};
+use super::field::{all_into, each, id, name_option, option, span_option, within};
 use super::word::{kind_option, number_option, text_option, word_option};
 use super::{Acl, Attributes, Kind, Spec, Value, Values, value};
-use crate::access::{AclEntry, Rights};
 use crate::error::{Code, Error, Result};
 use crate::object;
 use crate::span::Span;
@@ -67,32 +66,6 @@ impl TryFrom<Spec> for object::Spec {
                     some.into_iter().map(|(name, text)| Ok((name, id(&text, "member_ids")?))).collect::<Result<_>>()?,
                 ),
             },
-        })
-    }
-}
-
-impl From<AclEntry> for super::AclEntry {
-    fn from(value: AclEntry) -> Self {
-        super::AclEntry {
-            who: value.who.to_string(),
-            id: value.id.map(|id| id.to_string()),
-            rights: value.rights.iter().map(|right| right.to_string()).collect(),
-            deny: !value.allow,
-            certified: value.certified,
-        }
-    }
-}
-
-impl TryFrom<super::AclEntry> for AclEntry {
-    type Error = Error;
-
-    fn try_from(message: super::AclEntry) -> Result<Self> {
-        Ok(AclEntry {
-            who: message.who.parse()?,
-            id: id_option(message.id, "id")?,
-            rights: Rights::parse(message.rights.iter().map(String::as_str))?,
-            allow: !message.deny,
-            certified: message.certified,
         })
     }
 }

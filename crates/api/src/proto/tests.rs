@@ -10,9 +10,11 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::access::{AclEntry, Rights, Subject};
-use crate::caller::Right;
+use crate::access::{self as a, AclEntry, Rights, Subject};
+use crate::audit as au;
+use crate::caller::{Mechanism, Right};
 use crate::error::{Code, Error, Result};
+use crate::identity::{self as i, Blob, Secret};
 use crate::launch as l;
 use crate::object as o;
 use crate::request as r;
@@ -35,6 +37,17 @@ where
     M: Message + Default + From<D>,
 {
     assert_eq!(format!("{:?}", through::<D, M>(&value)), format!("{:?}", Ok::<D, Error>(value)));
+}
+
+/// As [`same`], for values that show nothing of their secrets.
+fn equal<D, M>(value: D)
+where
+    D: Clone + Debug + PartialEq + TryFrom<M, Error: Debug>,
+    M: Message + Default + From<D>,
+{
+    let bytes = M::from(value.clone()).encode_to_vec();
+    let back = D::try_from(M::decode(&bytes[..]).expect("own bytes decode")).unwrap();
+    assert!(back == value, "{value:?} came back as {back:?}");
 }
 
 fn name() -> impl Strategy<Value = Name> {
@@ -123,16 +136,124 @@ prop_compose! {
 }
 
 fn acl_entry() -> impl Strategy<Value = AclEntry> {
-    let who = prop_oneof![
+    let rights = vec(one_of(&Right::ALL), 1..4)
+        .prop_map(|rights| rights.into_iter().fold(Rights::default(), |all, right| all.and(right.into())));
+    (subject(), of(any::<u64>().prop_map(o::ObjectId)), rights, any::<bool>(), any::<bool>())
+        .prop_map(|(who, id, rights, allow, certified)| AclEntry { who, id, rights, allow, certified })
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    prop_oneof![
         Just(Subject::Anyone),
         Just(Subject::Authenticated),
         any::<u32>().prop_map(Subject::User),
         name().prop_map(Subject::Named),
-    ];
-    let rights = vec(one_of(&Right::ALL), 1..4)
-        .prop_map(|rights| rights.into_iter().fold(Rights::default(), |all, right| all.and(right.into())));
-    (who, of(any::<u64>().prop_map(o::ObjectId)), rights, any::<bool>(), any::<bool>())
-        .prop_map(|(who, id, rights, allow, certified)| AclEntry { who, id, rights, allow, certified })
+    ]
+}
+
+fn secret() -> impl Strategy<Value = Secret> {
+    text().prop_map(Secret)
+}
+
+fn blob() -> impl Strategy<Value = Blob> {
+    vec(any::<u8>(), 0..20).prop_map(Blob)
+}
+
+fn login() -> BoxedStrategy<i::LoginRequest> {
+    use i::LoginRequest::*;
+    prop_oneof![
+        (name(), blob()).prop_map(|(principal, message)| PasswordStart { principal, message }),
+        (secret(), blob()).prop_map(|(attempt, message)| PasswordFinish { attempt, message }),
+        name().prop_map(|principal| PasskeyStart { principal }),
+        (secret(), text(), of(secret())).prop_map(|(attempt, credential, device)| PasskeyFinish {
+            attempt,
+            credential,
+            device
+        }),
+        (instance_id(), secret()).prop_map(|(instance, credential)| Instance { instance, credential }),
+        of(name()).prop_map(|principal| PageStart { principal }),
+        secret().prop_map(|attempt| PagePoll { attempt }),
+    ]
+    .boxed()
+}
+
+fn login_reply() -> BoxedStrategy<i::LoginReply> {
+    use i::LoginReply::*;
+    prop_oneof![
+        (secret(), blob()).prop_map(|(attempt, message)| Challenge { attempt, message }),
+        (secret(), text(), text(), any::<u64>()).prop_map(|(attempt, path, code, every_ms)| Page {
+            attempt,
+            path,
+            code,
+            every_ms
+        }),
+        Just(Pending),
+        Just(HandedOver),
+        (secret(), name(), at()).prop_map(|(token, principal, expires)| Session(i::Session {
+            token,
+            principal,
+            expires
+        })),
+    ]
+    .boxed()
+}
+
+fn enrol() -> BoxedStrategy<i::EnrolRequest> {
+    use i::EnrolRequest::*;
+    prop_oneof![
+        (name(), blob()).prop_map(|(principal, message)| PasswordStart { principal, message }),
+        (name(), blob()).prop_map(|(principal, message)| PasswordFinish { principal, message }),
+        name().prop_map(|principal| PasswordRemove { principal }),
+        name().prop_map(|principal| PasskeyPage { principal }),
+        secret().prop_map(|link| PasskeyStart { link }),
+        (secret(), text(), text()).prop_map(|(attempt, credential, label)| PasskeyFinish {
+            attempt,
+            credential,
+            label
+        }),
+        (name(), text()).prop_map(|(principal, label)| PasskeyRemove { principal, label }),
+        name().prop_map(|principal| List { principal }),
+    ]
+    .boxed()
+}
+
+fn enrol_reply() -> BoxedStrategy<i::EnrolReply> {
+    use i::EnrolReply::*;
+    prop_oneof![
+        (of(secret()), blob()).prop_map(|(attempt, message)| Challenge { attempt, message }),
+        (text(), at()).prop_map(|(path, expires)| Page { path, expires }),
+        Just(Done),
+        (any::<bool>(), texts()).prop_map(|(password, passkeys)| Credentials { password, passkeys }),
+    ]
+    .boxed()
+}
+
+prop_compose! {
+    fn certificate()(
+        (chain, bundle, spiffe, expires, token) in (text(), text(), text(), at(), of(secret())),
+    ) -> i::CertifyReply {
+        i::CertifyReply { chain, bundle, spiffe, expires, token }
+    }
+}
+
+prop_compose! {
+    fn decision()(
+        (right, allowed, at) in (one_of(&Right::ALL), any::<bool>(), of(name())),
+        (entry, through, because) in (of(acl_entry()), vec(name(), 0..3), text()),
+    ) -> a::Decision {
+        a::Decision { right, allowed, at, entry, through, because }
+    }
+}
+
+prop_compose! {
+    fn audit_record()(
+        (server, sequence, at, count) in (any::<u64>(), any::<u64>(), at(), any::<u64>()),
+        (by, how, operation, previous, hash) in (text(), text(), text(), text(), text()),
+        (from, name, code, detail) in (of(text()), of(text()), of(text()), of(text())),
+        outcome in one_of(&au::Outcome::ALL),
+    ) -> au::Record {
+        au::Record { server, sequence, at, by, how, from, operation, name, outcome, code, detail, count, previous, hash }
+    }
 }
 
 /// Boxed, like the other large ones: strategies within strategies live on the stack and overflow it.
@@ -360,6 +481,90 @@ proptest! {
     }
 
     #[test]
+    fn signing_in_and_enrolling_come_back(
+        (login, reply) in (login(), login_reply()),
+        (enrol, enrolled) in (enrol(), enrol_reply()),
+        (everywhere, principal) in (any::<bool>(), of(name())),
+    ) {
+        equal::<_, LoginRequest>(login);
+        equal::<_, LoginReply>(reply);
+        equal::<_, EnrolRequest>(enrol);
+        equal::<_, EnrolReply>(enrolled);
+        equal::<_, LogoutRequest>(i::LogoutRequest { everywhere, principal });
+    }
+
+    #[test]
+    fn who_somebody_is_comes_back(
+        (principal, id, instance) in (text(), of(any::<u64>().prop_map(o::ObjectId)), of(instance_id())),
+        (mechanism, expires, groups, admin) in (one_of(&Mechanism::ALL), of(at()), vec(name(), 0..3), any::<bool>()),
+        (domain, bundle, fingerprint, keys) in (text(), text(), text(), text()),
+    ) {
+        same::<_, WhoamiReply>(i::WhoamiReply { principal, id, instance, mechanism, expires, groups, admin });
+        equal::<_, TrustReply>(i::TrustReply { domain, bundle, fingerprint, keys });
+    }
+
+    #[test]
+    fn certificates_and_join_tokens_come_back(
+        (certificate, request, audience) in (certificate(), text(), texts()),
+        (instance, principal, validity) in (of(instance_id()), of(name()), of(span())),
+        (join_as, computer, ttl) in (one_of(&[i::JoinAs::Agent, i::JoinAs::Server]), of(name()), of(span())),
+        (secret, root, servers, expires) in (secret(), text(), texts(), at()),
+        (joining, cluster_key) in (name(), of(secret())),
+    ) {
+        equal::<_, CertifyRequest>(i::CertifyRequest { request: request.clone(), instance, principal, validity, audience });
+        equal::<_, CertifyReply>(certificate.clone());
+        equal::<_, InviteRequest>(i::InviteRequest { join_as, computer, ttl });
+        equal::<_, InviteReply>(i::InviteReply { secret: secret.clone(), root, servers, expires });
+        equal::<_, JoinRequest>(i::JoinRequest { secret, computer: joining, request });
+        equal::<_, JoinReply>(i::JoinReply { certificate, cluster_key });
+    }
+
+    #[test]
+    fn introductions_come_back(
+        (name, instance, id) in (name(), of(instance_id()), instance_id()),
+        (ticket, proof, credential) in (secret(), secret(), of(secret())),
+        (endpoints, expires) in (vec(endpoint(), 0..3), at()),
+        (client, client_id) in (text(), of(any::<u64>().prop_map(o::ObjectId))),
+    ) {
+        equal::<_, IntroduceRequest>(i::IntroduceRequest { name: name.clone(), instance });
+        let reply = i::IntroduceReply {
+            name: name.clone(), instance: id, endpoints, ticket: ticket.clone(), proof: proof.clone(), expires,
+        };
+        equal::<_, IntroduceReply>(reply);
+        equal::<_, VerifyRequest>(i::VerifyRequest { ticket, instance, credential });
+        equal::<_, VerifyReply>(i::VerifyReply { client, client_id, proof });
+        equal::<_, RevokeRequest>(i::RevokeRequest::Instance { instance: id });
+        equal::<_, RevokeRequest>(i::RevokeRequest::Principal { principal: name });
+    }
+
+    #[test]
+    fn questions_about_access_come_back(
+        (name, about, right, who) in (name(), of(subject()), of(one_of(&Right::ALL)), subject()),
+        decisions in vec(decision(), 0..3),
+        lists in vec((name(), text(), vec(acl_entry(), 0..3)), 0..3),
+    ) {
+        same::<_, AccessRequest>(a::AccessRequest { name: name.clone(), who: about, right });
+        let lists = lists.into_iter().map(|(name, owner, acl)| a::Listed { name, owner, acl }).collect();
+        same::<_, AccessReply>(a::AccessReply { name, who, decisions, lists });
+    }
+
+    #[test]
+    fn audit_records_come_back(
+        (records, next) in (vec(audit_record(), 0..3), of(text())),
+        (by, operation, since, until) in (of(text()), of(text()), of(at()), of(at())),
+        (name, outcome) in (of(prop::sample::select(&["*", "/A/{b,c}*"])), of(one_of(&au::Outcome::ALL))),
+        (n, limit, intact, trouble) in (any::<[u64; 5]>(), any::<u32>(), any::<bool>(), of(text())),
+    ) {
+        let name = name.map(str::to_owned);
+        let (verify, head) = (intact, by.clone().unwrap_or_default());
+        let request = au::AuditRequest { by, name, operation, outcome, since, until, limit, next: next.clone(), verify };
+        same::<_, AuditRequest>(request);
+        let [server, records_read, first, last, anchors] = n;
+        let verified = au::Verification { server, records: records_read, first, last, head, anchors, intact, trouble };
+        same::<_, AuditReply>(au::AuditReply { records, next, verified: Some(verified) });
+    }
+
+    #[test]
     fn a_server_s_word_about_itself_comes_back(
         (version, agents, stalled, started) in (text(), texts(), of(text()), stamp()),
         (n, primary, servers) in (any::<[u64; 6]>(), any::<bool>(), vec(any::<u64>(), 0..3)),
@@ -415,7 +620,13 @@ fn read_as_everything(bytes: &[u8]) {
         ServerInfo => r::ServerInfo, Spec => o::Spec, SearchRequest => r::SearchRequest, SearchReply => r::SearchReply,
         WatchRequest => r::WatchRequest, WatchReply => r::WatchReply, ReportRequest => r::ReportRequest,
         ReportReply => r::ReportReply, LockRequest => r::LockRequest, LockReply => r::LockReply,
-        UnlockRequest => r::UnlockRequest,
+        UnlockRequest => r::UnlockRequest, LoginRequest => i::LoginRequest, LoginReply => i::LoginReply,
+        LogoutRequest => i::LogoutRequest, WhoamiReply => i::WhoamiReply, EnrolRequest => i::EnrolRequest,
+        EnrolReply => i::EnrolReply, CertifyRequest => i::CertifyRequest, IntroduceRequest => i::IntroduceRequest,
+        IntroduceReply => i::IntroduceReply, VerifyRequest => i::VerifyRequest, VerifyReply => i::VerifyReply,
+        InviteRequest => i::InviteRequest, JoinRequest => i::JoinRequest, JoinReply => i::JoinReply,
+        RevokeRequest => i::RevokeRequest, AccessRequest => a::AccessRequest, AccessReply => a::AccessReply,
+        AuditRequest => au::AuditRequest, AuditReply => au::AuditReply,
     );
     if let Ok(message) = ActRequest::decode(bytes) {
         let _ = act_request(r::Verb::Stop, message);
@@ -474,6 +685,48 @@ fn what_is_wrong_is_named() {
     assert_eq!(refused(batch(ops)), invalid("ops[1].if_version"));
     assert_eq!(refused(batch(vec![Op { op: None }])), invalid("ops[0]"));
     assert_eq!(refused(r::ReadReply::try_from(ReadReply::default())), invalid("object"));
+
+    assert_eq!(refused(i::LoginRequest::try_from(LoginRequest::default())), invalid(""));
+    let step = login_request::Step::PasskeyStart(login_request::PasskeyStart { principal: "liu".into() });
+    let login = LoginRequest { step: Some(step) };
+    assert_eq!(refused(i::LoginRequest::try_from(login)), invalid_name("passkey_start.principal"));
+    let invite = InviteRequest { join_as: "guest".into(), ..InviteRequest::default() };
+    assert_eq!(refused(i::InviteRequest::try_from(invite)), invalid("join_as"));
+    assert_eq!(refused(i::RevokeRequest::try_from(RevokeRequest::default())), invalid(""));
+    let access = |who: &str, right: &str| {
+        let (who, right) = (Some(who.into()), Some(right.into()));
+        refused(a::AccessRequest::try_from(AccessRequest { name: "/a".into(), who, right }))
+    };
+    assert_eq!(access("liu", "read"), invalid("who"));
+    assert_eq!(access("anyone", "fly"), invalid("right"));
+    let audit = AuditRequest { outcome: Some("well".into()), ..AuditRequest::default() };
+    assert_eq!(refused(au::AuditRequest::try_from(audit)), invalid("outcome"));
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let secret = || Secret("hunter2".into());
+    let shown = [
+        format!(
+            "{:?}",
+            LoginReply::from(i::LoginReply::Session(i::Session {
+                token: secret(),
+                principal: Name::parse("/people/liu").unwrap(),
+                expires: Timestamp(0),
+            }))
+        ),
+        format!("{:?}", LoginRequest::from(i::LoginRequest::PagePoll { attempt: secret() }).step),
+        format!("{:?}", EnrolRequest::from(i::EnrolRequest::PasskeyStart { link: secret() })),
+        format!("{:?}", VerifyRequest { ticket: "hunter2".into(), ..VerifyRequest::default() }),
+        format!(
+            "{:?}",
+            AddRequest { name: "/s".into(), spec: Some(Spec { value: Some("hunter2".into()), ..Spec::default() }) }
+        ),
+        format!("{:?}", AdvertiseReply { credential: Some("hunter2".into()), ..AdvertiseReply::default() }),
+    ];
+    for text in shown {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }
 
 #[test]
@@ -513,7 +766,7 @@ fn a_long_message_loses_its_middle() {
 
 #[test]
 fn the_descriptors_name_the_services() {
-    for service in ["Names", "Services", "Cluster", "Agents"] {
+    for service in ["Names", "Services", "Cluster", "Identity", "Audit", "Agents"] {
         assert!(DESCRIPTOR_SET.windows(service.len()).any(|window| window == service.as_bytes()), "{service}");
     }
 }

@@ -1,7 +1,9 @@
 //! Closed sets of words: as enums where many messages carry them, as text where only declarations do.
 
 use super::{Change, Kind, Outcome, State};
+use crate::audit::Outcome as AuditOutcome;
 use crate::error::{Error, Result};
+use crate::identity::JoinAs;
 use crate::launch::{Handover, OnPartition, Ready, Start};
 use crate::object::{self, Audited, Choose};
 use crate::{request, service};
@@ -56,6 +58,8 @@ words! {
     Start { OnDemand = "on-demand", Always = "always", Manual = "manual" }
     Ready { Advertise = "advertise", Notify = "notify", Port = "port", Http = "http" }
     OnPartition { Keep = "keep", Stop = "stop" }
+    AuditOutcome { Ok = "ok", Denied = "denied", Unauthenticated = "unauthenticated", Failed = "failed" }
+    JoinAs { Agent = "agent", Server = "server" }
     Audited { Changes = "changes", Reads = "reads" }
     Handover { Relay = "relay", Fds = "fds" }
 }

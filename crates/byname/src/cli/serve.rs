@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use crate::serve::Ca;
+
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
@@ -77,6 +79,15 @@ pub(crate) struct ServerArgs {
     /// What to listen on.
     #[command(flatten)]
     pub listen: ListenArgs,
+    /// The trust domain, and the suffix of the DNS forms of names; fixed at the first start [default: byname.internal]
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// A host name, beside those beneath the domain, that clients reach this server by; may be repeated
+    #[arg(long = "host-name", value_name = "NAME")]
+    pub host_names: Vec<String>,
+    /// Where the root of the trust domain is: `own` makes one, `external` has it sign a request (`byname ca`)
+    #[arg(long, value_name = "WHERE", value_enum)]
+    pub ca: Option<Ca>,
     /// Join the servers that made this token
     #[arg(long, value_name = "TOKEN", value_parser = no_join)]
     pub join: Option<String>,
@@ -97,8 +108,8 @@ pub(crate) struct AgentArgs {
     /// The label of this host beneath /computers [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub computer: Option<String>,
-    /// Join the servers that made this token
-    #[arg(long, value_name = "TOKEN", value_parser = no_join)]
+    /// Join the servers that made this token, once: the agent keeps what it is given (`byname cluster invite --agent`)
+    #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
     /// Where the servers are: `--server` or BYNAME_SERVER, filled in by the caller.
     #[arg(skip)]

@@ -14,8 +14,8 @@ use super::files::DataDir;
 use crate::cli::serve::{AgentArgs, DevArgs, Listen, ServerArgs};
 use crate::environment::{Environment, system_config_dir};
 
-/// The DNS suffix when none is configured.
-const DNS_SUFFIX: &str = "byname.internal";
+/// The trust domain when none is configured.
+const DOMAIN: &str = "byname.internal";
 /// The data directory of a server or agent when none is configured.
 const DATA: &str = "/var/lib/byname";
 
@@ -28,8 +28,24 @@ pub(crate) struct ServerFile {
     /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
     #[serde(deserialize_with = "listen")]
     listen: Option<Listen>,
-    /// The suffix of the DNS forms of names.
-    dns_suffix: Option<String>,
+    /// The trust domain: also the suffix of the DNS forms of names. Fixed at the first start.
+    #[serde(alias = "dns_suffix")]
+    domain: Option<String>,
+    /// Host names, beside those beneath the trust domain, that clients reach this server by. Fixed at the first start.
+    host_names: Option<Vec<String>>,
+    /// `own`: the server makes the root of the trust domain; `external`: the root is elsewhere (`byname ca`).
+    ca: Option<Ca>,
+}
+
+/// Where the root of the trust domain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ca {
+    /// The server makes it.
+    #[default]
+    Own,
+    /// Elsewhere: it signs what the server issues with.
+    External,
 }
 
 /// `/etc/byname/agent.toml`.
@@ -56,8 +72,14 @@ pub(crate) struct ServerSettings {
     pub data: PathBuf,
     /// Where to listen.
     pub listen: Listen,
-    /// The suffix of the DNS forms.
-    pub dns_suffix: String,
+    /// The trust domain, and the suffix of the DNS forms.
+    pub domain: String,
+    /// Host names that clients reach it by.
+    pub host_names: Vec<String>,
+    /// The root of the trust domain is elsewhere.
+    pub external_ca: bool,
+    /// `byname dev`: for one person on one machine.
+    pub dev: bool,
     /// Folders of catalogue files (`dev`).
     pub programs: Vec<PathBuf>,
 }
@@ -66,8 +88,10 @@ pub(crate) struct ServerSettings {
 pub(crate) struct AgentSettings {
     /// The data directory.
     pub data: PathBuf,
-    /// Where the servers are.
-    pub server: String,
+    /// Where the servers are; none before it has joined with a token.
+    pub server: Option<String>,
+    /// A join token.
+    pub join: Option<String>,
     /// The file with the bearer token.
     pub token_file: Option<PathBuf>,
     computer: Option<String>,
@@ -88,7 +112,10 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data,
         listen: args.listen.listen.unwrap_or_default(),
-        dns_suffix: DNS_SUFFIX.into(),
+        domain: DOMAIN.into(),
+        host_names: Vec::new(),
+        external_ca: false,
+        dev: true,
         programs: args.programs,
     })
 }
@@ -96,10 +123,21 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
 /// `server`.
 pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     let file: ServerFile = read(args.config.as_deref(), "server.toml")?;
+    let domain = args.domain.or(file.domain).unwrap_or_else(|| DOMAIN.into());
+    if !byname_name::spiffe::is_trust_domain(&domain) {
+        return Err(Error::invalid(
+            "domain",
+            format!("`{}` is no trust domain: write it like a host name, in small letters", domain.escape_debug()),
+        ));
+    }
+    let given = Some(args.host_names).filter(|names| !names.is_empty());
     Ok(ServerSettings {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
-        dns_suffix: file.dns_suffix.unwrap_or_else(|| DNS_SUFFIX.into()),
+        domain,
+        host_names: given.or(file.host_names).unwrap_or_default(),
+        external_ca: args.ca.or(file.ca).unwrap_or_default() == Ca::External,
+        dev: false,
         programs: Vec::new(),
     })
 }
@@ -107,9 +145,7 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
 /// `agent`.
 pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings> {
     let file: AgentFile = read(args.config.as_deref(), "agent.toml")?;
-    let server = args.server.or(file.server).ok_or_else(|| {
-        Error::invalid("server", "say which server to serve: --server unix:///PATH, BYNAME_SERVER or agent.toml")
-    })?;
+    let server = args.server.or(file.server);
     let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DATA).join("agent"));
     let mut programs = args.programs;
     if programs.is_empty() {
@@ -118,6 +154,7 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
     Ok(AgentSettings {
         data,
         server,
+        join: args.join,
         token_file: env.token_file.clone().or(file.token_file),
         computer: args.computer.or(file.computer),
         programs,
@@ -140,22 +177,34 @@ pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environmen
         server: format!("unix://{}", data.socket().display()),
         require_user: false,
         port_range: None,
+        shared: None,
     }
 }
 
+/// The label of the host that an agent speaks for.
+pub(crate) fn computer(settings: &AgentSettings) -> String {
+    settings.computer.clone().unwrap_or_else(host_label)
+}
+
 /// The agent of a host.
-pub(crate) fn agent_launch(data: &DataDir, settings: &AgentSettings, env: &Environment) -> byname_launch::Config {
+pub(crate) fn agent_launch(
+    data: &DataDir,
+    settings: &AgentSettings,
+    server: &str,
+    env: &Environment,
+) -> byname_launch::Config {
     byname_launch::Config {
         dir: data.path("launch"),
-        computer: settings.computer.clone().unwrap_or_else(host_label),
+        computer: computer(settings),
         addresses: vec!["127.0.0.1".into()],
         programs: settings.programs.clone(),
         allow_commands: settings.allow_commands,
         holder: holder(),
         environment: env.for_programs.clone(),
-        server: settings.server.clone(),
+        server: server.to_owned(),
         require_user: true,
         port_range: None,
+        shared: None,
     }
 }
 

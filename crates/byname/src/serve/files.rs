@@ -60,7 +60,12 @@ impl DataDir {
     pub(crate) fn write_endpoints(&self, api: Option<SocketAddr>) -> Result<()> {
         let mut endpoints = serde_json::Map::new();
         if let Some(api) = api {
-            endpoints.insert("api".into(), format!("http://{api}").into());
+            // One port speaks both; plain HTTP from this host alone.
+            let plain = api.ip().is_loopback();
+            let scheme = if plain { "http" } else { "https" };
+            endpoints.insert("api".into(), format!("{scheme}://{api}").into());
+            endpoints.insert("https".into(), format!("https://{api}").into());
+            endpoints.insert("ca".into(), self.path("ca.pem").to_string_lossy().into());
         }
         endpoints.insert("socket".into(), self.socket.to_string_lossy().into());
         endpoints.insert("token_file".into(), self.path("token").to_string_lossy().into());
@@ -68,6 +73,25 @@ impl DataDir {
         let path = self.path("endpoints.json");
         let text = format!("{:#}\n", serde_json::Value::Object(endpoints));
         write_private(&path, text.as_bytes()).map_err(|e| cannot("write", &path, &e))
+    }
+
+    /// A folder in it, for this user only.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|e| cannot("make", &path, &e))?;
+        Ok(path)
+    }
+
+    /// Writes a file that others may read.
+    pub(crate) fn write_public(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        write_as(&path, bytes, 0o644).map_err(|e| cannot("write", &path, &e))
+    }
+
+    /// Writes a file for this user only.
+    pub(crate) fn write_private(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        write_private(&path, bytes).map_err(|e| cannot("write", &path, &e))
     }
 
     /// Nobody listens any more.
@@ -102,9 +126,13 @@ fn socket_path(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Written beside and renamed, so that nobody reads a half.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_as(path, bytes, 0o600)
+}
+
+fn write_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)

@@ -26,14 +26,6 @@ impl Listeners {
         let mut all = vec![Bound::Unix(unix(data).map_err(|e| cannot(&data.socket().display().to_string(), &e))?)];
         let mut api = None;
         if let Listen::At(address) = listen {
-            if !address.ip().is_loopback() {
-                return Err(Error::invalid(
-                    "listen",
-                    format!(
-                        "{address} is not an address of this host's loopback: others are served once there are certificates"
-                    ),
-                ));
-            }
             let listener = TcpListener::bind(address).await.map_err(|e| cannot(&address.to_string(), &e))?;
             api = Some(listener.local_addr().map_err(|e| cannot(&address.to_string(), &e))?);
             all.push(Bound::Tcp(listener));

@@ -2,7 +2,10 @@
 
 mod config;
 mod files;
+mod issuer;
+mod join;
 mod listeners;
+mod trust;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,7 +29,7 @@ use crate::environment::Environment;
 use crate::failure::Outcome;
 use crate::reach;
 use config::ServerSettings;
-pub(crate) use config::{AgentFile, ServerFile};
+pub(crate) use config::{AgentFile, Ca, ServerFile};
 use files::DataDir;
 use listeners::Listeners;
 
@@ -42,8 +45,10 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
     let server = Server::start(&env, data, &settings, Some(&agent)).await?;
+    agent.set_issuer(issuer::Issuer::new(Arc::new(server.node.clone())));
     server.announce()?;
     while let Signal::Reload = signals.next().await {
+        server.reload();
         if let Err(error) = agent.reload().await {
             tracing::error!("the catalogue is as before: {}", error.log_line());
         }
@@ -63,7 +68,7 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     let server = Server::start(&env, data, &settings, None).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
-        tracing::info!("there is nothing to reload: a server's settings are read when it starts");
+        server.reload();
     }
     server.stop(&env).await;
     Ok(())
@@ -76,11 +81,12 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     start_log(&env);
     let settings = config::agent(args, &env)?;
     let data = DataDir::take(&settings.data)?;
-    let agent = Agent::start(config::agent_launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let target =
-        reach::target(&env, &reach::Places::default(), Some(&settings.server), settings.token_file.as_deref())?;
-    let options = byname_client::Options { token: target.token, ..byname_client::Options::default() };
-    let clerk = Clerk::connect(&settings.server, options)?;
+    let member = join::member(&env, &data, &settings).await?;
+    let agent =
+        Agent::start(config::agent_launch(&data, &settings, &member.servers, &env)).await.map_err(cannot_start)?;
+    let clerk = member.clerk.clone();
+    agent.set_issuer(issuer::Issuer::new(clerk.clone()));
+    tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
     loop {
@@ -133,6 +139,7 @@ async fn serve_agent(clerk: &Clerk, agent: &Agent) -> Error {
 /// A server that answers.
 struct Server {
     node: Node,
+    tls: Arc<trust::Tls>,
     data: DataDir,
     api: Option<SocketAddr>,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -151,7 +158,7 @@ impl Server {
         let node = Node::open(byname_node::Config {
             dir: data.path("log"),
             id: 1,
-            dns_suffix: settings.dns_suffix.clone(),
+            dns_suffix: settings.domain.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         })
         .await
@@ -163,6 +170,7 @@ impl Server {
         }
         let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;
+        let tls = trust::establish(&node, &data, settings, api).await?;
         let measured = node.clone();
         let metrics = move || {
             measured.measure();
@@ -174,9 +182,11 @@ impl Server {
         let service: Arc<dyn NameService> = Arc::new(node.clone());
         let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
         let app = byname_front_http::router(service.clone(), extras).merge(byname_front_grpc::routes(service));
-        let gate = Gate::new(data.token()?);
+        let gate = Gate::before(node.authenticator());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(byname_front_http::serve(bound.all, app, gate, async {
+        let limits = byname_front_http::Limits::default();
+        let secure = Some(tls.clone() as _);
+        let serving = tokio::spawn(byname_front_http::serve_with(bound.all, app, gate, limits, secure, async {
             let _ = stopped.await;
         }));
         if let Some(api) = api
@@ -184,14 +194,29 @@ impl Server {
         {
             tracing::info!("commands over TCP need --token-file: cannot note down where the token is: {error}");
         }
-        Ok(Server { node, data, api, stop, serving })
+        if let Some(api) = api
+            && let Err(error) = reach::remember_ca(env, api, &data.path("ca.pem"))
+        {
+            tracing::info!("commands over TLS need --ca: cannot note down where the root certificate is: {error}");
+        }
+        Ok(Server { node, tls, data, api, stop, serving })
+    }
+
+    /// SIGHUP: a new certificate. A server's settings are read when it starts.
+    fn reload(&self) {
+        if let Err(error) = self.tls.reload() {
+            tracing::error!(error = error.log_line(), "the server's certificate is as before");
+        }
     }
 
     /// Says where it listens, then that it is ready.
     fn announce(&self) -> Outcome {
         self.data.write_endpoints(self.api)?;
         match self.api {
-            Some(api) => tracing::info!("listening on http://{api} and {}", self.data.socket().display()),
+            Some(api) => {
+                let scheme = if api.ip().is_loopback() { "http" } else { "https" };
+                tracing::info!("listening on {scheme}://{api} and {}", self.data.socket().display());
+            }
             None => tracing::info!("listening on {}", self.data.socket().display()),
         }
         // Whoever started it may not be reading; that is no reason to stop.
@@ -208,6 +233,7 @@ impl Server {
         self.node.drain();
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(DRAIN, self.serving).await;
+        self.node.anchor_audit().await;
         self.node.shutdown().await;
         self.data.remove_endpoints();
     }

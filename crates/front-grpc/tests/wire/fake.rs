@@ -6,8 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use axum::{Extension, Router};
+use byname_api::access::{AccessReply, AccessRequest, AclEntry, Decision, Listed, Subject};
 use byname_api::agent::{Order, Report};
-use byname_api::caller::{Admission, Caller};
+use byname_api::audit::{AuditReply, AuditRequest, Outcome as AuditOutcome, Record, Verification};
+use byname_api::caller::{Admission, Caller, Mechanism, Right};
+use byname_api::identity::*;
 use byname_api::launch::Launch;
 use byname_api::object::{InstanceId, Kind, Object, ObjectId, ServiceStatus, Spec, Stamp, Version};
 use byname_api::request::*;
@@ -77,6 +80,20 @@ fn status_of(name: Name) -> ServiceStatus {
         failures: 0,
         last_exit: None,
         listening: Vec::new(),
+    }
+}
+
+fn secret(text: &str) -> Secret {
+    Secret(text.into())
+}
+
+fn certificate() -> CertifyReply {
+    CertifyReply {
+        chain: "chain".into(),
+        bundle: "bundle".into(),
+        spiffe: "spiffe://byname.internal/a".into(),
+        expires: Timestamp(9),
+        token: Some(secret("jwt")),
     }
 }
 
@@ -198,6 +215,162 @@ impl NameService for Fake {
         }
         let end = stream::iter([Err(Error::new(Code::Unavailable, "the host went down"))]);
         Ok(pieces.chain(end).boxed())
+    }
+
+    async fn login(&self, cx: &Context, request: LoginRequest) -> Result<LoginReply> {
+        self.note(format!("login {request:?} id {}", cx.request.is_some()));
+        Ok(match request {
+            LoginRequest::PasswordStart { principal, .. } if principal.as_str() == "/hang" => {
+                self.hanging.notify_one();
+                return pending().await;
+            }
+            LoginRequest::PasswordStart { message, .. } => {
+                LoginReply::Challenge { attempt: secret("attempt"), message: Blob([&message.0[..], b"!"].concat()) }
+            }
+            LoginRequest::PageStart { .. } => LoginReply::Page {
+                attempt: secret("attempt"),
+                path: "/login#x".into(),
+                code: "ABCD-EFGH".into(),
+                every_ms: 500,
+            },
+            LoginRequest::PagePoll { .. } => LoginReply::Pending,
+            LoginRequest::PasskeyFinish { device: Some(_), .. } => LoginReply::HandedOver,
+            _ => LoginReply::Session(Session {
+                token: secret("token"),
+                principal: name("/people/liu"),
+                expires: Timestamp(7),
+            }),
+        })
+    }
+
+    async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
+        self.note(format!("logout {} {:?} id {}", request.everywhere, request.principal, cx.request.is_some()));
+        Ok(())
+    }
+
+    async fn whoami(&self, cx: &Context) -> Result<WhoamiReply> {
+        Ok(WhoamiReply {
+            principal: cx.caller.principal.clone(),
+            id: Some(ObjectId(4)),
+            instance: None,
+            mechanism: Mechanism::Socket,
+            expires: Some(Timestamp(8)),
+            groups: vec![name("/byname/admins")],
+            admin: true,
+        })
+    }
+
+    async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
+        self.note(format!("enrol {request:?} id {}", cx.request.is_some()));
+        Ok(match request {
+            EnrolRequest::PasswordStart { message, .. } => EnrolReply::Challenge { attempt: None, message },
+            EnrolRequest::PasskeyPage { .. } => {
+                EnrolReply::Page { path: "/enrol#link=x".into(), expires: Timestamp(6) }
+            }
+            EnrolRequest::List { .. } => EnrolReply::Credentials { password: true, passkeys: vec!["key".into()] },
+            _ => EnrolReply::Done,
+        })
+    }
+
+    async fn certify(&self, _: &Context, request: CertifyRequest) -> Result<CertifyReply> {
+        self.note(format!("certify {request:?}"));
+        Ok(certificate())
+    }
+
+    async fn trust(&self, _: &Context) -> Result<TrustReply> {
+        Ok(TrustReply {
+            domain: "byname.internal".into(),
+            bundle: "bundle".into(),
+            fingerprint: "f".into(),
+            keys: "{}".into(),
+        })
+    }
+
+    async fn introduce(&self, cx: &Context, request: IntroduceRequest) -> Result<IntroduceReply> {
+        self.note(format!("introduce {} id {}", request.name, cx.request.is_some()));
+        if request.name.as_str() == "/hang" {
+            self.hanging.notify_one();
+            return pending().await;
+        }
+        Ok(IntroduceReply {
+            name: request.name,
+            instance: request.instance.unwrap_or(InstanceId(7)),
+            endpoints: instance().endpoints,
+            ticket: secret("t1"),
+            proof: secret("t2"),
+            expires: Timestamp(5),
+        })
+    }
+
+    async fn verify(&self, cx: &Context, request: VerifyRequest) -> Result<VerifyReply> {
+        self.note(format!("verify {:?} id {}", request.instance, cx.request.is_some()));
+        Ok(VerifyReply { client: "/people/liu".into(), client_id: Some(ObjectId(3)), proof: request.ticket })
+    }
+
+    async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
+        self.note(format!("invite {request:?} id {}", cx.request.is_some()));
+        Ok(InviteReply {
+            secret: secret("join"),
+            root: "root".into(),
+            servers: vec!["https://192.0.2.1:7600".into()],
+            expires: Timestamp(4),
+        })
+    }
+
+    async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        self.note(format!("join {} id {}", request.computer, cx.request.is_some()));
+        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret) })
+    }
+
+    async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
+        self.note(format!("revoke {request:?} id {}", cx.request.is_some()));
+        Ok(())
+    }
+
+    async fn access(&self, _: &Context, request: AccessRequest) -> Result<AccessReply> {
+        let entry = AclEntry::allow(Subject::Anyone, Right::Find);
+        let decision = Decision {
+            right: request.right.unwrap_or(Right::Read),
+            allowed: false,
+            at: Some(name("/")),
+            entry: Some(AclEntry { allow: false, ..entry.clone() }),
+            through: vec![name("/groups/all")],
+            because: "it is refused".into(),
+        };
+        let list = Listed { name: name("/"), owner: "uid:0".into(), acl: vec![entry] };
+        let who = request.who.unwrap_or(Subject::Authenticated);
+        Ok(AccessReply { name: request.name, who, decisions: vec![decision], lists: vec![list] })
+    }
+
+    async fn audit(&self, _: &Context, request: AuditRequest) -> Result<AuditReply> {
+        self.note(format!("audit {request:?}"));
+        let record = Record {
+            server: 1,
+            sequence: 2,
+            at: Timestamp(3),
+            by: "/people/liu".into(),
+            how: "socket pid 1".into(),
+            from: None,
+            operation: "add".into(),
+            name: request.name,
+            outcome: request.outcome.unwrap_or(AuditOutcome::Ok),
+            code: None,
+            detail: None,
+            count: 1,
+            previous: "00".into(),
+            hash: "11".into(),
+        };
+        let verified = request.verify.then(|| Verification {
+            server: 1,
+            records: 2,
+            first: 1,
+            last: 2,
+            head: "11".into(),
+            anchors: 0,
+            intact: true,
+            trouble: None,
+        });
+        Ok(AuditReply { records: vec![record], next: request.next, verified })
     }
 
     async fn info(&self, _: &Context) -> Result<ServerInfo> {

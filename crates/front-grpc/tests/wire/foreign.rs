@@ -61,7 +61,13 @@ async fn what_the_library_refuses_has_a_code_too() {
     let garbage = Request::new(proto::AgentFrame { json: vec![0xff, 0xfe].into() });
     let status = call::<_, proto::FindReply>(channel.clone(), FIND, garbage).await.unwrap_err();
     assert_eq!(seen(&status), (Code::InvalidArgument, Some("invalid-argument"), None));
-    let status = call::<_, proto::FindReply>(channel, FIND, find(&"x".repeat(5 << 20))).await.unwrap_err();
+    let status = call::<_, proto::FindReply>(channel.clone(), FIND, find(&"x".repeat(5 << 20))).await.unwrap_err();
+    assert_eq!(seen(&status), (Code::ResourceExhausted, Some("too-large"), None));
+    // Whoever signs in is not known yet, and gets less room.
+    let finish = proto::login_request::PasskeyFinish { credential: "x".repeat(65 << 10), ..Default::default() };
+    let login = proto::LoginRequest { step: Some(proto::login_request::Step::PasskeyFinish(finish)) };
+    let path = "/byname.v1.Identity/Login";
+    let status = call::<_, proto::LoginReply>(channel, path, Request::new(login)).await.unwrap_err();
     assert_eq!(seen(&status), (Code::ResourceExhausted, Some("too-large"), None));
 }
 
@@ -113,7 +119,9 @@ async fn a_single_change_and_a_reported_failure_are_shorthand() {
 async fn every_service_is_healthy() {
     let (_server, channel) = served().await;
     let mut health = HealthClient::new(channel);
-    for service in ["", "byname.v1.Names", "byname.v1.Services", "byname.v1.Cluster", "byname.v1.Agents"] {
+    for service in
+        ["", "byname.v1.Names", "byname.v1.Services", "byname.v1.Cluster", "byname.v1.Identity", "byname.v1.Audit"]
+    {
         let reply = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
         assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
     }
@@ -140,9 +148,14 @@ async fn reflection_lists_the_services_in_both_versions() {
         }};
     }
     for names in [listed!(v1), listed!(v1alpha)] {
-        for service in
-            ["byname.v1.Names", "byname.v1.Services", "byname.v1.Cluster", "byname.v1.Agents", "grpc.health.v1.Health"]
-        {
+        for service in [
+            "byname.v1.Names",
+            "byname.v1.Cluster",
+            "byname.v1.Identity",
+            "byname.v1.Audit",
+            "byname.v1.Agents",
+            "grpc.health.v1.Health",
+        ] {
             assert!(names.iter().any(|name| name == service), "{service} is not in {names:?}");
         }
     }

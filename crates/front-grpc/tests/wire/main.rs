@@ -5,3 +5,5 @@
 mod clerk;
 mod fake;
 mod foreign;
+mod identity;
+mod trust;

@@ -1,7 +1,7 @@
 //! The HTTP interface as clients see it: every route, conditions, encodings, and every way to be refused.
 
-use crate::support::{Answer, JSON, Server};
-use serde_json::{Value, json};
+use crate::support::{Answer, JSON, Server, conforms};
+use serde_json::json;
 
 const RECORD: &str = r#"{"kind":"record","value":"1"}"#;
 const PATCH: (&str, &str) = ("Content-Type", "application/merge-patch+json");
@@ -391,6 +391,7 @@ async fn the_server_tells_about_itself() {
     assert_eq!(metrics.body, "byname_finds_total 1\n");
     assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
     assert!(server.get("/v1/byname.proto").await.body.contains("package byname.v1;"));
+    assert!(server.get("/v1/identity.proto").await.body.contains("service Identity {"));
 }
 
 #[tokio::test]
@@ -418,23 +419,41 @@ async fn the_document_lists_what_is_served() {
         [
             "delete get head patch put /v1/names/{path}",
             "delete put /v1/locks/{path}",
+            "get head /assets/sign-in.css",
+            "get head /assets/sign-in.js",
+            "get head /enrol",
             "get head /livez",
+            "get head /login",
             "get head /metrics",
             "get head /readyz",
+            "get head /v1/access/",
+            "get head /v1/access/{path}",
+            "get head /v1/audit",
             "get head /v1/byname.proto",
             "get head /v1/cluster",
             "get head /v1/errors/{code}",
             "get head /v1/find/{path}",
+            "get head /v1/identity.proto",
             "get head /v1/list",
             "get head /v1/openapi.json",
             "get head /v1/search",
             "get head /v1/services/{path}:logs",
             "get head /v1/services/{path}:why",
             "get head /v1/status",
+            "get head /v1/trust",
             "get head /v1/version",
             "get head /v1/watch",
+            "get head /v1/whoami",
             "get head patch /v1/names/",
             "post /v1/batch",
+            "post /v1/certify",
+            "post /v1/enrol",
+            "post /v1/introduce",
+            "post /v1/invite",
+            "post /v1/join",
+            "post /v1/login",
+            "post /v1/logout",
+            "post /v1/revoke",
             "post /v1/services/{path}:advertise",
             "post /v1/services/{path}:launch",
             "post /v1/services/{path}:report",
@@ -446,6 +465,7 @@ async fn the_document_lists_what_is_served() {
             "post /v1/services:reset",
             "post /v1/services:restart",
             "post /v1/services:stop",
+            "post /v1/verify",
         ]
     );
 }
@@ -477,56 +497,7 @@ async fn answers_are_as_the_document_says() {
         ("DELETE", "/v1/names/s", "/v1/names/{path}", ""),
     ] {
         let answer = server.send(method, target, &[JSON], body).await;
-        let operation = &document["paths"][template][method.to_ascii_lowercase()];
-        let content = &operation["responses"][answer.status.to_string()]["content"];
-        let schema = &content[answer.header("content-type")]["schema"];
-        assert!(schema.is_object(), "{method} {target}: {} is not documented: {answer:?}", answer.status);
-        conforms(&document, schema, &answer.json(), target);
-    }
-}
-
-/// As much of JSON Schema as the document's answers use. What a schema does not name is taken for a mistake.
-fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
-    if let Some(to) = schema["$ref"].as_str() {
-        return conforms(document, document.pointer(&to[1..]).unwrap(), value, at);
-    }
-    if let Some(words) = schema["enum"].as_array() {
-        assert!(words.contains(value), "{at}: {value} is none of {words:?}");
-    }
-    if let Some(choices) = schema["oneOf"].as_array() {
-        let fits = choices.iter().any(|choice| {
-            let choice = choice["$ref"].as_str().map_or(choice, |to| document.pointer(&to[1..]).unwrap());
-            is_of(&choice["type"], value) || choice.get("oneOf").is_some()
-        });
-        return assert!(fits, "{at}: {value} fits none of {choices:?}");
-    }
-    assert!(is_of(&schema["type"], value), "{at}: {value} is no {}", schema["type"]);
-    for required in schema["required"].as_array().into_iter().flatten() {
-        assert!(value.get(required.as_str().unwrap()).is_some(), "{at}: {required} is missing in {value}");
-    }
-    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
-        for (name, field) in fields {
-            let known = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} is not documented"));
-            conforms(document, known, field, &format!("{at} {name}"));
-        }
-    }
-    for item in value.as_array().into_iter().flatten() {
-        conforms(document, &schema["items"], item, at);
-    }
-}
-
-fn is_of(kind: &Value, value: &Value) -> bool {
-    match kind {
-        Value::Array(kinds) => kinds.iter().any(|kind| is_of(kind, value)),
-        Value::Null => true,
-        kind => match value {
-            Value::Null => kind == "null",
-            Value::Bool(_) => kind == "boolean",
-            Value::Number(n) => kind == "number" || (kind == "integer" && !n.is_f64()),
-            Value::String(_) => kind == "string",
-            Value::Array(_) => kind == "array",
-            Value::Object(_) => kind == "object",
-        },
+        conforms(&document, method, template, &answer);
     }
 }
 

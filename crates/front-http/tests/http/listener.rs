@@ -1,9 +1,13 @@
 //! The listener: versions of HTTP, bounds, odd requests, streams and the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Answer, Server, within};
-use byname_front_http::Limits;
+use crate::support::{Answer, Server, TOKEN, within};
+use byname_api::caller::Certificate;
+use byname_api::span::Timestamp;
+use byname_api::{Code, Error, Result};
+use byname_front_http::{Limits, Secure, Stream};
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
@@ -164,4 +168,64 @@ async fn a_request_that_never_ends_is_cut_by_a_shutdown() {
     server.stop();
     within(server.ended.take().unwrap()).await.unwrap();
     write.closed().await;
+}
+
+/// TLS in name only: the first byte of a handshake, then whether a certificate is shown, then everything in the clear.
+struct InNameOnly;
+
+#[async_trait::async_trait]
+impl Secure for InNameOnly {
+    async fn accept(&self, mut stream: TcpStream) -> Result<(Box<dyn Stream>, Option<Arc<Certificate>>)> {
+        let mut head = [0; 2];
+        let broke = |_| Error::new(Code::Unavailable, "the handshake broke off");
+        stream.read_exact(&mut head).await.map_err(broke)?;
+        let certificate = Certificate {
+            name: byname_name::Name::parse("/people/liu").unwrap(),
+            id: None,
+            instance: None,
+            serial: "1".into(),
+            fingerprint: [0; 32],
+            not_before: Timestamp(0),
+            not_after: Timestamp(u64::MAX),
+        };
+        Ok((Box::new(stream), (head[1] == b'c').then(|| Arc::new(certificate))))
+    }
+}
+
+#[tokio::test]
+async fn one_port_speaks_tls_and_on_this_host_plain_http() {
+    let tls: Arc<dyn Secure> = Arc::new(InNameOnly);
+    let server = Server::secured(Limits::default(), Some(tls)).await;
+    let get = |head: &str, host: &str, token: &str| {
+        format!("{head}GET /v1/whoami HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{token}\r\n").into_bytes()
+    };
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    for (bytes, status, principal) in [
+        (get("", "localhost", ""), 200, "anyone"),
+        (get("", "names.example", ""), 403, ""),
+        (get("\x16n", "names.example", ""), 200, "anyone"),
+        (get("\x16n", "names.example", &token), 200, "token"),
+        // A bearer token goes before a certificate, of which this gate knows none.
+        (get("\x16c", "names.example", &token), 200, "token"),
+        (get("\x16c", "names.example", ""), 401, ""),
+        (get("\x16n", "names.example", "Origin: https://names.example\r\n"), 200, "anyone"),
+        (get("\x16n", "names.example", "Origin: http://names.example\r\n"), 403, ""),
+    ] {
+        let answer = Answer::parse(server.raw(&bytes).await.as_bytes(), false);
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 200 {
+            assert_eq!(answer.json()["principal"], principal);
+        }
+    }
+    assert_eq!(server.send_local("GET", "/livez", &[], "").await.status, 200, "the unix socket is as it was");
+
+    // HTTP/2 is told from HTTP/1.1 behind TLS too.
+    let mut stream = TcpStream::connect(server.tcp).await.unwrap();
+    stream.write_all(b"\x16n").await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("https://names.example/v1/whoami").body(Empty::<Bytes>::new()).unwrap();
+    let answer = within(send.send_request(request)).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
 }

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use byname_api::access::{AccessReply, AccessRequest, AclEntry, Decision, Listed, Subject};
 use byname_api::agent::{Order, Report};
-use byname_api::caller::{Gate, Standing};
+use byname_api::audit::{AuditReply, AuditRequest, Outcome as AuditOutcome, Record, Verification};
+use byname_api::caller::{Gate, Right, Standing};
+use byname_api::identity::*;
 use byname_api::object::*;
 use byname_api::request::*;
 use byname_api::service::{Endpoint, Instance, State};
 use byname_api::span::Timestamp;
 use byname_api::{Code, Error, NameService, Result};
-use byname_front_http::{Bound, Extras, Limits, router, serve_with};
+use byname_front_http::{Bound, Extras, Limits, Secure, router, serve_with};
 use byname_name::Name;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -142,6 +145,16 @@ fn status(name: Name) -> ServiceStatus {
         failures: 0,
         last_exit: None,
         listening: Vec::new(),
+    }
+}
+
+fn certificate() -> CertifyReply {
+    CertifyReply {
+        chain: "chain".into(),
+        bundle: "bundle".into(),
+        spiffe: "spiffe://byname.internal/a".into(),
+        expires: Timestamp(1_700_000_000_000),
+        token: Some(Secret("jwt".into())),
     }
 }
 
@@ -282,6 +295,152 @@ impl NameService for Fake {
         }
     }
 
+    async fn login(&self, cx: &Context, request: LoginRequest) -> Result<LoginReply> {
+        self.call(cx, &request);
+        let (attempt, expires) = (Secret("attempt".into()), Timestamp(1_700_000_000_000));
+        Ok(match request {
+            LoginRequest::PasswordStart { message, .. } => LoginReply::Challenge { attempt, message },
+            LoginRequest::PasskeyStart { .. } => LoginReply::Challenge { attempt, message: Blob(b"{}".to_vec()) },
+            LoginRequest::PasskeyFinish { device: Some(_), .. } => LoginReply::HandedOver,
+            LoginRequest::PageStart { .. } => {
+                LoginReply::Page { attempt, path: "/login#x".into(), code: "ABCD-EFGH".into(), every_ms: 500 }
+            }
+            LoginRequest::PagePoll { .. } => LoginReply::Pending,
+            _ => LoginReply::Session(Session {
+                token: Secret("s3ss".into()),
+                principal: Name::parse("/people/liu")?,
+                expires,
+            }),
+        })
+    }
+
+    async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
+        self.call(cx, &request);
+        Ok(())
+    }
+
+    async fn whoami(&self, cx: &Context) -> Result<WhoamiReply> {
+        Ok(WhoamiReply {
+            principal: cx.caller.principal.clone(),
+            id: Some(ObjectId(5)),
+            instance: Some(InstanceId(33)),
+            mechanism: cx.caller.mechanism,
+            expires: Some(Timestamp(1_700_000_000_000)),
+            groups: vec![Name::parse("/byname/admins")?],
+            admin: cx.caller.standing == Standing::Full,
+        })
+    }
+
+    async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
+        self.call(cx, &request);
+        Ok(match request {
+            EnrolRequest::PasswordStart { message, .. } => EnrolReply::Challenge { attempt: None, message },
+            EnrolRequest::PasskeyPage { .. } => {
+                EnrolReply::Page { path: "/enrol#link=x".into(), expires: Timestamp(1_700_000_000_000) }
+            }
+            EnrolRequest::List { .. } => EnrolReply::Credentials { password: true, passkeys: vec!["key".into()] },
+            _ => EnrolReply::Done,
+        })
+    }
+
+    async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
+        self.call(cx, &request);
+        Ok(certificate())
+    }
+
+    async fn trust(&self, cx: &Context) -> Result<TrustReply> {
+        self.call(cx, "trust");
+        let (domain, bundle) = ("byname.internal".into(), "bundle".into());
+        Ok(TrustReply { domain, bundle, fingerprint: "ab".into(), keys: "{}".into() })
+    }
+
+    async fn introduce(&self, cx: &Context, request: IntroduceRequest) -> Result<IntroduceReply> {
+        self.call(cx, &request);
+        Ok(IntroduceReply {
+            name: request.name,
+            instance: InstanceId(33),
+            endpoints: instance().endpoints,
+            ticket: Secret("t1".into()),
+            proof: Secret("t2".into()),
+            expires: Timestamp(1_700_000_000_000),
+        })
+    }
+
+    async fn verify(&self, cx: &Context, request: VerifyRequest) -> Result<VerifyReply> {
+        self.call(cx, &request);
+        Ok(VerifyReply { client: "/people/liu".into(), client_id: Some(ObjectId(5)), proof: request.ticket })
+    }
+
+    async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
+        self.call(cx, &request);
+        Ok(InviteReply {
+            secret: Secret("join".into()),
+            root: "ab".into(),
+            servers: vec!["https://192.0.2.1:7600".into()],
+            expires: Timestamp(1_700_000_000_000),
+        })
+    }
+
+    async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        self.call(cx, &request);
+        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret) })
+    }
+
+    async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
+        self.call(cx, &request);
+        Ok(())
+    }
+
+    async fn access(&self, cx: &Context, request: AccessRequest) -> Result<AccessReply> {
+        self.call(cx, &request);
+        let (root, entry) = (Name::root(), AclEntry::allow(Subject::Anyone, Right::Find));
+        let decision = Decision {
+            right: request.right.unwrap_or(Right::Read),
+            allowed: true,
+            at: Some(root.clone()),
+            entry: Some(entry.clone()),
+            through: vec![Name::parse("/groups/all")?],
+            because: "it is granted".into(),
+        };
+        Ok(AccessReply {
+            name: request.name,
+            who: request.who.unwrap_or(Subject::Authenticated),
+            decisions: vec![decision],
+            lists: vec![Listed { name: root, owner: "byname".into(), acl: vec![entry] }],
+        })
+    }
+
+    async fn audit(&self, cx: &Context, request: AuditRequest) -> Result<AuditReply> {
+        self.call(cx, &request);
+        let record = Record {
+            server: 1,
+            sequence: 7,
+            at: Timestamp(1_700_000_000_000),
+            by: "/people/liu".into(),
+            how: "socket pid 1".into(),
+            from: Some("192.0.2.1".into()),
+            operation: "add".into(),
+            name: Some("/a".into()),
+            outcome: AuditOutcome::Denied,
+            code: Some("denied".into()),
+            detail: Some("why".into()),
+            count: 2,
+            previous: "00".into(),
+            hash: "11".into(),
+        };
+        let verified = request.verify.then(|| Verification {
+            server: 1,
+            records: 7,
+            first: 1,
+            last: 7,
+            head: "11".into(),
+            anchors: 2,
+            intact: false,
+            trouble: Some("a record is missing".into()),
+        });
+        Ok(AuditReply { records: vec![record], next: Some("n".into()), verified })
+    }
+
     async fn info(&self, cx: &Context) -> Result<ServerInfo> {
         self.call(cx, "info");
         Ok(ServerInfo {
@@ -322,6 +481,10 @@ impl Server {
     }
 
     pub(crate) async fn with(limits: Limits) -> Server {
+        Server::secured(limits, None).await
+    }
+
+    pub(crate) async fn secured(limits: Limits, tls: Option<Arc<dyn Secure>>) -> Server {
         let fake = Arc::new(Fake::default());
         let ready = Arc::new(Mutex::new(Ok(())));
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -336,7 +499,8 @@ impl Server {
             ready: Arc::new(move || is_ready.lock().unwrap().clone()),
         };
         let app = router(fake.clone(), extras);
-        let serving = serve_with(vec![Bound::Tcp(tcp), Bound::Unix(unix)], app, Gate::new(TOKEN), limits, async {
+        let bound = vec![Bound::Tcp(tcp), Bound::Unix(unix)];
+        let serving = serve_with(bound, app, Gate::new(TOKEN), limits, tls, async {
             let _ = stopped.await;
         });
         let ended = Some(tokio::spawn(serving));
@@ -479,4 +643,68 @@ fn unchunk(mut text: &str) -> String {
         text = &rest[size + 2..];
     }
     out
+}
+
+/// Whether an answer is as the document says of this operation.
+#[track_caller]
+pub(crate) fn conforms(document: &Value, method: &str, template: &str, answer: &Answer) {
+    let operation = &document["paths"][template][method.to_ascii_lowercase()];
+    let content = &operation["responses"][answer.status.to_string()]["content"];
+    let schema = &content[answer.header("content-type")]["schema"];
+    assert!(schema.is_object(), "{method} {template}: {} is not documented: {answer:?}", answer.status);
+    fits_schema(document, schema, &answer.json(), template);
+}
+
+/// As much of JSON Schema as the document's answers use. What a schema does not name is taken for a mistake.
+fn fits_schema<'a>(document: &'a Value, schema: &'a Value, value: &Value, at: &str) {
+    if let Some(to) = schema["$ref"].as_str() {
+        return fits_schema(document, document.pointer(&to[1..]).unwrap(), value, at);
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        assert!(words.contains(value), "{at}: {value} is none of {words:?}");
+    }
+    if let Some(word) = schema.get("const") {
+        return assert_eq!(word, value, "{at}");
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let resolve =
+            |choice: &'a Value| choice["$ref"].as_str().map_or(choice, |to| document.pointer(&to[1..]).unwrap());
+        // Steps are told apart by a word of their own.
+        let step =
+            |choice: &&Value| value.get("step").is_some() && choice["properties"]["step"]["const"] == value["step"];
+        if let Some(choice) = choices.iter().map(resolve).find(step) {
+            return fits_schema(document, choice, value, at);
+        }
+        assert!(value.get("step").is_none(), "{at}: {value} is no step of {choices:?}");
+        let fits = |choice: &Value| is_of(&choice["type"], value) || choice.get("oneOf").is_some();
+        return assert!(choices.iter().map(resolve).any(fits), "{at}: {value} fits none of {choices:?}");
+    }
+    assert!(is_of(&schema["type"], value), "{at}: {value} is no {}", schema["type"]);
+    for required in schema["required"].as_array().into_iter().flatten() {
+        assert!(value.get(required.as_str().unwrap()).is_some(), "{at}: {required} is missing in {value}");
+    }
+    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
+        for (name, field) in fields {
+            let known = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} is not documented"));
+            fits_schema(document, known, field, &format!("{at} {name}"));
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        fits_schema(document, &schema["items"], item, at);
+    }
+}
+
+fn is_of(kind: &Value, value: &Value) -> bool {
+    match kind {
+        Value::Array(kinds) => kinds.iter().any(|kind| is_of(kind, value)),
+        Value::Null => true,
+        kind => match value {
+            Value::Null => kind == "null",
+            Value::Bool(_) => kind == "boolean",
+            Value::Number(n) => kind == "number" || (kind == "integer" && !n.is_f64()),
+            Value::String(_) => kind == "string",
+            Value::Array(_) => kind == "array",
+            Value::Object(_) => kind == "object",
+        },
+    }
 }

@@ -260,3 +260,8 @@ pub(crate) fn date(at: Timestamp) -> Result<OffsetDateTime> {
 pub(crate) fn timestamp(at: OffsetDateTime) -> Timestamp {
     Timestamp(u64::try_from(at.unix_timestamp()).unwrap_or(0).saturating_mul(1_000))
 }
+
+/// When a certificate was made that holds from this time: clocks that are a little slow take it at once.
+pub(super) fn issued(not_before: Timestamp) -> Timestamp {
+    Timestamp(not_before.0.saturating_add(millis(SKEW)))
+}

@@ -33,6 +33,8 @@ pub struct Peer {
     pub serial: String,
     /// SHA-256 of the certificate (DER).
     pub fingerprint: [u8; 32],
+    /// When the certificate was made, as far as its validity tells.
+    pub issued: Timestamp,
     /// When the certificate expires. A connection may live longer: who cares asks again.
     pub not_after: Timestamp,
     /// Whether the name is that of a name server (`/byname/servers/…`).
@@ -139,6 +141,7 @@ pub(crate) fn verify_chain(
         instance,
         serial: hex::encode(significant(parsed.raw_serial())),
         fingerprint: fingerprint(leaf),
+        issued: super::profile::issued(timestamp(parsed.validity().not_before.to_datetime())),
         not_after: timestamp(parsed.validity().not_after.to_datetime()),
         is_server_name: server,
     })

@@ -176,6 +176,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         server: "unix:///run/byname/socket".into(),
         require_user: false,
         port_range: None,
+        shared: None,
     }
 }
 
@@ -187,6 +188,7 @@ pub(crate) fn start(instance: u64, launch: Launch) -> StartOrder {
         name: Name::parse("/BVODS/QS").unwrap(),
         launch,
         ticket: TicketPair { program: [0xa1; 32], server: [0xb2; 32] },
+        secrets: Default::default(),
     }
 }
 

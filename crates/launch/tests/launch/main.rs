@@ -12,6 +12,7 @@ mod logs;
 mod policy;
 mod readiness;
 mod relay_bench;
+mod secrets;
 mod sockets;
 mod trouble;
 
@@ -38,7 +39,7 @@ fn main() {
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 8] = [
+    let modules: [&[Test]; 9] = [
         readiness::TESTS,
         policy::TESTS,
         trouble::TESTS,
@@ -47,6 +48,7 @@ fn main() {
         limits::TESTS,
         activation::TESTS,
         sockets::TESTS,
+        secrets::TESTS,
     ];
     let trials = modules.into_iter().flatten().map(|(name, test)| {
         let name = name.strip_prefix("launch::").unwrap_or(name);

@@ -11,7 +11,6 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests![
     the_catalogue_s_words_come_first,
     a_reload_takes_effect_and_a_bad_one_does_not,
     a_bad_catalogue_is_told_with_its_place,
-    a_secret_is_not_supported_yet,
 ];
 
 fn program(name: &str) -> Launch {
@@ -94,16 +93,5 @@ fn a_bad_catalogue_is_told_with_its_place() {
     run(async move {
         let error = byname_launch::Agent::start(host.config()).await.err().expect("refused");
         assert!(error.to_string().contains("zz.toml:3:1"), "{error}");
-    });
-}
-
-fn a_secret_is_not_supported_yet() {
-    run(async {
-        let host = Host::new();
-        let mut agent = host.agent().await;
-        let env = Some([("KEY".to_owned(), EnvValue::Secret { secret: "x".into() })].into());
-        agent.start_service(1, Launch { env, ..plain("true") }).await;
-        let error = host::ended(&agent.until_ended(1).await).error.unwrap();
-        assert_eq!((error.code(), error.at_field()), (Code::Unsupported, Some("launch.env.KEY")));
     });
 }

@@ -14,7 +14,8 @@ pub(crate) mod packed;
 mod snapshot;
 pub(crate) mod v1;
 mod v2;
-pub(crate) mod v3;
+mod v3;
+pub(crate) mod v4;
 
 pub use command::{decode_command, encode_command};
 pub use snapshot::{read_snapshot, write_snapshot};
@@ -24,7 +25,7 @@ use byname_api::error::{Error, Result};
 use crate::command::Reply;
 
 /// The format that is written.
-pub const FORMAT: u8 = 3;
+pub const FORMAT: u8 = 4;
 
 /// What is stored cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +60,10 @@ impl From<Error> for StoredError {
 
 /// A reply as it is remembered and handed over the log's boundary.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
-    v3::encode_reply(reply)
+    v4::encode_reply(reply)
 }
 
 /// Reads what [`encode_reply`] made.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply> {
-    v3::decode_reply(bytes).map_err(|e| Error::internal(format!("a remembered reply: {e}")))
+    v4::decode_reply(bytes).map_err(|e| Error::internal(format!("a remembered reply: {e}")))
 }

@@ -6,7 +6,7 @@
 //!        the interface's version 1, without kind and owner; nothing when it says nothing more)
 //! ```
 //!
-//! A snapshot of format 3 holds these bytes as they are: whoever changes them makes a new format.
+//! A snapshot holds these bytes as they are since format 3: whoever changes them makes a new format.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ enum Owner<'a> {
     Creator,
     Nobody,
     Other(&'a str),
+    /// Since format 4.
+    Bound(&'a str, u64),
 }
 
 /// An object. Cloning copies a pointer; order and equality are those of the keys.
@@ -73,10 +75,11 @@ impl Slot {
             created: (node.created.at.0, &created_by),
             modified: (node.modified != node.created)
                 .then_some((node.modified.at.0, (modified_by != created_by).then_some(modified_by.as_str()))),
-            owner: match &node.spec.owner {
-                Some(owner) if *owner == created_by => Owner::Creator,
-                Some(owner) => Owner::Other(owner),
-                None => Owner::Nobody,
+            owner: match (&node.spec.owner, node.owner_id) {
+                (Some(owner), Some(id)) => Owner::Bound(owner, id.0),
+                (Some(owner), None) if *owner == created_by => Owner::Creator,
+                (Some(owner), None) => Owner::Other(owner),
+                (None, _) => Owner::Nobody,
             },
             set: node.set.as_deref(),
         };
@@ -118,7 +121,11 @@ impl Slot {
         spec.owner = match tail.owner {
             Owner::Creator => Some(tail.created.1.into()),
             Owner::Nobody => None,
-            Owner::Other(owner) => Some(owner.into()),
+            Owner::Other(owner) | Owner::Bound(owner, _) => Some(owner.into()),
+        };
+        let owner_id = match tail.owner {
+            Owner::Bound(_, id) => Some(ObjectId(id)),
+            _ => None,
         };
         let stamp = |at, by: &str| Stamp { at: Timestamp(at), by: by.into() };
         let created = stamp(tail.created.0, tail.created.1);
@@ -137,6 +144,7 @@ impl Slot {
             service: (kind == Kind::Service).then(Arc::default),
             unregistered: self.head().flags & UNREGISTERED != 0,
             lock: None,
+            owner_id,
         }
     }
 
@@ -157,9 +165,10 @@ impl Slot {
         Kind::ALL.get(usize::from(self.head().kind)).copied().unwrap_or(Kind::Directory)
     }
 
-    /// Whether it has an entry in an index beside that of names. Aliases have, by their targets, without the flag.
+    /// Whether it has an entry in an index beside that of names. Aliases have, by their targets, and groups, by their
+    /// members, without the flag.
     pub(crate) fn is_special(&self) -> bool {
-        self.head().flags & SPECIAL != 0 || self.kind() == Kind::Alias
+        self.head().flags & SPECIAL != 0 || matches!(self.kind(), Kind::Alias | Kind::Group)
     }
 
     /// The name as created.
@@ -178,6 +187,17 @@ impl Slot {
     /// The apply set that declared it.
     pub(crate) fn set(&self) -> Option<&str> {
         self.tail().0.set
+    }
+
+    /// Its owner, with the id that the owner was bound to when somebody named it.
+    pub(crate) fn owner(&self) -> Option<(&str, Option<ObjectId>)> {
+        let tail = self.tail().0;
+        match tail.owner {
+            Owner::Creator => Some((tail.created.1, None)),
+            Owner::Other(owner) => Some((owner, None)),
+            Owner::Bound(owner, id) => Some((owner, Some(ObjectId(id)))),
+            Owner::Nobody => None,
+        }
     }
 
     /// Whether attributes are declared: they come first in a declaration.
@@ -241,7 +261,7 @@ fn derived_name(key: &[u8]) -> String {
 
 /// Whether a declaration needs an entry in an index beside that of names.
 fn needs_index(spec: &Spec) -> bool {
-    spec.index.is_some() || spec.launch.as_ref().is_some_and(is_special)
+    spec.index.is_some() || spec.acl.is_some() || spec.audit.is_some() || spec.launch.as_ref().is_some_and(is_special)
 }
 
 /// A service that has stable sockets, stops when idle, or shall always run.

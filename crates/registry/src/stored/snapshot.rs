@@ -1,16 +1,19 @@
 //! The whole state as a stream: a header, the objects in the order of their names, what some have beyond their
-//! declarations, the remembered replies.
+//! declarations, the remembered replies, what proves who is who.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use byname_api::object::ObjectId;
 use byname_api::request::RequestId;
 use byname_api::span::Timestamp;
 
 use super::packed::Slot;
-use super::{FORMAT, StoredError, v1, v2, v3};
+use super::{FORMAT, StoredError, v1, v2, v3, v4};
 use crate::Registry;
+use crate::identity::Identity;
 use crate::sessions::Sessions;
 use crate::tree::{Node, Tree};
 
@@ -73,7 +76,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
     }
     put(&mut out, &(tree.whole().len() as u64))?;
     for node in tree.whole() {
-        put(&mut out, &v3::More::from(&**node))?;
+        put(&mut out, &v4::More::from(&**node))?;
     }
     for reply in &replies {
         put(&mut out, reply)?;
@@ -84,6 +87,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
     for key in &sessions.used {
         put(&mut out, key)?;
     }
+    put_identity(&mut out, tree.identity())?;
     out.flush()
 }
 
@@ -116,7 +120,7 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
                 tree.put(before.as_deref(), node);
             }
         }
-        _ => read_objects(&mut tree, header.objects, &mut from)?,
+        _ => read_objects(&mut tree, header.objects, format, &mut from)?,
     }
     let mut sessions = Sessions::default();
     for _ in 0..header.replies {
@@ -133,10 +137,13 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
         let key = get(&mut from)?;
         sessions.use_up(key);
     }
+    if format >= 4 {
+        get_identity(tree.identity_mut(), &mut from)?;
+    }
     Ok(Registry { tree, sessions })
 }
 
-fn read_objects(tree: &mut Tree, objects: u64, from: &mut impl Read) -> Result<(), StoredError> {
+fn read_objects(tree: &mut Tree, objects: u64, format: u8, from: &mut impl Read) -> Result<(), StoredError> {
     let (mut failed, mut record) = (None, Vec::new());
     let slots = (0..objects).map(|_| match get_bytes(from, &mut record) {
         Ok(()) => Slot::read(&record),
@@ -152,12 +159,86 @@ fn read_objects(tree: &mut Tree, objects: u64, from: &mut impl Read) -> Result<(
     restored.ok_or_else(|| StoredError::Malformed("its objects are damaged or not in order".into()))?;
     let more: u64 = get(from)?;
     for _ in 0..more {
-        let more: v3::More = get(from)?;
+        let more = match format {
+            3 => v4::More::from(get::<v3::More>(from)?),
+            _ => get(from)?,
+        };
         let node = tree.by_id(more.id()).ok_or_else(|| {
             StoredError::Malformed(format!("there is more of the object {}, which is not there", more.id()))
         })?;
         let whole = more.add_to(&node)?;
         tree.put_state(&node, whole);
+    }
+    Ok(())
+}
+
+/// Begins with how many records of each kind follow.
+fn put_identity(out: &mut impl Write, identity: &Identity) -> io::Result<()> {
+    let Identity { credentials, vault, secrets, introductions, invites, revoked, anchors } = identity;
+    let counts = v4::Counts {
+        credentials: credentials.len() as u64,
+        vault: vault.len() as u64,
+        secrets: secrets.len() as u64,
+        introductions: introductions.len() as u64,
+        invites: invites.len() as u64,
+        revoked: revoked.len() as u64,
+        anchors: anchors.len() as u64,
+    };
+    put(out, &counts)?;
+    for (id, credentials) in credentials {
+        put(out, &v4::Credentials::of(*id, credentials))?;
+    }
+    for (key, sealed) in vault {
+        put(out, &(key, &**sealed))?;
+    }
+    for (id, sealed) in secrets {
+        put(out, &(id.0, &**sealed))?;
+    }
+    for (ticket, end, introduction) in introductions.iter() {
+        put(out, &v4::Introduction::of(ticket, end, introduction))?;
+    }
+    for (secret, end, invite) in invites.iter() {
+        put(out, &v4::Invite::of(secret, end, invite))?;
+    }
+    for (session, end, ()) in revoked.iter() {
+        put(out, &(session, end.0))?;
+    }
+    for (server, anchors) in anchors {
+        let anchors: Vec<(u64, [u8; 32])> = anchors.iter().map(|(sequence, hash)| (*sequence, *hash)).collect();
+        put(out, &(server, anchors))?;
+    }
+    Ok(())
+}
+
+fn get_identity(identity: &mut Identity, from: &mut impl Read) -> Result<(), StoredError> {
+    let counts: v4::Counts = get(from)?;
+    for _ in 0..counts.credentials {
+        let (id, credentials) = get::<v4::Credentials>(from)?.back();
+        identity.credentials.insert(id, Arc::new(credentials));
+    }
+    for _ in 0..counts.vault {
+        let (key, sealed): (String, Vec<u8>) = get(from)?;
+        identity.vault.insert(key, sealed.into());
+    }
+    for _ in 0..counts.secrets {
+        let (id, sealed): (u64, String) = get(from)?;
+        identity.secrets.insert(ObjectId(id), sealed.into());
+    }
+    for _ in 0..counts.introductions {
+        let (ticket, end, introduction) = get::<v4::Introduction>(from)?.back();
+        identity.introductions.insert(ticket, end, Arc::new(introduction));
+    }
+    for _ in 0..counts.invites {
+        let (secret, end, invite) = get::<v4::Invite>(from)?.back()?;
+        identity.invites.insert(secret, end, Arc::new(invite));
+    }
+    for _ in 0..counts.revoked {
+        let (session, end): (u64, u64) = get(from)?;
+        identity.revoked.insert(session, Timestamp(end), ());
+    }
+    for _ in 0..counts.anchors {
+        let (server, anchors): (u64, Vec<(u64, [u8; 32])>) = get(from)?;
+        identity.anchors.insert(server, anchors.into_iter().collect());
     }
     Ok(())
 }

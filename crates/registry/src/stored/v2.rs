@@ -233,6 +233,7 @@ impl TryFrom<Object> for Node {
             service: object.service.map(live::Service::try_from).transpose()?.map(Into::into),
             unregistered: object.unregistered,
             lock: None,
+            owner_id: None,
         })
     }
 }
@@ -334,6 +335,7 @@ impl TryFrom<Instance> for live::Instance {
             credential: i.credential,
             weight: i.weight,
             health: i.health,
+            revoked: false,
         })
     }
 }

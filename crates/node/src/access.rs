@@ -1,0 +1,294 @@
+//! The one place where a caller's right to an operation on an object is decided, whatever the operation and whatever
+//! front end it came through. The rules are pure and the registry's (`byname_registry::access`); here they meet the
+//! caller, and a refusal is counted and written to the audit log.
+//!
+//! A refusal tells nothing about what exists: a name that the caller may not see is answered as one that is not there.
+
+use byname_api::access::{AccessReply, AccessRequest, Subject};
+use byname_api::caller::{Caller, Right, Standing};
+use byname_api::error::{Code, Error, Result};
+use byname_api::launch::{EnvValue, Launch};
+use byname_api::object::{Kind, Spec, check_owner};
+use byname_api::request::{Context, Op};
+use byname_name::Name;
+use byname_registry::access::{self, Sight, Who};
+use byname_registry::{Node as Object, Tree};
+
+use crate::Inner;
+
+impl Inner {
+    /// The caller, as the rules see it.
+    pub(crate) fn who<'a>(&'a self, caller: &'a Caller) -> Who<'a> {
+        Who {
+            standing: caller.standing,
+            name: caller.name.as_ref(),
+            id: caller.id,
+            uid: caller.uid(),
+            anyone_looks: self.anyone_looks(),
+            certified: match self.identity() {
+                Some(identity) => &*identity.certified,
+                None => access::NONE_CERTIFIED,
+            },
+        }
+    }
+
+    /// Whether a caller may do this to what a name stands for.
+    ///
+    /// # Errors
+    ///
+    /// `denied`; `not-found` for a name that the caller may not see.
+    pub(crate) fn authorise(&self, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        if caller.standing == Standing::Full {
+            return Ok(());
+        }
+        self.authorise_in(&self.view.load(), caller, right, name)
+    }
+
+    /// The same, with the view that the operation will look at.
+    pub(crate) fn authorise_in(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        if caller.standing == Standing::Full {
+            return Ok(());
+        }
+        let who = self.who(caller);
+        let mut refused = None;
+        if !self.allows(tree, &who, right, name, caller) {
+            refused = Some(name.clone());
+        } else if let Ok(end) = tree.follow(name, true, None)
+            // What an alias leads to has rules of its own.
+            && end != *name
+            && !self.allows(tree, &who, right, &end, caller)
+        {
+            refused = Some(end);
+        }
+        let Some(at) = refused else { return Ok(()) };
+        let hidden = access::hidden(tree, &who, &at) || access::hidden(tree, &who, name);
+        let error = if hidden { tree.not_found_for(name, &who) } else { denied(caller, right, name) };
+        self.note_refusal(caller, &right.to_string(), Some(name), &denied(caller, right, name));
+        Err(error)
+    }
+
+    /// The rules, and that a program may always speak for its own service.
+    fn allows(&self, tree: &Tree, who: &Who<'_>, right: Right, name: &Name, caller: &Caller) -> bool {
+        if access::allows(tree, who, right, name) {
+            return true;
+        }
+        let own = matches!(right, Right::Advertise | Right::Find | Right::List | Right::Read);
+        own && caller.id.is_some() && tree.get(name).map(|node| node.id) == caller.id
+    }
+
+    /// Whether the caller may start a service by asking for it.
+    pub(crate) fn may_start(&self, tree: &Tree, caller: &Caller, node: &Object) -> bool {
+        if caller.standing == Standing::Full {
+            return true;
+        }
+        let who = self.who(caller);
+        match node.spec.launch.as_ref().and_then(|launch| launch.start_by.as_ref()) {
+            None => caller.standing == Standing::Authenticated || access::allows(tree, &who, Right::Launch, &node.name),
+            Some(list) => {
+                list.iter().filter_map(|text| text.parse::<Subject>().ok()).any(|s| access::matches(tree, &who, &s))
+                    || access::allows(tree, &who, Right::Launch, &node.name)
+            }
+        }
+    }
+
+    /// Whether the caller was granted the right by an entry about it, and not by the default or by being an admin.
+    pub(crate) fn granted_by_entry(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> bool {
+        let who = Who { standing: Standing::Authenticated, ..self.who(caller) };
+        let decision = access::explain(tree, &who, right, name);
+        decision.allowed && decision.entry.is_some_and(|entry| entry.rights.has(right))
+    }
+
+    /// The rights that a change needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inner::authorise`].
+    pub(crate) fn authorise_change(&self, tree: &Tree, caller: &Caller, op: &Op) -> Result<()> {
+        if caller.standing == Standing::Full {
+            return op_owner(op).map_or(Ok(()), check_owner);
+        }
+        let name = op.name();
+        let system = name.labels().next().is_some_and(|label| label == "byname");
+        if system && !matches!(op, Op::Check { .. }) {
+            // Who the admins are, above all.
+            return self.authorise_in(tree, caller, Right::Admin, name);
+        }
+        let exists = tree.get(name).is_some();
+        let parent = name.parent().unwrap_or_else(Name::root);
+        let (spec, makes) = match op {
+            Op::Check { .. } => return self.authorise_in(tree, caller, Right::Read, name),
+            Op::Delete { recursive, .. } => {
+                self.authorise_in(tree, caller, Right::Delete, name)?;
+                // Objects beneath with rules of their own may be closed to whoever may remove what is above them.
+                let closed = if *recursive { tree.with_acl_beneath(name) } else { Vec::new() };
+                return closed.iter().try_for_each(|name| self.authorise_in(tree, caller, Right::Delete, name));
+            }
+            Op::Add { spec, .. } => (Some(spec), true),
+            Op::Put { spec, .. } | Op::Declare { spec, .. } => (Some(spec), !exists),
+            Op::Modify { spec, .. } => (Some(spec), false),
+        };
+        if makes {
+            // What is made takes nothing from a name that it may take the place of.
+            self.authorise_in(tree, caller, Right::Add, &parent)?;
+        } else {
+            self.authorise_in(tree, caller, Right::Modify, name)?;
+        }
+        let Some(spec) = spec else { return Ok(()) };
+        if let Some(owner) = &spec.owner {
+            check_owner(owner)?;
+        }
+        // Whoever makes an object owns it, and may say who else may use it; all else is for its admins.
+        let own = spec.owner.as_ref().is_none_or(|owner| *owner == caller.principal);
+        // A whole new declaration takes away what the old one said.
+        let replaces = matches!(op, Op::Put { .. })
+            && tree.get(name).is_some_and(|node| node.spec.acl.is_some() || node.spec.audit.is_some());
+        let clears = matches!(op, Op::Modify { clear, .. } if clear.iter().any(|field| field == "acl" || field == "audit"));
+        if (!makes && (spec.acl.is_some() || spec.owner.is_some() || spec.audit.is_some() || clears || replaces)) || !own {
+            self.authorise_in(tree, caller, Right::Admin, if makes { &parent } else { name })?;
+        }
+        self.authorise_secrets(tree, caller, name, spec)
+    }
+
+    /// A declaration that names a secret, or changes the launch of a service that has one, could send it anywhere: that
+    /// takes the right to the secret itself.
+    fn authorise_secrets(&self, tree: &Tree, caller: &Caller, name: &Name, spec: &Spec) -> Result<()> {
+        let Some(launch) = &spec.launch else { return Ok(()) };
+        if caller.standing == Standing::Full {
+            return Ok(());
+        }
+        let old = tree.get(name).and_then(|node| node.spec.launch.clone());
+        for secret in secrets_of(launch).chain(old.iter().flat_map(secrets_of)) {
+            if !self.may_use_secret(tree, caller, &secret) {
+                let error = denied(caller, Right::Read, &secret);
+                self.note_refusal(caller, "use-secret", Some(&secret), &error);
+                return Err(error.field("launch.env"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Secrets are not covered by the default that lets everybody read.
+    fn may_use_secret(&self, tree: &Tree, caller: &Caller, secret: &Name) -> bool {
+        let decision = access::explain(tree, &self.who(caller), Right::Read, secret);
+        decision.allowed && decision.at.is_some()
+    }
+
+    /// Whether a service may be given a secret: it was granted the right to read it, or its owner may use it.
+    pub(crate) fn service_may_use(&self, tree: &Tree, service: &Object, secret: &Object) -> bool {
+        let by_name = Caller::authenticated(&service.name, service.id, byname_api::caller::Mechanism::Ticket);
+        if self.may_use_secret(tree, &by_name, &secret.name) {
+            return true;
+        }
+        let owner = service.spec.owner.as_deref().unwrap_or_default();
+        match owner.parse::<Subject>() {
+            // Local users, the token and the server itself are its admins.
+            Ok(Subject::User(_)) => true,
+            Err(_) => matches!(owner, "byname" | "token"),
+            Ok(Subject::Named(name)) => tree.get(&name).is_some_and(|node| {
+                owned_by(service, &node)
+                    && self.may_use_secret(
+                        tree,
+                        &Caller::authenticated(&name, node.id, byname_api::caller::Mechanism::None),
+                        &secret.name,
+                    )
+            }),
+            Ok(Subject::Anyone | Subject::Authenticated) => false,
+        }
+    }
+
+    /// `acl show` and `acl explain`.
+    pub(crate) fn access(&self, cx: &Context, request: &AccessRequest) -> Result<AccessReply> {
+        let tree = self.view.load_full();
+        self.authorise_in(&tree, &cx.caller, Right::Read, &request.name)?;
+        let end = tree.follow(&request.name, true, None)?;
+        let own = own_subject(&cx.caller);
+        let who = request.who.clone().unwrap_or_else(|| own.clone());
+        if who != own {
+            self.authorise_in(&tree, &cx.caller, Right::Admin, &request.name)?;
+        }
+        let asked = if who == own { cx.caller.clone() } else { self.caller_for(&tree, &who)? };
+        let rights = request.right.map_or_else(|| Right::ALL.to_vec(), |right| vec![right]);
+        let seen = self.who(&asked);
+        Ok(AccessReply {
+            decisions: rights.into_iter().map(|right| access::explain(&tree, &seen, right, &end)).collect(),
+            lists: access::lists(&tree, &end),
+            name: end,
+            who,
+        })
+    }
+
+    /// A caller as somebody would be.
+    fn caller_for(&self, tree: &Tree, who: &Subject) -> Result<Caller> {
+        Ok(match who {
+            Subject::Anyone => Caller::anonymous(),
+            Subject::User(uid) => {
+                let standing = Standing::Authenticated;
+                Caller { standing, ..Caller::local(*uid, None) }
+            }
+            Subject::Authenticated => {
+                Caller { standing: Standing::Authenticated, ..Caller::anonymous() }
+            }
+            Subject::Named(name) => {
+                let node = tree.resolve(name)?.node;
+                if !matches!(node.kind(), Kind::Principal | Kind::Service | Kind::Computer) {
+                    return Err(Error::new(
+                        Code::Unsupported,
+                        format!("`{}` is a {}: principals, services and computers act", node.name, node.kind()),
+                    )
+                    .field("who"));
+                }
+                Caller::authenticated(&node.name, node.id, byname_api::caller::Mechanism::None)
+            }
+        })
+    }
+}
+
+/// Names of the secrets in a launch's environment.
+pub(crate) fn secrets_of(launch: &Launch) -> impl Iterator<Item = Name> + '_ {
+    launch.env.iter().flatten().filter_map(|(_, value)| match value {
+        EnvValue::Secret { secret } => Name::parse(secret).ok(),
+        EnvValue::Text(_) => None,
+    })
+}
+
+/// Whether an object is owned by this one, and not by an earlier one of its name.
+fn owned_by(owned: &Object, owner: &Object) -> bool {
+    match owned.owner_id {
+        Some(id) => id == owner.id,
+        None => owner.id < owned.id && owned.spec.owner.as_deref() == Some(owner.name.as_str()),
+    }
+}
+
+/// What a caller may see of lists: none when that is everything.
+pub(crate) fn sight<'a>(tree: &'a Tree, who: &'a Who<'a>, rights: &'a [Right]) -> Option<Sight<'a>> {
+    (who.standing != Standing::Full).then(|| Sight::new(tree, who, rights))
+}
+
+fn op_owner(op: &Op) -> Option<&str> {
+    match op {
+        Op::Add { spec, .. } | Op::Put { spec, .. } | Op::Declare { spec, .. } | Op::Modify { spec, .. } => {
+            spec.owner.as_deref()
+        }
+        Op::Delete { .. } | Op::Check { .. } => None,
+    }
+}
+
+fn own_subject(caller: &Caller) -> Subject {
+    match (&caller.name, caller.uid(), caller.standing) {
+        (Some(name), ..) => Subject::Named(name.clone()),
+        (None, Some(uid), _) => Subject::User(uid),
+        (None, None, Standing::Anonymous) => Subject::Anyone,
+        _ => Subject::Authenticated,
+    }
+}
+
+fn denied(caller: &Caller, right: Right, name: &Name) -> Error {
+    let advice = match caller.standing {
+        Standing::Anonymous => {
+            "say who you are: `byname login`, a certificate, the unix socket, or the bearer token (the file `token` in the \
+             server's data directory, in BYNAME_TOKEN)"
+        }
+        _ => "`byname acl explain` tells why, and an admin of it can grant the right with `byname acl grant`",
+    };
+    Error::new(Code::Denied, format!("`{}` may not {right} `{name}`: {advice}", caller.principal))
+}

@@ -1,0 +1,350 @@
+//! Every operation of `NameService`: authorised, done, and written to the audit log where it must be.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use byname_api::access::{AccessReply, AccessRequest};
+use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::caller::{Caller, Right};
+use byname_api::error::{Code, Error, Result};
+use byname_api::filter::Filter;
+use byname_api::identity::*;
+use byname_api::request::*;
+use byname_api::{NameService, agent};
+use byname_name::Name;
+use byname_registry::{Command, Reply, query};
+
+use crate::access::sight;
+use crate::{Inner, Node, agents, auditing, check_op, declares_sockets, pattern, start};
+
+#[async_trait::async_trait]
+impl NameService for Node {
+    async fn find(&self, cx: &Context, request: FindRequest) -> Result<FindReply> {
+        let inner = &self.inner;
+        inner.finds.increment(1);
+        let name = request.name.clone();
+        let found = inner.find(cx, request).await;
+        match &found {
+            // A find that starts something is a launch.
+            Ok(reply) if reply.started => inner.note(&cx.caller, "start", Some(&name), Ok(())),
+            Err(error) if matches!(error.code(), Code::StartFailed | Code::StartTimeout) => {
+                inner.note(&cx.caller, "start", Some(&name), Err(error));
+            }
+            _ => inner.note_read(cx, "find", &name, &found),
+        }
+        found
+    }
+
+    async fn read(&self, cx: &Context, request: ReadRequest) -> Result<ReadReply> {
+        let inner = &self.inner;
+        inner.authorise(&cx.caller, Right::Read, &request.name)?;
+        inner.confirm_if(request.consistent).await?;
+        let read = query::read(&inner.view.load(), &request.name, &inner.config.dns_suffix);
+        inner.note_read(cx, "read", &request.name, &read);
+        let mut reply = read?;
+        inner.add_samples(&mut reply.object);
+        Ok(reply)
+    }
+
+    async fn list(&self, cx: &Context, request: ListRequest) -> Result<ListReply> {
+        let inner = &self.inner;
+        let pattern = pattern(&request.pattern)?;
+        inner.confirm_if(request.consistent).await?;
+        let tree = inner.view.load_full();
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::List]);
+        let next = request.next.as_deref();
+        let reply = query::list(&tree, &pattern, request.limit, next, request.set.as_deref(), sight.as_ref())?;
+        if reply.entries.is_empty() && reply.next.is_none() {
+            inner.authorise_in(&tree, &cx.caller, Right::List, &pattern.literal_prefix())?;
+        }
+        Ok(reply)
+    }
+
+    async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
+        let inner = &self.inner;
+        let pattern = pattern(&request.pattern)?;
+        inner.confirm_if(request.consistent).await?;
+        let tree = inner.view.load_full();
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::Read]);
+        if sight.is_some() && pattern.as_exact().is_some() {
+            inner.authorise_in(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
+        }
+        let mut reply = query::status(&tree, &pattern, request.limit, request.next.as_deref(), sight.as_ref())?;
+        if reply.services.is_empty() && reply.next.is_none() {
+            inner.authorise_in(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
+        }
+        reply.services.iter_mut().for_each(|status| inner.add_to_status(&tree, status));
+        Ok(reply)
+    }
+
+    async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
+        let verb = request.verb;
+        let acted = self.inner.act(cx, request).await;
+        for service in acted.iter().flat_map(|reply| &reply.services) {
+            let failed = service.error.as_ref().map(|problem| Error::new(problem.code, problem.message.clone()));
+            self.inner.note(&cx.caller, verb.as_str(), Some(&service.name), failed.as_ref().map_or(Ok(()), Err));
+        }
+        acted
+    }
+
+    async fn why(&self, cx: &Context, name: Name) -> Result<WhyReply> {
+        let inner = &self.inner;
+        inner.authorise(&cx.caller, Right::Read, &name)?;
+        let tree = inner.view.load();
+        let mut reply = query::why(&tree, &name)?;
+        inner.note_read(cx, "why", &name, &Ok(()));
+        inner.add_to_status(&tree, &mut reply.status);
+        Ok(reply)
+    }
+
+    async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
+        let operations = if request.dry_run { Vec::new() } else { auditing::operations(&request) };
+        let done = self.inner.batch(cx, request).await;
+        self.inner.note_batch(cx, &operations, &done);
+        done
+    }
+
+    async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        let (name, shown) = (request.name.clone(), request.ticket.is_some() || request.credential.is_some());
+        let done = self.inner.advertise(cx, request).await;
+        // Renewals of a lease are not news.
+        let news = done.as_ref().map_or(true, |reply| reply.credential.is_some());
+        match (&done, &name) {
+            (Err(error), Some(name)) if shown => self.inner.note_refusal(&cx.caller, "advertise", Some(name), error),
+            (_, name) if news => self.inner.note_change(cx, "advertise", name.as_ref(), &done),
+            _ => {}
+        }
+        done
+    }
+
+    async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
+        let name = request.name.clone();
+        let done = self.inner.withdraw(cx, request).await;
+        self.inner.note_change(cx, "withdraw", Some(&name), &done);
+        done
+    }
+
+    async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let name = request.name.clone();
+        let logs = self.inner.logs(cx, request).await;
+        self.inner.note_read(cx, "logs", &name, &logs);
+        logs
+    }
+
+    async fn search(&self, cx: &Context, request: SearchRequest) -> Result<SearchReply> {
+        let inner = &self.inner;
+        let filter = Filter::parse(&request.filter)?;
+        inner.confirm_if(request.consistent).await?;
+        let tree = inner.view.load_full();
+        let who = inner.who(&cx.caller);
+        let sight = sight(&tree, &who, &[Right::Read]);
+        let (under, next) = (&request.under, request.next.as_deref());
+        let suffix = &inner.config.dns_suffix;
+        if sight.is_some() && tree.get(under).is_none() {
+            inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
+        }
+        let mut reply = query::search(&tree, &filter, under, request.limit, next, suffix, sight.as_ref())?;
+        if reply.objects.is_empty() && reply.next.is_none() {
+            inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
+        }
+        reply.objects.iter_mut().for_each(|object| inner.add_samples(object));
+        Ok(reply)
+    }
+
+    async fn watch(&self, cx: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
+        self.inner.watch(cx, request)
+    }
+
+    async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
+        self.inner.report(cx, request).await
+    }
+
+    async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
+        let (name, renew) = (request.name.clone(), request.renew);
+        let done = self.inner.lock(cx, request).await;
+        if !renew {
+            self.inner.note_change(cx, "lock", Some(&name), &done);
+        }
+        done
+    }
+
+    async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
+        let name = request.name.clone();
+        let done = self.inner.unlock(cx, request).await;
+        self.inner.note_change(cx, "unlock", Some(&name), &done);
+        done
+    }
+
+    async fn login(&self, cx: &Context, request: LoginRequest) -> Result<LoginReply> {
+        self.inner.login(cx, request).await
+    }
+
+    async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
+        let whose = request.principal.clone().or_else(|| cx.caller.name.clone());
+        let done = self.inner.logout(cx, request).await;
+        self.inner.note_change(cx, "logout", whose.as_ref(), &done);
+        done
+    }
+
+    async fn whoami(&self, cx: &Context) -> Result<WhoamiReply> {
+        Ok(self.inner.whoami(&cx.caller))
+    }
+
+    async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
+        self.inner.enrol(cx, request).await
+    }
+
+    async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
+        let done = self.inner.certify(cx, &request);
+        // Renewals for instances by their own hosts come every half hour for each: the first of them is the launch.
+        if request.instance.is_none() || done.is_err() {
+            let name = request.principal.as_ref().or(cx.caller.name.as_ref());
+            self.inner.note_change(cx, "certify", name, &done);
+        }
+        done
+    }
+
+    async fn trust(&self, _cx: &Context) -> Result<TrustReply> {
+        self.inner.trust()
+    }
+
+    async fn introduce(&self, cx: &Context, request: IntroduceRequest) -> Result<IntroduceReply> {
+        let name = request.name.clone();
+        let done = self.inner.introduce(cx, request).await;
+        self.inner.note_answered(&cx.caller, "introduce", Some(&name), &done);
+        done
+    }
+
+    async fn verify(&self, cx: &Context, request: VerifyRequest) -> Result<VerifyReply> {
+        let done = self.inner.verify(cx, request).await;
+        self.inner.note_answered(&cx.caller, "verify", cx.caller.name.as_ref(), &done);
+        done
+    }
+
+    async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
+        let name = request.computer.clone();
+        let done = self.inner.invite(cx, request).await;
+        self.inner.note_change(cx, "invite", name.as_ref(), &done);
+        done
+    }
+
+    async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        let computer = request.computer.clone();
+        let done = self.inner.join(cx, request).await;
+        let id = self.inner.view.load().get(&computer).map(|node| node.id);
+        let who = match &done {
+            Ok(_) => self.inner.joined(cx, &computer, id),
+            Err(_) => cx.caller.clone(),
+        };
+        self.inner.note_answered(&who, "join", Some(&computer), &done);
+        done
+    }
+
+    async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
+        let name = self.inner.revoked_name(&request);
+        let done = self.inner.revoke(cx, request).await;
+        self.inner.note_change(cx, "revoke", name.as_ref(), &done);
+        done
+    }
+
+    async fn access(&self, cx: &Context, request: AccessRequest) -> Result<AccessReply> {
+        self.inner.access(cx, &request)
+    }
+
+    async fn audit(&self, cx: &Context, request: AuditRequest) -> Result<AuditReply> {
+        self.inner.audit(cx, request).await
+    }
+
+    async fn info(&self, cx: &Context) -> Result<ServerInfo> {
+        let inner = &self.inner;
+        inner.authorise(&cx.caller, Right::Find, &Name::root())?;
+        let status = inner.cluster.status();
+        let tree = inner.view.load();
+        Ok(ServerInfo {
+            version: inner.config.version.clone(),
+            server: inner.config.id,
+            term: status.term,
+            primary: inner.cluster.is_primary(),
+            revision: tree.revision,
+            objects: tree.len() as u64,
+            servers: vec![inner.config.id],
+            agents: inner.agents.computers().iter().map(Name::to_string).collect(),
+            log_bytes: status.log_bytes,
+            snapshot_index: status.snapshot.unwrap_or_default(),
+            stalled: status.stalled,
+            started: inner.started.clone(),
+        })
+    }
+
+    async fn attach_agent(
+        &self,
+        cx: &Context,
+        reports: BoxStream<'static, agent::Report>,
+    ) -> Result<BoxStream<'static, agent::Order>> {
+        // A host's own certificate lets its agent speak for this host and no other; an admin's, for any.
+        let only = match &cx.caller.name {
+            Some(name) if self.inner.is_computer(&cx.caller) => Some(name.clone()),
+            _ => {
+                self.inner.authorise(&cx.caller, Right::Admin, &Name::root())?;
+                None
+            }
+        };
+        self.inner.note(&cx.caller, "attach-agent", only.as_ref(), Ok(()));
+        agents::attach(self.inner.clone(), reports, only).await
+    }
+}
+
+impl Inner {
+    /// A linearizable view, when one is asked for.
+    pub(crate) async fn confirm_if(&self, consistent: bool) -> Result<()> {
+        if consistent { self.confirm().await } else { Ok(()) }
+    }
+
+    /// Changes to the tree.
+    async fn batch(self: &Arc<Self>, cx: &Context, mut request: BatchRequest) -> Result<BatchReply> {
+        let tree = self.view.load_full();
+        let of_one = request.ops.len() == 1;
+        for (index, op) in request.ops.iter().enumerate() {
+            self.authorise_change(&tree, &cx.caller, op)?;
+            check_op(op).map_err(|error| match error.at_field() {
+                Some(field) if !of_one => {
+                    let field = format!("ops[{index}].{field}");
+                    error.field(field)
+                }
+                _ => error,
+            })?;
+        }
+        self.seal_secrets(&tree, &mut request.ops)?;
+        let (by, set) = (&cx.caller.principal, request.set);
+        if request.dry_run {
+            return byname_registry::rehearse(&tree, &request.ops, set.as_deref(), by, start::now());
+        }
+        drop(tree);
+        let listens = request.ops.iter().any(declares_sockets);
+        match self.propose(by, cx.request, Command::Batch { ops: request.ops, set }).await? {
+            Reply::Batch(reply) => {
+                if listens {
+                    self.await_sockets(&reply.results).await;
+                }
+                Ok(reply)
+            }
+            // A request id that was used for another kind of write.
+            _ => Err(Error::new(Code::Conflict, "the request id was used for another request").field("request_id")),
+        }
+    }
+
+    /// Notes an answer to somebody who was proving something: each refusal with its evidence.
+    pub(crate) fn note_answered<T>(&self, caller: &Caller, operation: &str, name: Option<&Name>, result: &Result<T>) {
+        match result {
+            Ok(_) => self.note(caller, operation, name, Ok(())),
+            Err(error) if matches!(error.code(), Code::Denied | Code::Unauthenticated) => {
+                self.note_refusal(caller, operation, name, error);
+            }
+            Err(error) => self.note(caller, operation, name, Err(error)),
+        }
+    }
+}
