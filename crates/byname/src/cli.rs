@@ -182,7 +182,8 @@ pub(crate) enum Command {
         long_about = "Say where a service answers. Without --ttl the command stays, renews what it said until it is \
             interrupted, and then withdraws it. With --ttl it says it once, for so long.\n\n\
             A name that nobody added is made, and vanishes with its last instance. Within a program that Byname \
-            launched, its ticket is taken from BYNAME_TICKET_FD, and the command ends at once.",
+            launched, its ticket is taken from BYNAME_TICKET_FD, and the command ends at once; the credential that it \
+            is exchanged for is written to --credential-file, for `byname ticket verify`.",
         after_long_help = "Examples:\n  byname advertise /BVODS/QS --port 8080\n  \
             byname advertise /web --endpoint http://192.0.2.7:80 --ttl 5m"
     )]
@@ -602,6 +603,9 @@ pub(crate) struct AdvertiseArgs {
     /// The process that answers, for people to see
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
+    /// Within a launched program: where to keep what its ticket is exchanged for [BYNAME_CREDENTIAL_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub credential_file: Option<PathBuf>,
 }
 
 /// `withdraw`.

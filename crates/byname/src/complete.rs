@@ -104,11 +104,11 @@ fn completing(command: &str, arg: Arg, typed: bool) -> Arg {
         | (
             _,
             "files" | "value_file" | "token_file" | "password_file" | "config" | "ca" | "cert" | "key"
-            | "certified_file",
+            | "certified_file" | "credential_file",
         ) => {
             return arg.add(ArgValueCompleter::new(PathCompleter::file()));
         }
-        ("cert get" | "cert renew", "out") | ("ca init" | "ca sign" | "ca certify", "dir") => {
+        ("cert get" | "cert renew" | "cert request", "out") | ("ca init" | "ca sign" | "ca certify", "dir") => {
             return arg.add(ArgValueCompleter::new(PathCompleter::dir()));
         }
         (_, "data" | "programs" | "directory") if arg.get_value_hint() == ValueHint::Unknown => {
@@ -169,13 +169,9 @@ async fn ask(asks: Asks, text: &str) -> Result<Vec<String>> {
     let env = Environment::read();
     let places = reach::Places::default();
     let (global, first) = words();
-    let target = crate::target(&env, &global, false)?;
-    let options = Options {
-        connect_timeout: BOUND,
-        answer_timeout: BOUND,
-        patience: Duration::ZERO,
-        ..crate::options(&target)?
-    };
+    let target = crate::target(&env, &global, reach::Sessions::Tcp)?;
+    let options =
+        Options { connect_timeout: BOUND, answer_timeout: BOUND, patience: Duration::ZERO, ..crate::options(&target)? };
     let clerk = Clerk::connect(&target.servers, options)?;
     let context = reach::context(&env, &places, global.root.as_deref())?.0;
     candidates(&clerk, asks, text, &context, first.as_deref()).await

@@ -35,7 +35,7 @@ use commands::{
 };
 use environment::Environment;
 use failure::{Failure, Outcome};
-use reach::{Asked, Target};
+use reach::{Asked, Sessions, Target};
 use screen::{Format, Screen};
 
 fn main() -> ExitCode {
@@ -107,21 +107,24 @@ async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), 
         },
         Some(Command::Cert { command: CertCommand::Show { file } }) => cert::show(&mut screen, env, file.as_deref()),
         Some(Command::Version) => {
-            let server = match connect(env, &cli.global, false) {
+            let server = match connect(env, &cli.global, Sessions::Tcp) {
                 Ok((clerk, _)) => Session::new(clerk, Name::root(), Screen::standard(screen.format, env)).info().await,
                 Err(error) => Err(error),
             };
             version::print(&mut screen, server)
         }
         Some(command) => {
-            // What ends or asks for a session is about that session, however the server is reached.
             if let Command::Cert { command: CertCommand::Renew { out, .. } } = &command
                 && cli.global.cert.is_none()
             {
                 cli.global.cert = cert::folder(env, out.as_deref()).ok();
             }
-            let about_session = matches!(&command, Command::Logout(args) if args.principal.is_none());
-            let session = match (context(env, &cli.global), connect(env, &cli.global, about_session)) {
+            let sessions = match &command {
+                Command::Login(_) => Sessions::Nowhere,
+                Command::Logout(args) if args.principal.is_none() => Sessions::Everywhere,
+                _ => Sessions::Tcp,
+            };
+            let session = match (context(env, &cli.global), connect(env, &cli.global, sessions)) {
                 (Ok(context), Ok((clerk, target))) => Ok((context, clerk, target)),
                 (Err(failure), _) => Err(failure),
                 (_, Err(error)) => Err(error.into()),
@@ -235,31 +238,37 @@ fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
 fn connect(
     env: &Environment,
     global: &cli::GlobalArgs,
-    about_session: bool,
+    sessions: Sessions,
 ) -> byname_api::Result<(Arc<Clerk>, Target)> {
-    let target = target(env, global, about_session)?;
+    let target = target(env, global, sessions)?;
     let options = options(&target)?;
     Ok((Arc::new(Clerk::connect(&target.servers, options)?), target))
 }
 
 /// How to connect there.
 fn options(target: &Target) -> byname_api::Result<Options> {
-    let tls = match &target.ca {
-        Some(ca) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
-        None => None,
+    // Over the socket nobody need know whom to believe, and nothing is shown.
+    let tls = match (target.servers.contains("https://"), &target.ca) {
+        (true, Some(ca)) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
+        (true, None) => {
+            let message = "the root certificates of this server's trust domain are not known: --ca FILE (BYNAME_CA) \
+                           says where they are; `byname cert get` on a host that knows them writes bundle.pem";
+            return Err(Error::invalid("ca", message));
+        }
+        (false, _) => None,
     };
     Ok(Options { token: target.token.clone(), tls, ..Options::default() })
 }
 
 /// Where to ask, and what to show there.
-fn target(env: &Environment, global: &cli::GlobalArgs, about_session: bool) -> byname_api::Result<Target> {
+fn target(env: &Environment, global: &cli::GlobalArgs, sessions: Sessions) -> byname_api::Result<Target> {
     let places = reach::Places::default();
     let principal = match global.principal_as.as_deref().or(env.principal.as_deref()) {
-        Some(text) => {
+        Some(text) if sessions != Sessions::Nowhere => {
             let context = reach::context(env, &places, global.root.as_deref())?.0;
             Some(Name::resolve(&context, text).map_err(|e| Error::from(e).field("as"))?)
         }
-        None => None,
+        _ => None,
     };
     let asked = Asked {
         server: global.server.as_deref(),
@@ -268,7 +277,7 @@ fn target(env: &Environment, global: &cli::GlobalArgs, about_session: bool) -> b
         cert: global.cert.as_deref(),
         key: global.key.as_deref(),
         principal: principal.as_ref(),
-        session: about_session,
+        sessions,
     };
     reach::for_command(env, &places, &asked, commands::clock())
 }

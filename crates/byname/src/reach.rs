@@ -77,8 +77,20 @@ pub(crate) struct Asked<'a> {
     pub key: Option<&'a Path>,
     /// `--as`.
     pub principal: Option<&'a Name>,
-    /// The command is about the session itself: it is used over the unix socket too.
-    pub session: bool,
+    /// Where a session is used that nobody asked for by name.
+    pub sessions: Sessions,
+}
+
+/// Where the last session of a server is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sessions {
+    /// Over TCP: over the socket of a host its admin stays the admin.
+    #[default]
+    Tcp,
+    /// Everywhere: the command is about the session.
+    Everywhere,
+    /// Nowhere: the command gets one, or is nobody's.
+    Nowhere,
 }
 
 /// What `/etc/byname/client.toml` may say.
@@ -218,8 +230,8 @@ pub(crate) fn target(
     server: Option<&str>,
     token_file: Option<&Path>,
 ) -> Result<Target> {
-    // Every session has ended by then.
-    for_command(env, places, &Asked { server, token_file, ..Asked::default() }, Timestamp(u64::MAX))
+    let asked = Asked { server, token_file, sessions: Sessions::Nowhere, ..Asked::default() };
+    for_command(env, places, &asked, Timestamp(0))
 }
 
 /// Finds out where to ask and what to show there.
@@ -259,9 +271,14 @@ pub(crate) fn for_command(env: &Environment, places: &Places, asked: &Asked<'_>,
         target.token = Some(read_token(file)?);
     } else if asked.cert.is_none() {
         let local = each().all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+        let used = match asked.sessions {
+            Sessions::Tcp => !local,
+            Sessions::Everywhere => true,
+            Sessions::Nowhere => false,
+        };
         match sessions::find(env, &servers, None, now) {
-            Found::Session(session) if asked.session || !local => target.show(session),
-            Found::Ended(name) if asked.session || !local => target.ended = Some(name),
+            Found::Session(session) if used => target.show(session),
+            Found::Ended(name) if used => target.ended = Some(name),
             _ => {}
         }
     }
@@ -500,7 +517,9 @@ mod tests {
         let socket = Asked { server: Some(unix), ..Asked::default() };
         assert_eq!(ask(&env, tcp, 1).unwrap(), "of-the-session");
         assert_eq!(ask(&env, socket, 1).unwrap(), "");
-        assert_eq!(ask(&env, Asked { session: true, ..socket }, 1).unwrap(), "of-the-session");
+        assert_eq!(ask(&env, Asked { sessions: Sessions::Everywhere, ..socket }, 1).unwrap(), "of-the-session");
+        let signing_in = Asked { sessions: Sessions::Nowhere, ..tcp };
+        assert_eq!(ask(&env, signing_in, 1).unwrap(), "noted", "an old session must not keep a new one away");
         assert_eq!(ask(&env, Asked { principal: Some(&liu), ..socket }, 1).unwrap(), "of-the-session");
         assert_eq!(ask(&env, tcp, 100).unwrap(), "noted", "one that has ended is not shown");
         let ended = for_command(&env, &places(dir.path()), &tcp, Timestamp(100)).unwrap().ended;

@@ -59,6 +59,7 @@ pages! {
     copies;
     records;
     search_and_watch;
+    who_is_who;
     troubleshooting;
     shell;
 }

@@ -57,7 +57,7 @@ pub(crate) enum AclCommand {
     )]
     Revoke {
         /// Whom it is about, perhaps which rights, and the name
-        #[arg(required = true, num_args = 2..=3, value_names = ["WHO", "RIGHTS", "NAME"])]
+        #[arg(required = true, num_args = 2..=3, value_names = ["WHO", "RIGHTS|NAME", "NAME"])]
         entry: Vec<String>,
     },
     /// Refuse rights to a name and to what is beneath it
@@ -191,6 +191,17 @@ pub(crate) enum CertCommand {
         /// How long it shall hold; a day at most
         #[arg(long, value_name = "TIME")]
         validity: Option<Span>,
+    },
+    /// Make a key, and a request to carry to `byname ca sign`
+    #[command(
+        long_about = "Make a key, and the request for its certificate that is carried to `byname ca sign`: key.pem (mode \
+            0600) and request.pem. What comes back belongs into cert.pem beside them. No server is asked.",
+        after_long_help = "Example:\n  byname cert request --out /etc/backup/identity"
+    )]
+    Request {
+        /// The folder [default: ~/.local/state/byname/identity]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Show what is in a certificate
     #[command(

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::Read;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use byname_api::object::InstanceId;
@@ -16,7 +17,8 @@ use sha2::{Digest, Sha256};
 use super::{Session, may_pass};
 use crate::cli::{AdvertiseArgs, ReportArgs, WithdrawArgs};
 use crate::environment::Environment;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::reach::write_note;
 use crate::screen::Format;
 
 /// How long a lease that is held in the foreground lasts without renewal.
@@ -41,7 +43,8 @@ pub(crate) async fn advertise(
         ..AdvertiseRequest::default()
     };
     if let Some(ticket) = own_ticket(env, &name)? {
-        return with_ticket(session, request, ticket).await;
+        let file = args.credential_file.as_deref().or(env.own_credential_file.as_deref());
+        return with_ticket(session, request, ticket, file).await;
     }
     let reply = session.service.advertise(&session.cx, request.clone()).await?;
     print(session, &name, &reply)?;
@@ -176,7 +179,12 @@ fn own_ticket(env: &Environment, name: &Name) -> Result<Option<Ticket>> {
 }
 
 /// Advertises a launched instance: it lives as long as its process, so nothing is held.
-async fn with_ticket(session: &mut Session, request: AdvertiseRequest, ticket: Ticket) -> Outcome {
+async fn with_ticket(
+    session: &mut Session,
+    request: AdvertiseRequest,
+    ticket: Ticket,
+    credential_file: Option<&Path>,
+) -> Outcome {
     let name = request.name.clone().unwrap_or_else(Name::root);
     let request = AdvertiseRequest { ticket: Some(ticket.program), instance: ticket.instance, ttl: None, ..request };
     let reply = session.service.advertise(&session.cx, request).await?;
@@ -184,6 +192,10 @@ async fn with_ticket(session: &mut Session, request: AdvertiseRequest, ticket: T
     if expected.is_none() || reply.proof != expected {
         let message = "whoever answered does not know the other half of the ticket: it is not the server that launched this program";
         return Err(Error::new(Code::Unauthenticated, message).into());
+    }
+    if let (Some(file), Some(credential)) = (credential_file, &reply.credential) {
+        write_note(file, credential.as_bytes())
+            .map_err(|e| Failure::System(format!("advertised, but cannot write {}: {e}", file.display())))?;
     }
     print(session, &name, &reply)
 }
@@ -290,6 +302,7 @@ mod tests {
             ttl: None,
             weight: None,
             pid: None,
+            credential_file: None,
         };
         let task = tokio::spawn(async move {
             let stop = async { drop(ended.await) };
@@ -327,7 +340,11 @@ mod tests {
             let mut session = Session::new(Arc::new(Fake::default()), Name::root(), screen);
             let ticket = own_ticket(&env, &"/WEB".parse().unwrap()).unwrap().unwrap();
             let request = AdvertiseRequest { name: Some("/web".parse().unwrap()), ..AdvertiseRequest::default() };
-            assert_eq!(with_ticket(&mut session, request, ticket).await.is_ok(), ok);
+            let kept = tempfile::tempdir().unwrap();
+            let file = kept.path().join("credential");
+            assert_eq!(with_ticket(&mut session, request, ticket, Some(&file)).await.is_ok(), ok);
+            let credential = std::fs::read_to_string(file).ok();
+            assert_eq!(credential.as_deref(), ok.then_some("c0ffee\n"), "kept when it is the right server");
             assert!(own_ticket(&env, &"/other".parse().unwrap()).unwrap().is_none());
         }
     }

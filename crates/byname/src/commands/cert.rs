@@ -27,6 +27,7 @@ pub(crate) async fn run(session: &mut Session, command: CertCommand, env: &Envir
             let principal = holder(&folder)?;
             get(session, Some(principal), &folder, validity).await
         }
+        CertCommand::Request { out } => request(&mut session.screen, env, out.as_deref()),
         CertCommand::Show { file } => show(&mut session.screen, env, file.as_deref()),
     }
 }
@@ -83,6 +84,25 @@ async fn get(session: &mut Session, principal: Option<Name>, folder: &Path, vali
             screen.flush()?;
             screen.say(&format!("byname: it is in {0}: use it with --cert {0} or BYNAME_IDENTITY", folder.display()));
         }
+    }
+    Ok(())
+}
+
+/// `cert request`. A key that is there already is some certificate's.
+pub(crate) fn request(screen: &mut Screen, env: &Environment, out: Option<&Path>) -> Outcome {
+    let folder = folder(env, out)?;
+    let file = folder.join("key.pem");
+    if file.exists() {
+        return Err(Error::new(Code::AlreadyExists, format!("there is a key already: {}", file.display())).into());
+    }
+    let key = authority::new_key()?;
+    let unwritable = |e: std::io::Error| Failure::System(format!("cannot write to {}: {e}", folder.display()));
+    write_file(&file, key.key_pem.as_bytes(), 0o600).map_err(unwritable)?;
+    let file = folder.join("request.pem");
+    write_file(&file, key.request_pem.as_bytes(), 0o644).map_err(unwritable)?;
+    match screen.format {
+        Format::Json => screen.json(&serde_json::json!({ "request": file }))?,
+        Format::Name | Format::Table => screen.line(&file.display().to_string())?,
     }
     Ok(())
 }
@@ -189,6 +209,19 @@ mod tests {
         assert_eq!((mode("key.pem"), mode("cert.pem")), (0o600, 0o644));
         let done = run_in(&format!("cert get --name people/ann --out {}/new", dir.path().display()), &env).await;
         assert_eq!(done.log, ["certify principal=Some(\"/people/ann\") validity=None"]);
+    }
+
+    #[test]
+    fn a_request_is_made_once_with_a_key_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut screen, out, _) = Screen::captured(Format::Table, false);
+        request(&mut screen, &Environment::default(), Some(dir.path())).unwrap();
+        let file = dir.path().join("request.pem");
+        assert_eq!(out.take(), format!("{}\n", file.display()));
+        let described = authority::show(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(described[0].sort, authority::Sort::Request);
+        let again = request(&mut screen, &Environment::default(), Some(dir.path())).unwrap_err();
+        assert_eq!(again.exit_status(), 6);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::screen::Format;
 pub(crate) async fn run(session: &mut Session, command: ClusterCommand) -> Outcome {
     let ClusterCommand::Invite { agent: _, server, computer, ttl } = command;
     let join_as = if server { JoinAs::Server } else { JoinAs::Agent };
-    let computer = computer.as_deref().map(|text| self::computer(text)).transpose()?;
+    let computer = computer.as_deref().map(self::computer).transpose()?;
     let reply = session.service.invite(&session.cx, InviteRequest { join_as, computer, ttl }).await?;
     let token = token(&reply)?;
     let screen = &mut session.screen;

@@ -70,7 +70,11 @@ pub(super) async fn each(
         ..SearchRequest::new(format!("(kind={kind})"))
     };
     loop {
-        let page = session.service.search(&session.cx, request.clone()).await?;
+        let page = match session.service.search(&session.cx, request.clone()).await {
+            // Nothing is there yet where the pattern begins.
+            Err(error) if error.code() == Code::NotFound && pattern.as_exact().is_none() => return Ok(()),
+            page => page?,
+        };
         page.objects.into_iter().filter(|object| pattern.matches(&object.name)).for_each(&mut *found);
         match page.next {
             Some(next) => request.next = Some(next),

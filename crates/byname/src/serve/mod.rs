@@ -82,7 +82,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let settings = config::agent(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let member = join::member(&env, &data, &settings).await?;
-    let agent = Agent::start(config::agent_launch(&data, &settings, &member.servers, &env)).await.map_err(cannot_start)?;
+    let agent =
+        Agent::start(config::agent_launch(&data, &settings, &member.servers, &env)).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
     agent.set_issuer(issuer::Issuer::new(clerk.clone()));
     tokio::spawn(member.renew());

@@ -69,7 +69,8 @@ pub(super) async fn establish(
 /// certificate lies beside them.
 fn external(data: &DataDir, domain: &str) -> Result<Authority> {
     let at = |name: &str| data.path(&format!("identity/{name}"));
-    let (key, request, issuing, root) = (at("issuing.key"), at("issuing.request.pem"), at("issuing.pem"), at("root.pem"));
+    let (key, request, issuing, root) =
+        (at("issuing.key"), at("issuing.request.pem"), at("issuing.pem"), at("root.pem"));
     if !key.exists() {
         let made = authority::external_request(domain)?;
         data.write_private("identity/issuing.key", made.key_pem.as_bytes())?;
@@ -195,9 +196,8 @@ impl Secure for Tls {
     async fn accept(&self, stream: TcpStream) -> Result<(Box<dyn Stream>, Option<Arc<Certificate>>)> {
         match self.acceptor.accept(stream).await {
             Ok((stream, peer)) => Ok((Box::new(stream), peer.map(|peer| Arc::new(shown(peer))))),
-            Err(error) => Err(tls::reason(&error).unwrap_or_else(|| {
-                Error::new(Code::Unavailable, format!("the TLS handshake ended: {error}"))
-            })),
+            Err(error) => Err(tls::reason(&error)
+                .unwrap_or_else(|| Error::new(Code::Unavailable, format!("the TLS handshake ended: {error}")))),
         }
     }
 }
