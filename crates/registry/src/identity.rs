@@ -378,7 +378,8 @@ pub(crate) fn join(
     let refused = || {
         Error::new(
             Code::Denied,
-            "the join token is not good: it is unknown, used or expired, or it was made for another computer",
+            "the join token is not good: it is unknown, used or expired, or it was made for another \
+             computer (a host that is in the tree already needs a token that names it)",
         )
         .field("secret")
     };
@@ -389,6 +390,8 @@ pub(crate) fn join(
     }
     let place = tree.follow(computer, true, None)?;
     let node = match tree.get(&place) {
+        // A token for any host is for a new one: else whoever holds it could pass for a host that is there.
+        Some(_) if invite.computer.is_none() => return Err(refused()),
         Some(node) => node,
         None => {
             let op = Op::Add { name: place.clone(), spec: Spec::of(Kind::Computer) };

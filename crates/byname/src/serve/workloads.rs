@@ -1,0 +1,54 @@
+//! The socket on which programs of this host ask who they are (the SPIFFE Workload API), for an agent.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use byname_api::error::{Code, Error, Result};
+use byname_front_spiffe::{Claims, Tokens};
+use byname_identity::jwt::JwtKeys;
+use byname_launch::{Agent, Issuer};
+use byname_name::spiffe;
+
+use super::trust;
+
+/// Serves it as long as the process lives. A socket that cannot be made is no reason to start no programs.
+pub(super) fn serve(agent: &Agent, socket: &Path, issuer: Arc<dyn Issuer>) {
+    if !super::fits_socket(socket) {
+        tracing::warn!("programs cannot ask who they are: {} is too long for a socket", socket.display());
+        return;
+    }
+    let listener = match byname_front_spiffe::bind(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!("programs cannot ask who they are: cannot listen on {}: {error}", socket.display());
+            return;
+        }
+    };
+    let (workloads, tokens) = (agent.workloads(), Arc::new(Checked(issuer)));
+    tokio::spawn(async move {
+        if let Err(error) = byname_front_spiffe::serve(listener, workloads, tokens, std::future::pending()).await {
+            tracing::error!("programs cannot ask who they are any more: {error}");
+        }
+    });
+}
+
+/// Checks tokens by the keys that the server tells.
+struct Checked(Arc<dyn Issuer>);
+
+#[async_trait::async_trait]
+impl Tokens for Checked {
+    async fn validate(&self, token: &str, audience: &str) -> Result<Claims> {
+        let trust = self.0.trust().await?;
+        let keys = JwtKeys::from_bundle(&trust.domain, &trust.keys)?;
+        let peer = keys.verify(token, audience, trust::now())?;
+        let damaged = || Error::new(Code::Unauthenticated, "the token is refused: it is no JWT");
+        // Verified above: only its claims are read here.
+        let claims = token.split('.').nth(1).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or_else(damaged)?;
+        let claims = serde_json::from_slice(&claims).map_err(|_| damaged())?;
+        let spiffe = spiffe::to_id(&peer.name, &trust.domain).map_err(|_| damaged())?;
+        Ok(Claims { spiffe, claims })
+    }
+}
