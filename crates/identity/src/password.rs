@@ -91,7 +91,7 @@ impl PasswordServer {
     ///
     /// `invalid-argument` when it is damaged.
     pub fn from_setup(bytes: &[u8]) -> Result<Self> {
-        let setup = ServerSetup::deserialize(bytes)
+        let setup = whole(bytes, ServerSetup::<Suite>::deserialize(bytes), |setup| setup.serialize().len())
             .map_err(|_| Error::new(Code::InvalidArgument, "the set-up of the passwords is damaged"))?;
         Ok(PasswordServer { setup })
     }
@@ -103,7 +103,8 @@ impl PasswordServer {
     ///
     /// `invalid-argument` when the message is none.
     pub fn register_start(&self, principal_id: &[u8], message: &[u8]) -> Result<Vec<u8>> {
-        let request = RegistrationRequest::deserialize(message).map_err(damaged)?;
+        let request =
+            whole(message, RegistrationRequest::<Suite>::deserialize(message), |message| message.serialize().len())?;
         let answer = ServerRegistration::<Suite>::start(&self.setup, request, principal_id).map_err(damaged)?;
         Ok(answer.message.serialize().to_vec())
     }
@@ -114,7 +115,8 @@ impl PasswordServer {
     ///
     /// `invalid-argument` when the message is none.
     pub fn register_finish(upload: &[u8]) -> Result<Vec<u8>> {
-        let upload = RegistrationUpload::<Suite>::deserialize(upload).map_err(damaged)?;
+        let upload =
+            whole(upload, RegistrationUpload::<Suite>::deserialize(upload), |upload| upload.serialize().len())?;
         Ok(ServerRegistration::finish(upload).serialize().to_vec())
     }
 
@@ -131,11 +133,14 @@ impl PasswordServer {
         principal_id: &[u8],
         message: &[u8],
     ) -> Result<(LoginState, Vec<u8>)> {
-        let request = CredentialRequest::deserialize(message).map_err(damaged)?;
+        let request =
+            whole(message, CredentialRequest::<Suite>::deserialize(message), |message| message.serialize().len())?;
         let record = record
-            .map(ServerRegistration::<Suite>::deserialize)
+            .map(|bytes| {
+                whole(bytes, ServerRegistration::<Suite>::deserialize(bytes), |record| record.serialize().len())
+            })
             .transpose()
-            .map_err(|error| Error::internal(format!("a stored password record is damaged: {error}")))?;
+            .map_err(|error| Error::internal(format!("a stored password record is damaged: {}", error.log_line())))?;
         let answer = ServerLogin::start(&mut OsRng, &self.setup, record, request, principal_id, server_parameters())
             .map_err(damaged)?;
         Ok((LoginState(answer.state), answer.message.serialize().to_vec()))
@@ -147,7 +152,9 @@ impl PasswordServer {
     ///
     /// `unauthenticated` when it does not, whatever the reason.
     pub fn login_finish(state: LoginState, message: &[u8]) -> Result<()> {
-        let finalization = CredentialFinalization::deserialize(message).map_err(|_| wrong())?;
+        let finalization =
+            whole(message, CredentialFinalization::<Suite>::deserialize(message), |message| message.serialize().len())
+                .map_err(|_| wrong())?;
         state.0.finish(finalization, server_parameters()).map(drop).map_err(|_| wrong())
     }
 }
@@ -171,7 +178,7 @@ impl LoginState {
     ///
     /// `invalid-argument` when it is damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        ServerLogin::deserialize(bytes).map(LoginState).map_err(damaged)
+        whole(bytes, ServerLogin::<Suite>::deserialize(bytes), |state| state.serialize().len()).map(LoginState)
     }
 }
 
@@ -208,7 +215,8 @@ impl Registration {
     ///
     /// `invalid-argument` when the answer is none.
     pub fn finish(self, answer: &[u8]) -> Result<Vec<u8>> {
-        let answer = RegistrationResponse::deserialize(answer).map_err(damaged)?;
+        let answer =
+            whole(answer, RegistrationResponse::<Suite>::deserialize(answer), |answer| answer.serialize().len())?;
         let finished = self
             .state
             .finish(&mut OsRng, &self.password, answer, ClientRegistrationFinishParameters::default())
@@ -248,7 +256,8 @@ impl Login {
     /// `unauthenticated` when the password is wrong, there is no such principal, or the server is not the one that the
     /// password was set at; `invalid-argument` when the answer is none.
     pub fn finish(self, answer: &[u8]) -> Result<Vec<u8>> {
-        let answer = CredentialResponse::deserialize(answer).map_err(damaged)?;
+        let answer =
+            whole(answer, CredentialResponse::<Suite>::deserialize(answer), |answer| answer.serialize().len())?;
         let parameters = ClientLoginFinishParameters::new(Some(CONTEXT), Default::default(), None);
         match self.state.finish(&mut OsRng, &self.password, answer, parameters) {
             Ok(finished) => Ok(finished.message.serialize().to_vec()),
@@ -266,6 +275,15 @@ impl fmt::Debug for Login {
 
 fn server_parameters() -> ServerLoginParameters<'static, 'static> {
     ServerLoginParameters { context: Some(CONTEXT), identifiers: Default::default() }
+}
+
+/// What was read, if it was all of `bytes`: the library takes what it needs and leaves the rest.
+fn whole<T>(bytes: &[u8], read: Result<T, ProtocolError>, length: impl Fn(&T) -> usize) -> Result<T> {
+    let read = read.map_err(damaged)?;
+    if length(&read) != bytes.len() {
+        return Err(Error::new(Code::InvalidArgument, "something follows the message of a password exchange"));
+    }
+    Ok(read)
 }
 
 fn bounded(password: &str) -> Result<Zeroizing<Vec<u8>>> {
@@ -289,117 +307,4 @@ fn defect(error: ProtocolError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PASSWORD: &str = "correct horse battery";
-
-    fn server() -> PasswordServer {
-        PasswordServer::from_setup(&PasswordServer::new_setup()).unwrap()
-    }
-
-    /// A record, and every message that was sent for it.
-    fn register(server: &PasswordServer, id: &[u8], password: &str) -> (Vec<u8>, Vec<Vec<u8>>) {
-        let (client, first) = Registration::start(password).unwrap();
-        let answer = server.register_start(id, &first).unwrap();
-        let upload = client.finish(&answer).unwrap();
-        (PasswordServer::register_finish(&upload).unwrap(), vec![first, answer, upload])
-    }
-
-    fn login(server: &PasswordServer, record: Option<&[u8]>, id: &[u8], password: &str) -> Result<Vec<Vec<u8>>> {
-        let (client, first) = Login::start(password).unwrap();
-        let (state, answer) = server.login_start(record, id, &first).unwrap();
-        let last = client.finish(&answer)?;
-        PasswordServer::login_finish(state, &last)?;
-        Ok(vec![first, answer, last])
-    }
-
-    #[test]
-    fn the_right_password_is_taken_and_never_sent() {
-        let setup = PasswordServer::new_setup();
-        let server = PasswordServer::from_setup(&setup).unwrap();
-        let (record, mut sent) = register(&server, b"ada", PASSWORD);
-        // After a restart, too.
-        let server = PasswordServer::from_setup(&setup).unwrap();
-        sent.extend(login(&server, Some(&record), b"ada", PASSWORD).unwrap());
-        sent.extend([record, setup]);
-        for message in sent {
-            assert!(!message.windows(7).any(|part| part == b"correct"));
-        }
-    }
-
-    #[test]
-    fn anything_else_is_refused_with_the_same_words() {
-        let server = server();
-        let (record, _) = register(&server, b"ada", PASSWORD);
-        let (bobs, _) = register(&server, b"bob", "another password");
-        let elsewhere = PasswordServer::from_setup(&PasswordServer::new_setup()).unwrap();
-        for (server, record, id, password) in [
-            (&server, Some(&record), &b"ada"[..], "correct horse batterz"),
-            (&server, Some(&record), b"bob", PASSWORD),
-            (&server, Some(&bobs), b"ada", PASSWORD),
-            (&server, None, b"ada", PASSWORD),
-            (&elsewhere, Some(&record), b"ada", PASSWORD),
-        ] {
-            let error = login(server, record.map(Vec::as_slice), id, password).unwrap_err();
-            assert_eq!((error.code(), error.message()), (Code::Unauthenticated, "the name or the password is wrong"));
-        }
-    }
-
-    #[test]
-    fn who_is_not_there_looks_like_anybody_else() {
-        let server = server();
-        let (record, _) = register(&server, b"ada", PASSWORD);
-        let (_, first) = Login::start(PASSWORD).unwrap();
-        let (_, known) = server.login_start(Some(&record), b"ada", &first).unwrap();
-        let (_, unknown) = server.login_start(None, b"eve", &first).unwrap();
-        assert_eq!(known.len(), unknown.len());
-        // What does not change from try to try for one, does not for the other either: the evaluated element.
-        let (_, known_again) = server.login_start(Some(&record), b"ada", &first).unwrap();
-        let (_, unknown_again) = server.login_start(None, b"eve", &first).unwrap();
-        assert_eq!(known[..32], known_again[..32]);
-        assert_eq!(unknown[..32], unknown_again[..32]);
-        assert_ne!(known[32..], known_again[32..]);
-        assert_ne!(unknown[32..], unknown_again[32..]);
-    }
-
-    #[test]
-    fn messages_that_are_cut_foreign_or_of_another_step_are_refused() {
-        let server = server();
-        let (record, sent) = register(&server, b"ada", PASSWORD);
-        let (client, first) = Login::start(PASSWORD).unwrap();
-        let (state, answer) = server.login_start(Some(&record), b"ada", &first).unwrap();
-        for at in [0, 1, first.len() - 1] {
-            assert!(server.login_start(Some(&record), b"ada", &first[..at]).is_err());
-            assert!(server.register_start(b"ada", &sent[0][..at.min(31)]).is_err());
-        }
-        for other in [&sent[0], &sent[1], &sent[2], &answer] {
-            assert!(server.login_start(Some(&record), b"ada", other).is_err());
-        }
-        assert!(PasswordServer::register_finish(&sent[1]).is_err());
-        assert!(server.login_start(Some(&record[1..]), b"ada", &first).is_err_and(|e| e.code() == Code::Internal));
-        assert!(PasswordServer::from_setup(&[1; 8]).is_err());
-        // A group element that is none, and the identity.
-        assert!(server.register_start(b"ada", &[0xff; 32]).is_err());
-        assert!(server.register_start(b"ada", &[0; 32]).is_err());
-
-        let kept = state.to_bytes();
-        assert_eq!(PasswordServer::login_finish(state, &answer).unwrap_err().code(), Code::Unauthenticated);
-        let last = client.finish(&answer).unwrap();
-        let state = LoginState::from_bytes(&kept).unwrap();
-        assert!(PasswordServer::login_finish(state, &last).is_ok());
-        // The last message of one login is none of another.
-        let (_, first) = Login::start(PASSWORD).unwrap();
-        let (state, _) = server.login_start(Some(&record), b"ada", &first).unwrap();
-        assert_eq!(PasswordServer::login_finish(state, &last).unwrap_err().code(), Code::Unauthenticated);
-    }
-
-    #[test]
-    fn a_password_has_bounds() {
-        assert!(Registration::start("1234567").is_err());
-        assert!(Registration::start("üüüüüüüü").is_ok());
-        assert!(Registration::start(&"x".repeat(1_025)).is_err());
-        assert!(Login::start(&"x".repeat(1_025)).is_err());
-        assert!(Login::start("").is_ok(), "only setting a password has rules for it");
-    }
-}
+mod tests;
