@@ -6,6 +6,7 @@ mod issuer;
 mod join;
 mod listeners;
 mod trust;
+mod workloads;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,9 +44,13 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     start_log(&env);
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
-    let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
+    let launch = config::launch(&data, &settings, &env);
+    let workload_socket = launch.workload_socket();
+    let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let server = Server::start(&env, data, &settings, Some(&agent)).await?;
-    agent.set_issuer(issuer::Issuer::new(Arc::new(server.node.clone())));
+    let issuer = issuer::Issuer::new(Arc::new(server.node.clone()));
+    agent.set_issuer(issuer.clone());
+    workloads::serve(&agent, &workload_socket, issuer);
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -82,10 +87,13 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let settings = config::agent(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let member = join::member(&env, &data, &settings).await?;
-    let agent =
-        Agent::start(config::agent_launch(&data, &settings, &member.servers, &env)).await.map_err(cannot_start)?;
+    let launch = config::agent_launch(&data, &settings, &member.servers, &env);
+    let workload_socket = launch.workload_socket();
+    let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
-    agent.set_issuer(issuer::Issuer::new(clerk.clone()));
+    let issuer = issuer::Issuer::new(clerk.clone());
+    agent.set_issuer(issuer.clone());
+    workloads::serve(&agent, &workload_socket, issuer);
     tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
