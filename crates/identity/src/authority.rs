@@ -20,10 +20,12 @@ use byname_name::{Name, spiffe};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 
+use crate::jwt::JwtKey;
 use crate::pem;
 
 mod describe;
 mod files;
+mod issuing;
 mod profile;
 mod request;
 mod roots;
@@ -35,9 +37,12 @@ pub use files::{RootFiles, Sign};
 pub use profile::{Subject, Usage};
 pub use request::{NewKey, SigningRequest, external_request, new_key};
 pub use roots::Roots;
-pub use verify::{Peer, Purpose, verify};
+pub use verify::{Peer, Purpose, verify, verify_pem};
 
-pub(crate) use profile::timestamp;
+pub(crate) use issuing::public_key_of;
+pub(crate) use profile::{spiffe_id, timestamp};
+#[cfg(fuzzing)]
+pub(crate) use verify::read_unsigned;
 pub(crate) use verify::{Refusal, Rule, refusal_of, verify_chain, verify_host};
 
 use profile::{ISSUING_LIFE, Scope, date, internal, is_host_name, is_host_under};
@@ -56,6 +61,7 @@ pub struct Authority {
     issuing_not_before: Timestamp,
     issuing_not_after: Timestamp,
     issuer: Issuer<'static, KeyPair>,
+    jwt_key: JwtKey,
 }
 
 /// A certificate that was just signed.
@@ -98,7 +104,7 @@ impl Authority {
         };
         let request = SigningRequest::parse(request_pem.as_bytes())?;
         let issuing = sign_issuing(domain, &root_pem, &root_key_pem, &request, &scope, ISSUING_LIFE, now)?;
-        Authority::assemble(&root_pem, Some(root_key_pem), &issuing, issuing_key_pem)
+        Authority::assemble(&root_pem, Some(root_key_pem), &issuing, issuing_key_pem, JwtKey::generate()?)
     }
 
     /// An authority whose root key is elsewhere: `chain_pem` begins with the certificate that was signed for
@@ -122,9 +128,9 @@ impl Authority {
             return Err(Error::invalid("root", format!("the root is of {whose} and not of {domain}")));
         }
         let chain = pem::certificates(chain_pem)?;
-        verify::verify_issuing(&roots, &chain, now).map_err(|error| error.within("the issuing certificate"))?;
+        issuing::verify_issuing(&roots, &chain, now).map_err(|error| error.within("the issuing certificate"))?;
         let first = chain.first().map(|der| pem::encode(pem::CERTIFICATE, der)).unwrap_or_default();
-        Authority::assemble(root_pem, None, &first, issuing_key_pem.to_owned())
+        Authority::assemble(root_pem, None, &first, issuing_key_pem.to_owned(), JwtKey::generate()?)
     }
 
     /// The same with a new issuing authority, when more than two thirds of this one's life are over and the root's key is
@@ -141,7 +147,8 @@ impl Authority {
         let request = SigningRequest::parse(key.request_pem.as_bytes())?;
         let root_pem = self.root_pem();
         let issuing = sign_issuing(&self.domain, &root_pem, root_key_pem, &request, &self.scope, ISSUING_LIFE, now)?;
-        Authority::assemble(&root_pem, Some(root_key_pem.clone()), &issuing, key.key_pem).map(Some)
+        let jwt_key = JwtKey::from_pkcs8(self.jwt_key.to_pkcs8())?;
+        Authority::assemble(&root_pem, Some(root_key_pem.clone()), &issuing, key.key_pem, jwt_key).map(Some)
     }
 
     /// Certifies that the holder of the request's key is `subject`, for `validity` or until the issuing authority's own
@@ -235,6 +242,21 @@ impl Authority {
         self.issuing_not_after
     }
 
+    /// The key that signs tokens for names ([`crate::jwt`]). It stays when the issuing authority is renewed.
+    pub fn jwt_key(&self) -> &JwtKey {
+        &self.jwt_key
+    }
+
+    /// The trust domain's keys as SPIFFE's own tools take them (JSON): the roots, and the key for tokens.
+    pub fn spiffe_bundle(&self) -> String {
+        self.jwt_key.bundle(&self.roots)
+    }
+
+    /// The root's private key, PKCS#8 in PEM, when it is here.
+    pub(crate) fn root_key_pem(&self) -> Option<&str> {
+        self.root_key_pem.as_deref()
+    }
+
     /// Whether the root's key is here, so that the authority can renew itself.
     pub fn holds_root_key(&self) -> bool {
         self.root_key_pem.is_some()
@@ -245,13 +267,14 @@ impl Authority {
         root_key_pem: Option<String>,
         issuing_pem: &str,
         issuing_key_pem: String,
+        jwt_key: JwtKey,
     ) -> Result<Self> {
         let roots = Roots::from_pem(root_pem)?;
         let Some(domain) = roots.domain().map(str::to_owned) else {
             return Err(Error::invalid("root", "the root names no trust domain (a URI `spiffe://DOMAIN`)"));
         };
         let issuing_der = pem::certificates(issuing_pem)?.swap_remove(0);
-        let facts = verify::issuing_facts(&issuing_der, &domain)?;
+        let facts = issuing::issuing_facts(&issuing_der, &domain)?;
         let key = key_pair(&issuing_key_pem)?;
         if key.public_key_raw() != facts.public_key.as_slice() {
             return Err(Error::invalid("key", "the key is not that of the issuing certificate"));
@@ -267,6 +290,7 @@ impl Authority {
             issuing_not_before: facts.not_before,
             issuing_not_after: facts.not_after,
             issuer,
+            jwt_key,
         })
     }
 }
@@ -301,7 +325,7 @@ pub(crate) fn sign_issuing(
     now: Timestamp,
 ) -> Result<String> {
     let root_der = pem::certificates(root_pem)?.swap_remove(0);
-    let root_end = verify::validity(&root_der)?.1;
+    let root_end = issuing::validity(&root_der)?.1;
     if now >= root_end {
         return Err(Error::new(Code::Unavailable, format!("the root of {domain} expired on {root_end}")));
     }

@@ -5,7 +5,7 @@
 //! and the sentence that says why is in the error ([`reason`]), for the audit.
 //!
 //! Sessions are never resumed, on either side: a ticket would carry on what a certificate proved after it expired or was
-//! revoked. A handshake costs a fraction of a millisecond, and our connections live long.
+//! revoked. A handshake costs each end less than half a millisecond of its processor, and our connections live long.
 //!
 //! Neither end bounds the time of a handshake: the caller puts its own bound around the call.
 

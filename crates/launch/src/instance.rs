@@ -73,7 +73,11 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
             tracing::debug!(instance = %id, "started without a certificate; it comes later");
         }
         let identities = agent.identities.clone();
-        let _ = blocking(move || Ok(identities.place(id, place))).await;
+        let written = move || {
+            identities.place(id, place);
+            Ok(())
+        };
+        let _ = blocking(written).await;
     }
     // When it fails the holder is gone, which `run` finds out.
     if let Err(error) = conn.send_with(&ToHolder::Work(work), &sockets).await {

@@ -16,14 +16,14 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("cluster", &[], &[]),
     ("launch", &["api", "identity", "name"], &[]),
     ("node", &["api", "cluster", "identity", "name", "registry"], &["launch", "testkit"]),
-    ("client", &["api", "name"], &["testkit"]),
-    ("front-grpc", &["api"], &["client", "name", "testkit"]),
+    ("client", &["api", "identity", "name"], &["testkit"]),
+    ("front-grpc", &["api"], &["client", "identity", "name", "testkit"]),
     ("front-http", &["api", "identity", "name"], &["testkit"]),
     ("front-spiffe", &["api", "launch"], &["identity", "name"]),
-    ("testkit", &["api", "client", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
+    ("testkit", &["api", "client", "identity", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
     (
         "byname",
-        &["api", "client", "cluster", "front-grpc", "front-http", "identity", "launch", "name", "node"],
+        &["api", "client", "cluster", "front-grpc", "front-http", "front-spiffe", "identity", "launch", "name", "node"],
         &["testkit"],
     ),
 ];

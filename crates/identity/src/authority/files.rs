@@ -12,8 +12,9 @@ use byname_name::Name;
 use rcgen::Issuer;
 use zeroize::Zeroizing;
 
+use super::issuing;
 use super::profile::{Scope, date, internal, leaf};
-use super::{Roots, SigningRequest, Subject, key_pair, new_root, sign_issuing, verify};
+use super::{Roots, SigningRequest, Subject, key_pair, new_root, public_key_of, sign_issuing};
 use crate::{pem, private_file};
 
 const KEY: &str = "root.key";
@@ -82,7 +83,7 @@ impl RootFiles {
         let domain = roots.domain().ok_or_else(|| {
             Error::invalid("root", format!("{} names no trust domain (a URI `spiffe://DOMAIN`)", path.display()))
         })?;
-        if key_pair(&root_key_pem)?.public_key_raw() != verify::public_key(&root_pem)?.as_slice() {
+        if Some(key_pair(&root_key_pem)?.public_key_raw()) != roots.ders().next().and_then(public_key_of).as_deref() {
             let what = format!("{} is not the key of {}", key_path.display(), path.display());
             return Err(Error::invalid("root", what));
         }
@@ -105,7 +106,7 @@ impl RootFiles {
             }
             Sign::Certificate(subject) => {
                 let root_der = pem::certificates(&self.root_pem)?.swap_remove(0);
-                let root_end = verify::validity(&root_der)?.1;
+                let root_end = issuing::validity(&root_der)?.1;
                 if now >= root_end {
                     let what = format!("the root of {} expired on {root_end}", self.domain);
                     return Err(Error::new(Code::Unavailable, what));

@@ -84,6 +84,11 @@ impl Roots {
         self.roots.iter().map(|root| &root.der)
     }
 
+    /// Those that have not expired.
+    pub(crate) fn live(&self, now: Timestamp) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().filter(move |root| now < root.not_after).map(|root| &root.der)
+    }
+
     /// The root that a certificate names as its issuer, unless that is the certificate itself.
     pub(crate) fn issuer_of(&self, der: &CertificateDer<'_>) -> Option<CertificateDer<'static>> {
         let (_, parsed) = X509Certificate::from_der(der).ok()?;

@@ -4,6 +4,7 @@ use byname_api::error::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Authority;
+use crate::jwt::JwtKey;
 
 /// The format of what follows the first byte.
 const VERSION: u8 = 1;
@@ -16,6 +17,7 @@ struct V1 {
     root_key_pem: Option<String>,
     issuing_pem: String,
     issuing_key_pem: String,
+    jwt_key_pkcs8: Vec<u8>,
 }
 
 impl Authority {
@@ -30,6 +32,7 @@ impl Authority {
             root_key_pem: self.root_key_pem.clone(),
             issuing_pem: self.issuing_pem(),
             issuing_key_pem: self.issuing_key_pem.clone(),
+            jwt_key_pkcs8: self.jwt_key.to_pkcs8().to_vec(),
         };
         postcard::to_extend(&stored, vec![VERSION])
             .map_err(|error| Error::internal(format!("writing an authority: {error}")))
@@ -48,6 +51,7 @@ impl Authority {
             return Err(Error::new(Code::Unsupported, what));
         }
         let stored: V1 = postcard::from_bytes(rest).map_err(|_| damaged())?;
-        Authority::assemble(&stored.root_pem, stored.root_key_pem, &stored.issuing_pem, stored.issuing_key_pem)
+        let jwt_key = JwtKey::from_pkcs8(&stored.jwt_key_pkcs8)?;
+        Authority::assemble(&stored.root_pem, stored.root_key_pem, &stored.issuing_pem, stored.issuing_key_pem, jwt_key)
     }
 }

@@ -1,6 +1,5 @@
 //! Whose a certificate is. One function for every use: the TLS verifier, certificates carried in messages, tests.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use byname_api::error::{Code, Error, Result};
@@ -14,7 +13,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 use x509_parser::prelude::FromDer;
 
-use super::profile::{LOCALHOST, Scope, is_host_name, is_host_under, is_server};
+use super::issuing::subtree_of;
+use super::profile::{is_host_under, is_server};
 use super::roots::{fingerprint, trust_domain};
 use super::{Roots, timestamp};
 
@@ -82,8 +82,18 @@ pub(crate) fn refusal_of(rule: Rule, what: impl Into<String>) -> Refusal {
 /// # Errors
 ///
 /// `unauthenticated`, with a sentence that says which rule was broken.
-pub fn verify(roots: &Roots, chain: &[CertificateDer<'_>], purpose: Purpose, now: Timestamp) -> Result<Peer> {
-    verify_chain(roots, chain, purpose, now).map_err(|refusal| refusal.error)
+pub fn verify(roots: &Roots, chain: &[impl AsRef<[u8]>], purpose: Purpose, now: Timestamp) -> Result<Peer> {
+    let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
+    verify_chain(roots, &chain, purpose, now).map_err(|refusal| refusal.error)
+}
+
+/// The same for a chain in PEM.
+///
+/// # Errors
+///
+/// As [`verify`]; `invalid-argument` when the text holds no certificate.
+pub fn verify_pem(roots: &Roots, chain_pem: &str, purpose: Purpose, now: Timestamp) -> Result<Peer> {
+    verify(roots, &crate::pem::certificates(chain_pem)?, purpose, now)
 }
 
 pub(crate) fn verify_chain(
@@ -336,99 +346,14 @@ pub(crate) fn significant(serial: &[u8]) -> &[u8] {
     }
 }
 
-/// The subtree of names that an authority is constrained to.
-///
-/// An authority without a constraint on DNS names within the domain is none of ours: it could certify anything.
-fn subtree_of(authority: &CertificateDer<'_>, domain: &str) -> Result<Name, Refusal> {
-    Ok(scope_of(&parse(authority)?, domain)?.under)
-}
-
-fn scope_of(parsed: &X509Certificate<'_>, domain: &str) -> Result<Scope, Refusal> {
-    let refuse = |what: String| refusal_of(Rule::Issuer, what);
-    let constraints = parsed
-        .name_constraints()
-        .map_err(|_| refusal_of(Rule::Malformed, "the authority's name constraints are damaged"))?
-        .ok_or_else(|| refuse(format!("the issuing authority is not constrained to names of {domain}")))?;
-    if constraints.value.excluded_subtrees.as_ref().is_some_and(|excluded| !excluded.is_empty()) {
-        return Err(refuse("the issuing authority excludes names, which cannot be checked for SPIFFE ids".to_owned()));
+/// Reads all that is read of a certificate once its chain holds.
+#[cfg(fuzzing)]
+pub(crate) fn read_unsigned(der: &CertificateDer<'_>, domain: &str) {
+    let _ = super::issuing::issuing_facts(der, domain);
+    let Ok(parsed) = parse(der) else { return };
+    let _ = (check_usage(&parsed, Purpose::Client), check_usage(&parsed, Purpose::Server), ids_of(&parsed));
+    if let Ok(name) = Alternatives::of(&parsed).and_then(|names| name_of(&names, domain)) {
+        assert!(!name.is_root());
+        assert!(spiffe::to_id(&name, domain).is_ok(), "{name}");
     }
-    let mut subtrees = BTreeSet::new();
-    let mut hosts = Vec::new();
-    for subtree in constraints.value.permitted_subtrees.iter().flatten() {
-        let GeneralName::DNSName(base) = &subtree.base else { continue };
-        let base = base.strip_prefix('.').unwrap_or(base);
-        match dns::from_dns(base, domain) {
-            Ok(name) => drop(subtrees.insert(name)),
-            Err(_) if base.eq_ignore_ascii_case(LOCALHOST) => {}
-            Err(_) if is_host_name(base) => hosts.push(base.to_ascii_lowercase()),
-            Err(_) => return Err(refuse("the issuing authority's name constraints hold what is no host".to_owned())),
-        }
-    }
-    let mut subtrees = subtrees.into_iter();
-    match (subtrees.next(), subtrees.next()) {
-        (Some(under), None) => Ok(Scope { under, hosts }),
-        (None, _) => Err(refuse(format!("the issuing authority is not constrained to names of {domain}"))),
-        (Some(_), Some(_)) => Err(refuse(format!("the issuing authority is for several subtrees of {domain}"))),
-    }
-}
-
-/// What an issuing authority's certificate says of itself.
-pub(crate) struct IssuingFacts {
-    pub(crate) scope: Scope,
-    pub(crate) public_key: Vec<u8>,
-    pub(crate) not_before: Timestamp,
-    pub(crate) not_after: Timestamp,
-}
-
-/// Reads an issuing authority's certificate: an authority of `domain`, with a scope.
-pub(crate) fn issuing_facts(der: &CertificateDer<'_>, domain: &str) -> Result<IssuingFacts> {
-    let wrong = |refusal: Refusal| Error::invalid("chain", refusal.error.message().to_owned());
-    let parsed = parse(der).map_err(wrong)?;
-    if !parsed.is_ca() || !matches!(parsed.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign()) {
-        return Err(Error::invalid("chain", "the certificate is not that of an authority"));
-    }
-    if let Some(theirs) = trust_domain(&parsed).filter(|theirs| theirs != domain) {
-        return Err(Error::invalid("chain", format!("the certificate is of another trust domain: {theirs}")));
-    }
-    Ok(IssuingFacts {
-        scope: scope_of(&parsed, domain).map_err(wrong)?,
-        public_key: parsed.public_key().subject_public_key.as_ref().to_vec(),
-        not_before: timestamp(parsed.validity().not_before.to_datetime()),
-        not_after: timestamp(parsed.validity().not_after.to_datetime()),
-    })
-}
-
-/// Checks an issuing authority that was signed elsewhere: an authority of the roots' domain, signed by the root itself,
-/// in date.
-pub(crate) fn verify_issuing(roots: &Roots, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<()> {
-    let Some(first) = chain.first() else { return Err(Error::invalid("chain", "there is no certificate")) };
-    let domain = roots.domain().unwrap_or_default();
-    let facts = issuing_facts(first, domain)?;
-    if now < facts.not_before || now >= facts.not_after {
-        let what = format!("is good from {} until {} and not now", facts.not_before, facts.not_after);
-        return Err(Error::invalid("chain", what));
-    }
-    let parsed = parse(first).map_err(|refusal| refusal.error)?;
-    let signed = roots.ders().any(|root| {
-        let Ok(root) = parse(root) else { return false };
-        root.subject().as_raw() == parsed.issuer().as_raw() && parsed.verify_signature(Some(root.public_key())).is_ok()
-    });
-    if !signed {
-        return Err(Error::invalid("chain", format!("is not signed by the given root of {domain}")));
-    }
-    Ok(())
-}
-
-/// From when until when a certificate is good.
-pub(crate) fn validity(der: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp)> {
-    let parsed = parse(der).map_err(|refusal| Error::invalid("certificate", refusal.error.message().to_owned()))?;
-    let end = |time: x509_parser::time::ASN1Time| timestamp(time.to_datetime());
-    Ok((end(parsed.validity().not_before), end(parsed.validity().not_after)))
-}
-
-/// The public key of a text's first certificate, as its bit string.
-pub(crate) fn public_key(pem_text: &str) -> Result<Vec<u8>> {
-    let der = crate::pem::certificates(pem_text)?.swap_remove(0);
-    let parsed = parse(&der).map_err(|refusal| Error::invalid("certificate", refusal.error.message().to_owned()))?;
-    Ok(parsed.public_key().subject_public_key.as_ref().to_vec())
 }
