@@ -46,6 +46,11 @@ impl Inner {
 
     /// The same, with the view that the operation will look at.
     pub(crate) fn authorise_in(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        self.authorise_at(tree, caller, right, name, name)
+    }
+
+    /// The same; a refusal speaks of `asked`, which is made or changed beneath `name`.
+    fn authorise_at(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name, asked: &Name) -> Result<()> {
         if caller.standing == Standing::Full {
             return Ok(());
         }
@@ -62,8 +67,9 @@ impl Inner {
         }
         let Some(at) = refused else { return Ok(()) };
         let hidden = access::hidden(tree, &who, &at) || access::hidden(tree, &who, name);
-        let error = if hidden { tree.not_found_for(name, &who) } else { denied(caller, right, name) };
-        self.note_refusal(caller, &right.to_string(), Some(name), &denied(caller, right, name));
+        let refusal = denied(caller, right, asked);
+        self.note_refusal(caller, &right.to_string(), Some(asked), &refusal);
+        let error = if hidden { tree.not_found_for(name, &who) } else { refusal };
         Err(error)
     }
 
@@ -129,7 +135,7 @@ impl Inner {
         };
         if makes {
             // What is made takes nothing from a name that it may take the place of.
-            self.authorise_in(tree, caller, Right::Add, &parent)?;
+            self.authorise_at(tree, caller, Right::Add, &parent, name)?;
         } else {
             self.authorise_in(tree, caller, Right::Modify, name)?;
         }
