@@ -24,6 +24,7 @@ pub(crate) async fn run(session: &mut Session, command: ClusterCommand) -> Outco
         Format::Name | Format::Table => screen.line(&token)?,
     }
     if screen.format == Format::Table {
+        screen.flush()?;
         screen.say(&format!("byname: good once, until {}; whoever has it can join", reply.expires));
     }
     Ok(())
