@@ -347,7 +347,14 @@ impl Gate {
         let peer = connection.peer;
         let (address, encrypted) = match peer {
             Peer::Internal => return Ok(Caller::internal()),
-            Peer::Socket { uid, pid } => return self.0.local(uid, pid),
+            Peer::Socket { uid, pid } => {
+                // Whoever shows something wants to be taken for that, and not for the local user.
+                let caller = match authorization {
+                    Some(header) => bearer_token(header).and_then(|token| self.0.bearer(peer, token)),
+                    None => self.0.local(uid, pid),
+                };
+                return caller.inspect_err(|error| self.0.refused(peer, error));
+            }
             Peer::Tcp { address, encrypted } => (address, encrypted),
         };
         if !encrypted && !peer.is_loopback() {
@@ -468,6 +475,7 @@ mod tests {
         let (there, there_tls) = (tcp([192, 0, 2, 1], false), tcp([192, 0, 2, 1], true));
         for (peer, host, origin, auth, expect) in [
             (socket, None, None, None, Ok(Full)),
+            (socket, None, None, Some("Bearer wrong!"), Err(Code::Unauthenticated)),
             (here, Some("127.0.0.1:7600"), None, None, Ok(Anonymous)),
             (here, Some("localhost"), None, Some("Bearer secret"), Ok(Full)),
             (here, Some("[::1]:7600"), None, Some("bearer secret"), Ok(Full)),

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, Request, Version};
 /// (RFC 9112 section 3.2).
 pub(crate) fn admit<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Admission {
     if let Peer::Socket { .. } | Peer::Internal = connection.peer {
-        return Admission(gate.admit(connection, None, None, None));
+        let authorization = authorization(request.headers());
+        return Admission(authorization.and_then(|shown| gate.admit(connection, None, None, shown)));
     }
     Admission(over_tcp(gate, connection, request))
 }
@@ -30,10 +31,14 @@ fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Re
     let origin = single(headers, &ORIGIN, || {
         Error::new(Code::Denied, "the request names more than one origin").field("Origin")
     })?;
-    let authorization = single(headers, &AUTHORIZATION, || {
+    gate.admit(connection, host, origin, authorization(headers)?)
+}
+
+/// What a request shows beside its connection.
+fn authorization(headers: &HeaderMap) -> Result<Option<&str>> {
+    single(headers, &AUTHORIZATION, || {
         Error::new(Code::Unauthenticated, "the Authorization header is given twice").field("Authorization")
-    })?;
-    gate.admit(connection, host, origin, authorization)
+    })
 }
 
 /// The one value of a header. What is not visible ASCII is as wrong as two values are.

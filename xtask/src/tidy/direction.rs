@@ -40,7 +40,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic-health", &["front-grpc"]),
     ("tonic-reflection", &["front-grpc"]),
     ("prost", &["api", "front-spiffe"]),
-    ("prost-types", &["front-spiffe"]),
+    ("prost-types", &["api", "front-spiffe"]),
     ("axum", &["front-grpc", "front-http"]),
     ("hyper", &["front-http"]),
     ("openraft", &["cluster"]),

@@ -74,12 +74,13 @@ impl Authenticator for Front {
     fn bearer(&self, peer: Peer, token: &str) -> Result<Caller> {
         let inner = &self.0;
         let Some(identity) = inner.identity() else { return Err(unknown_token()) };
+        let here = peer.is_loopback() || matches!(peer, Peer::Socket { .. });
         if token.starts_with(byname_identity::session::PREFIX) {
             let caller = inner.session(identity, token)?;
             identity.limits.request(peer, caller.id)?;
             return Ok(caller);
         }
-        if peer.is_loopback() && same_secret(token.as_bytes(), identity.token.as_bytes()) {
+        if here && same_secret(token.as_bytes(), identity.token.as_bytes()) {
             return Ok(Caller::full("token", Mechanism::Token));
         }
         Err(unknown_token())
