@@ -2,9 +2,11 @@
 //! curl, Python's standard library, a SPIFFE library, a browser). `make test` installs what they need.
 
 mod audit;
+mod browser;
 mod introduction;
 mod join;
 mod secrets;
 mod sign_in;
+mod spiffe;
 mod support;
 mod tls;
