@@ -8,7 +8,7 @@ INTO        := $(DESTDIR)$(or $(PREFIX),/usr/local)
 SAY         := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install test check tidy unit examples demo demo-debug bench clean need
+.PHONY: help build release install test check tidy unit examples demo demo-debug bench clean need need-browser
 # The steps of a target come one after another, so that the first that fails is the last that is seen.
 .NOTPARALLEL:
 
@@ -24,7 +24,7 @@ help:
 	@echo 'make clean     forget everything that was built'
 
 need:
-	@.ci/need cc git curl python3 redis-server postgres psql
+	@.ci/need cc git curl openssl python3 redis-server postgres psql
 
 build:
 	$(SAY) 'building (debug)'
@@ -42,7 +42,11 @@ install: release
 	$(TARGET)/release/byname completions zsh >$(INTO)/share/zsh/site-functions/_byname
 	$(TARGET)/release/byname completions fish >$(INTO)/share/fish/vendor_completions.d/byname.fish
 
-test: need check unit examples demo-debug
+# A browser, for the pages where people sign in.
+need-browser:
+	@.ci/need chromium
+
+test: need need-browser check unit examples demo-debug
 	$(SAY) 'all good'
 
 check:

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use byname_api::agent::{InstanceReport, Order, Phase, Report};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::InstanceId;
-use byname_api::service::Exit;
+use byname_api::service::{Exit, State};
 use byname_name::Name;
 use byname_registry::Command;
 use byname_registry::command::Change;
@@ -157,7 +157,10 @@ pub(crate) async fn attach(
     let name =
         Name::parse("/computers").and_then(|c| c.child(&computer)).map_err(|e| Error::from(e).field("computer"))?;
     if only.as_ref().is_some_and(|only| only.key() != name.key()) {
-        return Err(Error::new(Code::Denied, format!("the certificate is another host's: it does not speak for `{name}`")));
+        return Err(Error::new(
+            Code::Denied,
+            format!("the certificate is another host's: it does not speak for `{name}`"),
+        ));
     }
     let hello = Command::Computer { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
@@ -195,6 +198,7 @@ impl Stream {
                 Report::Instance(report) => {
                     if self.sent.lock().is_some() {
                         seen.insert(report.instance);
+                        self.stop_again(&inner, &report);
                     }
                     take_report(&inner, &self.computer, &self.orders, report).await;
                 }
@@ -228,6 +232,18 @@ impl Stream {
         if connected.get(&self.computer).is_some_and(|a| a.stream == self.stream) {
             connected.remove(&self.computer);
             tracing::warn!(computer = %self.computer, "agent disconnected; its programs go on");
+        }
+    }
+
+    /// What was told to stop while the agent was away does not know it yet.
+    fn stop_again(&self, inner: &Inner, report: &InstanceReport) {
+        let id = report.instance;
+        let tree = inner.view.load();
+        let node = tree.by_instance(id);
+        let copy = node.as_ref().and_then(|node| node.service.as_deref()?.instance(id));
+        let stopping = copy.is_some_and(|copy| copy.state == State::Stopping);
+        if stopping && !matches!(report.phase, Phase::Stopping | Phase::Ended { .. }) {
+            let _ = self.orders.try_send(Order::Stop { term: inner.cluster.term(), instance: id, now: false });
         }
     }
 

@@ -298,8 +298,14 @@ impl NameService for Node {
                 None
             }
         };
-        self.inner.note(&cx.caller, "attach-agent", only.as_ref(), Ok(()));
-        agents::attach(self.inner.clone(), reports, only).await
+        let attached = agents::attach(self.inner.clone(), reports, only.clone()).await;
+        match &attached {
+            Err(error) if error.code() == Code::Denied => {
+                self.inner.note_refusal(&cx.caller, "attach-agent", only.as_ref(), error);
+            }
+            other => self.inner.note(&cx.caller, "attach-agent", only.as_ref(), other.as_ref().map(|_| ())),
+        }
+        attached
     }
 }
 

@@ -1,4 +1,4 @@
-//! A real `byname dev` for one test.
+//! A real `byname dev` or `byname server` for one test.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,11 +19,15 @@ pub struct Options {
     pub role: &'static str,
     /// Keep the data here, from the scratch folder when relative, instead of in its `data`.
     pub data: Option<PathBuf>,
+    /// The TCP address; port 0 picks a free one.
+    pub listen: &'static str,
+    /// More words for the command.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { role: "dev", data: None }
+        Options { role: "dev", data: None, listen: "127.0.0.1:0", arguments: Vec::new() }
     }
 }
 
@@ -32,6 +36,8 @@ impl Default for Options {
 pub struct Server {
     binary: PathBuf,
     role: &'static str,
+    listen: &'static str,
+    arguments: Vec<String>,
     data: PathBuf,
     child: Option<Child>,
     endpoints: serde_json::Value,
@@ -109,7 +115,16 @@ impl Server {
         fs::create_dir_all(scratch_path.join("home")).expect("a home");
         let data = scratch_path.join(options.data.unwrap_or_else(|| "data".into()));
         let binary = binary.as_ref().to_owned();
-        Server { binary, role: options.role, data, child: None, endpoints: serde_json::Value::Null, scratch }
+        Server {
+            binary,
+            role: options.role,
+            listen: options.listen,
+            arguments: options.arguments,
+            data,
+            child: None,
+            endpoints: serde_json::Value::Null,
+            scratch,
+        }
     }
 
     /// Starts it on the data that is there, and waits until it is ready. Gives the time that took.
@@ -140,7 +155,8 @@ impl Server {
             .command_of(self.role)
             .arg("--data")
             .arg(&self.data)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", self.listen])
+            .args(&self.arguments)
             .env_remove("BYNAME_SERVER")
             .stdout(Stdio::piped())
             .stderr(log)
@@ -186,6 +202,20 @@ impl Server {
     /// When the server was never ready.
     pub fn api(&self) -> String {
         self.endpoint("api")
+    }
+
+    /// `https://127.0.0.1:PORT`: the same port with TLS.
+    ///
+    /// # Panics
+    ///
+    /// When the server was never ready.
+    pub fn https(&self) -> String {
+        self.endpoint("https")
+    }
+
+    /// The file with the root certificates of its trust domain.
+    pub fn ca(&self) -> PathBuf {
+        self.data.join("ca.pem")
     }
 
     /// The path of the unix socket.
@@ -243,6 +273,11 @@ impl Server {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// SIGHUP: it reads again what it can.
+    pub fn hang_up(&self) {
+        process::send(self.pid(), Signal::HUP);
     }
 
     /// SIGTERM, and the exit status once it has ended.

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-
-use crate::serve::Ca;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +85,9 @@ pub(crate) struct ServerArgs {
     #[arg(long = "host-name", value_name = "NAME")]
     pub host_names: Vec<String>,
     /// Where the root of the trust domain is: `own` makes one, `external` has it sign a request (`byname ca`)
-    #[arg(long, value_name = "WHERE", value_enum)]
-    pub ca: Option<Ca>,
+    // It takes the place of the `--ca FILE` of every command, which asks a server: so it has that one's type.
+    #[arg(long, value_name = "WHERE", value_parser = where_root())]
+    pub ca: Option<PathBuf>,
     /// Join the servers that made this token
     #[arg(long, value_name = "TOKEN", value_parser = no_join)]
     pub join: Option<String>,
@@ -117,6 +117,11 @@ pub(crate) struct AgentArgs {
     /// The bearer token for the server, filled in by the caller.
     #[arg(skip)]
     pub token: Option<String>,
+}
+
+/// The words of `ca` in server.toml.
+fn where_root() -> impl TypedValueParser<Value = PathBuf> {
+    PossibleValuesParser::new(["own", "external"]).map(PathBuf::from)
 }
 
 fn off(text: &str) -> Result<Listen, String> {

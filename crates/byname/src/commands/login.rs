@@ -117,8 +117,17 @@ pub(super) fn page(servers: &str, path: &str) -> String {
         object.and_then(|object| object["api"].as_str().map(str::to_owned))
     };
     match base {
-        Some(base) => format!("{}/{}", base.trim_end_matches('/'), path.trim_start_matches('/')),
+        Some(base) => format!("{}/{}", for_browsers(base.trim_end_matches('/')), path.trim_start_matches('/')),
         None => path.to_owned(),
+    }
+}
+
+/// Browsers use passkeys under a name and never under an address, and this host has one that they trust without TLS.
+fn for_browsers(base: &str) -> String {
+    let port = base.strip_prefix("http://127.0.0.1").or_else(|| base.strip_prefix("http://[::1]"));
+    match port.filter(|port| port.is_empty() || port.starts_with(':')) {
+        Some(port) => format!("http://localhost{port}"),
+        None => base.to_owned(),
     }
 }
 
@@ -323,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_page_is_on_the_server_s_own_address() {
-        assert_eq!(page("http://127.0.0.1:7600/,https://b:1", "/login"), "http://127.0.0.1:7600/login");
+        assert_eq!(page("http://127.0.0.1:7600/,https://b:1", "/login"), "http://localhost:7600/login");
+        assert_eq!(page("http://127.0.0.10:7600", "/login"), "http://127.0.0.10:7600/login");
         assert_eq!(page("unix:///nowhere/byname.sock", "/login"), "/login");
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("endpoints.json"), r#"{"api": "https://127.0.0.1:1"}"#).unwrap();

@@ -38,7 +38,7 @@ pub(crate) struct ServerFile {
 }
 
 /// Where the root of the trust domain is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Ca {
     /// The server makes it.
@@ -136,7 +136,10 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
-        external_ca: args.ca.or(file.ca).unwrap_or_default() == Ca::External,
+        external_ca: match &args.ca {
+            Some(word) => word == Path::new("external"),
+            None => file.ca == Some(Ca::External),
+        },
         dev: false,
         programs: Vec::new(),
     })

@@ -30,7 +30,7 @@ use crate::environment::Environment;
 use crate::failure::Outcome;
 use crate::reach;
 use config::ServerSettings;
-pub(crate) use config::{AgentFile, Ca, ServerFile};
+pub(crate) use config::{AgentFile, ServerFile};
 use files::DataDir;
 use listeners::Listeners;
 

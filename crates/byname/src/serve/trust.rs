@@ -81,7 +81,7 @@ fn external(data: &DataDir, domain: &str) -> Result<Authority> {
             Code::Unavailable,
             format!(
                 "the authority has to be signed first: carry {} to where the root is, \
-                 `byname ca sign {} --dir ROOT --issuing -o issuing.pem` there, and bring issuing.pem and root.pem back as {} \
+                 `byname ca sign {} --dir ROOT --issuing --out issuing.pem` there, and bring issuing.pem and root.pem back as {} \
                  and {}",
                 request.display(),
                 request.file_name().unwrap_or_default().to_string_lossy(),

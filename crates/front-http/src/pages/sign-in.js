@@ -1,5 +1,6 @@
 // Signing in for a command line (/login) and making a passkey (/enrol). What the page needs is in the fragment of its
-// address: #device=SECRET&code=XXXX-XXXX&principal=/people/liu, or #link=SECRET. No browser sends that anywhere.
+// address: #device=SECRET&code=XXXX-XXXX&principal=/people/liu, or #link=SECRET&principal=/people/liu. No browser sends
+// that anywhere.
 
 const at = (id) => document.getElementById(id);
 const fragment = new URLSearchParams(location.hash.slice(1));
@@ -67,7 +68,7 @@ function say(text) {
 }
 
 function complain(text) {
-  at("error").textContent = text;
+  at("error").textContent = text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function explain(error) {
@@ -95,12 +96,16 @@ async function signIn() {
   return "You are signed in. Your terminal goes on; you may close this page.";
 }
 
+// What the link was exchanged for, once: whoever cancels and tries again goes on with it.
+let enrolment = null;
+
 async function enrol() {
   const label = at("label").value.trim();
-  const start = await ask("/v1/enrol", { step: "passkey-start", link: fragment.get("link") });
-  const credential = await navigator.credentials.create(options(start.message));
+  enrolment ??= await ask("/v1/enrol", { step: "passkey-start", link: fragment.get("link") });
+  const { attempt, message } = enrolment;
+  const credential = await navigator.credentials.create(options(message));
   say("Keeping the passkey …");
-  await ask("/v1/enrol", { step: "passkey-finish", attempt: start.attempt, credential: answer(credential), label });
+  await ask("/v1/enrol", { step: "passkey-finish", attempt, credential: answer(credential), label });
   return "The passkey is made. You may close this page.";
 }
 
@@ -127,8 +132,10 @@ if (wrong) {
   complain(wrong);
 } else {
   at("form").hidden = false;
+  const whose = fragment.get("principal");
+  if (login && whose) at("principal").value = whose;
+  if (!login && whose) at("whose").textContent = `for ${whose}`;
   const field = at(login ? "principal" : "label");
-  field.value = fragment.get("principal") ?? field.value;
   (field.value ? at("go") : field).focus();
 }
 

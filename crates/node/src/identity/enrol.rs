@@ -9,7 +9,7 @@ use byname_api::object::{Kind, ObjectId};
 use byname_api::request::Context;
 use byname_api::span::Timestamp;
 use byname_identity::password::PasswordServer;
-use byname_name::Name;
+use byname_name::{Name, http};
 use byname_registry::command::CredentialChange;
 use byname_registry::{Command, Node as Object};
 
@@ -50,7 +50,7 @@ impl Inner {
                 let link = identity.attempts.keep(Attempt::Link { principal: node.id })?;
                 self.note_change(cx, "passkey-link", Some(&node.name), &Ok(()));
                 Ok(EnrolReply::Page {
-                    path: format!("/enrol#link={}&principal={}", link.0, node.name),
+                    path: format!("/enrol#link={}&principal=/{}", link.0, http::to_path(&node.name)),
                     expires: Timestamp(start::now().0 + LINK_MS),
                 })
             }

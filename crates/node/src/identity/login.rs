@@ -11,7 +11,7 @@ use byname_api::identity::{Blob, LoginReply, LoginRequest, LogoutRequest, Secret
 use byname_api::object::ObjectId;
 use byname_api::request::Context;
 use byname_identity::password::PasswordServer;
-use byname_name::Name;
+use byname_name::{Name, http};
 use byname_registry::command::{CredentialChange, Revoked};
 use byname_registry::{Command, access};
 
@@ -49,7 +49,7 @@ impl Inner {
             LoginRequest::PageStart { principal } => {
                 let attempt = identity.attempts.keep(Attempt::Page { session: None })?;
                 let code = page_code(&attempt);
-                let whose = principal.map(|name| format!("&principal={name}")).unwrap_or_default();
+                let whose = principal.map(|name| format!("&principal=/{}", http::to_path(&name))).unwrap_or_default();
                 let path = format!("/login#device={}&code={code}{whose}", device_of(&attempt).0);
                 identity.attempts.name(device_of(&attempt), attempt.clone())?;
                 Ok(LoginReply::Page { attempt, path, code, every_ms: POLL_MS })
