@@ -329,7 +329,7 @@ impl Gate {
 
     /// Who the caller is, from what the connection and the headers say. `host` is the Host header or `:authority`,
     /// `origin` the Origin header, `authorization` the Authorization header, as sent. A bearer token goes before a
-    /// certificate.
+    /// certificate, and before what the kernel says of the other end of a socket.
     ///
     /// Over plain TCP the Host must name this host, and a foreign Origin is always refused: otherwise any web page that a
     /// user visits could talk to the server behind the user's back (DNS rebinding, cross-site requests).
@@ -347,7 +347,11 @@ impl Gate {
         let peer = connection.peer;
         let (address, encrypted) = match peer {
             Peer::Internal => return Ok(Caller::internal()),
-            Peer::Socket { uid, pid } => return self.0.local(uid, pid),
+            Peer::Socket { uid, pid } => {
+                let Some(header) = authorization else { return self.0.local(uid, pid) };
+                let caller = bearer_token(header).and_then(|token| self.0.bearer(peer, token));
+                return caller.inspect_err(|error| self.0.refused(peer, error));
+            }
             Peer::Tcp { address, encrypted } => (address, encrypted),
         };
         if !encrypted && !peer.is_loopback() {

@@ -63,8 +63,7 @@ impl Address {
     /// Whether the bearer token may go there: plain TCP shows it to everybody on the way, so only within this host.
     pub(crate) fn takes_token(&self) -> bool {
         match self {
-            Address::Unix(_) => false,
-            Address::Https(_) => true,
+            Address::Unix(_) | Address::Https(_) => true,
             Address::Http(uri) => uri.host().is_some_and(|host| {
                 host.eq_ignore_ascii_case("localhost") || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }),
@@ -144,7 +143,7 @@ mod tests {
             ("http://localhost.example:7600", false),
             ("https://192.0.2.1:7600", true),
             ("https://localhost:7600", true),
-            ("unix:///x", false),
+            ("unix:///x", true),
         ] {
             assert_eq!(Address::parse(text).unwrap().takes_token(), expect, "{text}");
         }
