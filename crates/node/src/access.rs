@@ -46,6 +46,11 @@ impl Inner {
 
     /// The same, with the view that the operation will look at.
     pub(crate) fn authorise_in(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        self.authorise_for(tree, caller, right, name, name)
+    }
+
+    /// The same, where the rules of `name` decide about `asked`.
+    fn authorise_for(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name, asked: &Name) -> Result<()> {
         if caller.standing == Standing::Full {
             return Ok(());
         }
@@ -62,8 +67,8 @@ impl Inner {
         }
         let Some(at) = refused else { return Ok(()) };
         let hidden = access::hidden(tree, &who, &at) || access::hidden(tree, &who, name);
-        let error = if hidden { tree.not_found_for(name, &who) } else { denied(caller, right, name) };
-        self.note_refusal(caller, &right.to_string(), Some(name), &denied(caller, right, name));
+        let error = if hidden { tree.not_found_for(name, &who) } else { denied(caller, right, asked) };
+        self.note_refusal(caller, &right.to_string(), Some(asked), &denied(caller, right, asked));
         Err(error)
     }
 
@@ -129,7 +134,7 @@ impl Inner {
         };
         if makes {
             // What is made takes nothing from a name that it may take the place of.
-            self.authorise_in(tree, caller, Right::Add, &parent)?;
+            self.authorise_for(tree, caller, Right::Add, &parent, name)?;
         } else {
             self.authorise_in(tree, caller, Right::Modify, name)?;
         }
