@@ -259,7 +259,10 @@ fn options(target: &Target) -> byname_api::Result<Options> {
         }
         (false, _) => None,
     };
-    Ok(Options { token: target.token.clone(), tls, ..Options::default() })
+    // Over the socket the kernel says who calls, unless somebody else's session was asked for.
+    let local = target.servers.split(',').all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+    let token = target.token.clone().filter(|_| !local || target.signed_in.is_some());
+    Ok(Options { token, tls, ..Options::default() })
 }
 
 /// Where to ask, and what to show there.

@@ -46,8 +46,8 @@ const VERIFY_WAIT: Duration = Duration::from_secs(600);
 /// What a clerk is told beside the servers.
 #[derive(Clone)]
 pub struct Options {
-    /// The bearer token: a session's, or the content of `DIR/token`. Sent over TLS, and over plain TCP within this host
-    /// only.
+    /// The bearer token: a session's, or the content of `DIR/token`. Sent over TLS, and over a socket and
+    /// plain TCP within this host only.
     pub token: Option<String>,
     /// Makes the connections to `https://`.
     pub tls: Option<Arc<dyn Dial>>,

@@ -6,13 +6,19 @@ use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Request, Version};
 
 /// Who sends this request. Over TCP the host that it names has to be unambiguous before the gate looks at it
-/// (RFC 9112 section 3.2).
+/// (RFC 9112 section 3.2). No web page reaches a socket.
 pub(crate) fn admit<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Admission {
     if let Peer::Socket { .. } | Peer::Internal = connection.peer {
-        let authorization = authorization(request.headers());
-        return Admission(authorization.and_then(|shown| gate.admit(connection, None, None, shown)));
+        let header = authorization(request.headers());
+        return Admission(header.and_then(|header| gate.admit(connection, None, None, header)));
     }
     Admission(over_tcp(gate, connection, request))
+}
+
+fn authorization(headers: &HeaderMap) -> Result<Option<&str>> {
+    single(headers, &AUTHORIZATION, || {
+        Error::new(Code::Unauthenticated, "the Authorization header is given twice").field("Authorization")
+    })
 }
 
 fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Result<byname_api::caller::Caller> {
@@ -32,13 +38,6 @@ fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Re
         Error::new(Code::Denied, "the request names more than one origin").field("Origin")
     })?;
     gate.admit(connection, host, origin, authorization(headers)?)
-}
-
-/// What a request shows beside its connection.
-fn authorization(headers: &HeaderMap) -> Result<Option<&str>> {
-    single(headers, &AUTHORIZATION, || {
-        Error::new(Code::Unauthenticated, "the Authorization header is given twice").field("Authorization")
-    })
 }
 
 /// The one value of a header. What is not visible ASCII is as wrong as two values are.

@@ -558,16 +558,20 @@ async fn check(anyone_looks: bool, everybody: &[Who]) -> usize {
         let records = by_address.get(from.as_str()).cloned().unwrap_or_default();
         let about =
             matches!(need(cell.method), Need::On(_) | Need::Known(_)) && cell.expected != Expected::Unauthenticated;
-        let at = match (cell.method, cell.object) {
+        let object = match (cell.method, cell.object) {
             // Noted where it would have been made.
             (Method::NamesAdd, Object::Alias) => Object::Hidden.name(),
             _ => cell.object.name(),
+        };
+        let at = match cell.method {
+            Method::NamesAdd => format!("{}/new", object.trim_end_matches('/')),
+            _ => object.to_owned(),
         };
         let noted = records.iter().any(|record| {
             matches!(record.outcome, Ended::Denied | Ended::Unauthenticated)
                 && record.by == cell.by
                 && !record.operation.is_empty()
-                && (!about || record.name.as_deref() == Some(at))
+                && (!about || record.name.as_deref() == Some(at.as_str()))
         });
         if !noted {
             wrong

@@ -151,6 +151,7 @@ fn keep(session: &mut Session, env: &Environment, granted: &Granted) -> Outcome 
         Format::Name => screen.line(principal.as_str())?,
         Format::Table => screen.line(&format!("signed in as {principal} until {}", granted.expires))?,
     }
+    screen.flush()?;
     if servers.split(',').all(|server| !server.trim().starts_with("http")) {
         screen.flush()?;
         screen.say(&format!(

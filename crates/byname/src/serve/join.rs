@@ -59,7 +59,9 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
         )
     })?;
     let target = reach::target(env, &reach::Places::default(), Some(&servers), settings.token_file.as_deref())?;
-    let options = Options { token: target.token, ..Options::default() };
+    // Over the socket the kernel says who calls.
+    let token = target.token.filter(|_| !servers.starts_with("unix:"));
+    let options = Options { token, ..Options::default() };
     Ok(Member { clerk: Arc::new(Clerk::connect(&servers, options)?), servers, certificate: None })
 }
 

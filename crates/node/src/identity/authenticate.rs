@@ -186,7 +186,8 @@ impl Inner {
         let node = tree.by_id(id).filter(|node| node.name.key() == name.key());
         let node = node.ok_or_else(|| ended("the principal is not there any more"))?;
         if node.spec.disabled == Some(true) {
-            return Err(ended("the principal is disabled"));
+            let what = format!("`{}` is disabled: an admin can enable it (`byname principal enable`)", node.name);
+            return Err(Error::new(Code::Unauthenticated, what));
         }
         if tree.credentials(id).is_some_and(|credentials| since < credentials.valid_from) {
             return Err(ended("what was given before was revoked"));
