@@ -193,7 +193,7 @@ impl Inner {
             // Who the admins are, above all.
             let makes = matches!(op, Op::Add { .. } | Op::Put { .. } | Op::Declare { .. }) && tree.get(name).is_none();
             let parent = name.parent().filter(|_| makes);
-            return self.authorise_itself(tree, caller, Right::Admin, parent.as_ref().unwrap_or(name));
+            return self.authorise_end(tree, caller, Right::Admin, parent.as_ref().unwrap_or(name), name, false);
         }
         let exists = tree.get(name).is_some();
         let parent = name.parent().unwrap_or_else(Name::root);

@@ -25,7 +25,16 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     (
         "byname",
         &[
-            "api", "audit", "client", "cluster", "front-grpc", "front-http", "front-spiffe", "identity", "launch", "name",
+            "api",
+            "audit",
+            "client",
+            "cluster",
+            "front-grpc",
+            "front-http",
+            "front-spiffe",
+            "identity",
+            "launch",
+            "name",
             "node",
         ],
         &["testkit"],

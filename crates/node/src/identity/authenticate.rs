@@ -152,12 +152,9 @@ impl Inner {
         if start::now().max(tree.now) >= certificate.not_after {
             return Err(ended("the certificate has expired"));
         }
-        let evidence: Arc<str> = format!(
-            "{} serial {}",
-            byname_api::identity::fingerprint(&certificate.fingerprint),
-            certificate.serial
-        )
-        .into();
+        let evidence: Arc<str> =
+            format!("{} serial {}", byname_api::identity::fingerprint(&certificate.fingerprint), certificate.serial)
+                .into();
         let caller = match certificate.id {
             Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.issued)?,
             // Servers are no objects of the tree; nobody else gets a certificate without an id.

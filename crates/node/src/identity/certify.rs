@@ -43,7 +43,10 @@ impl Inner {
                 _ => {
                     return Err(Error::new(
                         Code::InvalidArgument,
-                        format!("`{}` is no principal of the tree: say whose certificate with --name", caller.principal),
+                        format!(
+                            "`{}` is no principal of the tree: say whose certificate with --name",
+                            caller.principal
+                        ),
                     )
                     .field("principal"));
                 }

@@ -13,8 +13,8 @@ use byname_name::{Name, http};
 use byname_registry::command::CredentialChange;
 use byname_registry::{Command, Node as Object};
 
-use super::login::{PASSKEY, PASSWORD, claimed, handle};
 use super::Attempt;
+use super::login::{PASSKEY, PASSWORD, claimed, handle};
 use crate::{Inner, start};
 
 /// How long a link to make a passkey is good for, in milliseconds.
@@ -77,7 +77,9 @@ impl Inner {
                 check_label(&label)?;
                 let node = self.by_principal_id(principal)?;
                 if credential.len() > 64 << 10 {
-                    return Err(Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential"));
+                    return Err(
+                        Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential")
+                    );
                 }
                 let made = match identity.passkeys.register_finish(&state, credential.as_bytes(), start::now()) {
                     Ok(key) => {
@@ -103,7 +105,9 @@ impl Inner {
                 let credentials = tree.credentials(node.id);
                 Ok(EnrolReply::Credentials {
                     password: credentials.is_some_and(|c| c.password.is_some()),
-                    passkeys: credentials.map(|c| c.passkeys.iter().map(|p| p.label.clone()).collect()).unwrap_or_default(),
+                    passkeys: credentials
+                        .map(|c| c.passkeys.iter().map(|p| p.label.clone()).collect())
+                        .unwrap_or_default(),
                 })
             }
         }
@@ -145,7 +149,9 @@ impl Inner {
     /// What a revocation is about, for the audit log.
     pub(crate) fn revoked_name(&self, request: &RevokeRequest) -> Option<Name> {
         match request {
-            RevokeRequest::Instance { instance } => self.view.load().by_instance(*instance).map(|node| node.name.clone()),
+            RevokeRequest::Instance { instance } => {
+                self.view.load().by_instance(*instance).map(|node| node.name.clone())
+            }
             RevokeRequest::Principal { principal } => Some(principal.clone()),
         }
     }

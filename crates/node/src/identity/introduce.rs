@@ -103,7 +103,8 @@ impl Inner {
         credential: Option<&Secret>,
     ) -> Result<InstanceId> {
         if let Some(credential) = credential {
-            let id = claimed.ok_or_else(|| Error::invalid("instance", "a credential is good for one instance: say which"))?;
+            let id = claimed
+                .ok_or_else(|| Error::invalid("instance", "a credential is good for one instance: say which"))?;
             self.check_credential(id, credential)?;
             return Ok(id);
         }
@@ -140,7 +141,9 @@ impl Inner {
                 let Some(node) = node else {
                     // No telling whether it was ever there.
                     self.authorise(&cx.caller, Right::Admin, &byname_name::Name::root())?;
-                    return Err(Error::new(Code::NotFound, format!("there is no instance {instance} now")).field("instance"));
+                    return Err(
+                        Error::new(Code::NotFound, format!("there is no instance {instance} now")).field("instance")
+                    );
                 };
                 self.authorise(&cx.caller, Right::Admin, &node.name)?;
                 Revoked::Instance(instance)

@@ -54,12 +54,10 @@ impl Inner {
                 identity.attempts.name(device_of(&attempt), attempt.clone())?;
                 Ok(LoginReply::Page { attempt, path, code, every_ms: POLL_MS })
             }
-            LoginRequest::PagePoll { attempt } => {
-                Ok(match identity.attempts.page(&attempt, Option::take)? {
-                    Some(session) => LoginReply::Session(session),
-                    None => LoginReply::Pending,
-                })
-            }
+            LoginRequest::PagePoll { attempt } => Ok(match identity.attempts.page(&attempt, Option::take)? {
+                Some(session) => LoginReply::Session(session),
+                None => LoginReply::Pending,
+            }),
         }
     }
 
@@ -73,7 +71,8 @@ impl Inner {
         let record = sealed.map(|sealed| identity.key.open(PASSWORD, &sealed)).transpose()?;
         let id = node.as_ref().map(|node| node.id);
         let (state, answer) = identity.passwords.login_start(record.as_deref(), &handle(id, &principal), &message.0)?;
-        let attempt = Attempt::Password { principal: id.filter(|_| record.is_some()), name: principal, state: Box::new(state) };
+        let attempt =
+            Attempt::Password { principal: id.filter(|_| record.is_some()), name: principal, state: Box::new(state) };
         Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message: Blob(answer) })
     }
 
@@ -127,20 +126,21 @@ impl Inner {
         };
         let keys = principal.map(|id| self.passkeys_of(id)).transpose()?.unwrap_or_default();
         let plain: Vec<Vec<u8>> = keys.iter().map(|(_, key)| key.clone()).collect();
-        let session = match (identity.passkeys.login_finish(&state, credential.as_bytes(), &plain, start::now()), principal) {
-            (Ok(used), Some(id)) => {
-                if let Some(updated) = used.updated
-                    && let Some((label, _)) = keys.get(used.index)
-                {
-                    let key = identity.key.seal(PASSKEY, &updated)?;
-                    let change = CredentialChange::UpdatePasskey { label: label.clone(), key };
-                    self.propose(name.as_str(), None, Command::Credential { principal: id, change }).await?;
+        let session =
+            match (identity.passkeys.login_finish(&state, credential.as_bytes(), &plain, start::now()), principal) {
+                (Ok(used), Some(id)) => {
+                    if let Some(updated) = used.updated
+                        && let Some((label, _)) = keys.get(used.index)
+                    {
+                        let key = identity.key.seal(PASSKEY, &updated)?;
+                        let change = CredentialChange::UpdatePasskey { label: label.clone(), key };
+                        self.propose(name.as_str(), None, Command::Credential { principal: id, change }).await?;
+                    }
+                    self.signed_in(cx, &name, id, Mechanism::Passkey)
                 }
-                self.signed_in(cx, &name, id, Mechanism::Passkey)
-            }
-            (Err(error), Some(_)) => Err(error),
-            (_, None) => Err(Error::new(Code::Unauthenticated, "the name or the passkey is wrong")),
-        };
+                (Err(error), Some(_)) => Err(error),
+                (_, None) => Err(Error::new(Code::Unauthenticated, "the name or the passkey is wrong")),
+            };
         let reply = self.note_sign_in(cx, &name, Mechanism::Passkey, session)?;
         match (device, reply) {
             (Some(device), LoginReply::Session(session)) => {
