@@ -101,6 +101,20 @@ impl Inner {
         looks(name) && tree.follow(name, true, None).map_or(true, |end| looks(&end))
     }
 
+    /// The error for somebody who showed something wrong about a name: what it may look at it is told of, what is
+    /// hidden is not there, and whoever sees nothing is told the same of everything.
+    pub(crate) fn told(&self, tree: &Tree, caller: &Caller, name: &Name, error: Error, refusal: Error) -> Error {
+        if self.sees(tree, caller, name) {
+            return error;
+        }
+        let who = self.who(caller);
+        let end = tree.follow(name, true, None).ok().filter(|end| end != name);
+        if access::hidden(tree, &who, name) || end.is_some_and(|end| access::hidden(tree, &who, &end)) {
+            return tree.not_found_for(name, &who);
+        }
+        refusal
+    }
+
     /// The rules, and that a program may always speak for its own service.
     fn allows(&self, tree: &Tree, who: &Who<'_>, right: Right, name: &Name, caller: &Caller) -> bool {
         if access::allows(tree, who, right, name) {
@@ -318,6 +332,9 @@ impl Inner {
         let who = request.who.clone().unwrap_or_else(|| own.clone());
         if who != own {
             self.authorise_in(&tree, &cx.caller, Right::Admin, &request.name)?;
+        }
+        if let (Subject::Named(name), false) = (&who, who == own) {
+            self.authorise_in(&tree, &cx.caller, Right::Read, name)?;
         }
         let asked = if who == own { cx.caller.clone() } else { self.caller_for(&tree, &who)? };
         let rights = request.right.map_or_else(|| Right::ALL.to_vec(), |right| vec![right]);

@@ -24,15 +24,12 @@ impl Inner {
         let shown = request.name.clone().filter(|_| request.ticket.is_some() || request.credential.is_some());
         let done = self.advertise_as(cx, request).await;
         match (shown, done) {
-            // Whoever may not see the service learns nothing of it by showing what is wrong.
-            (Some(name), Err(error))
-                if error.code() != Code::InvalidArgument && !self.sees(&self.view.load(), &cx.caller, &name) =>
-            {
-                Err(Error::new(
+            (Some(name), Err(error)) if error.code() != Code::InvalidArgument => {
+                let refusal = Error::new(
                     Code::Denied,
                     "the ticket or credential is not one of a copy that the name server started, or it was used before",
-                )
-                .field("ticket"))
+                );
+                Err(self.told(&self.view.load(), &cx.caller, &name, error, refusal.field("ticket")))
             }
             (_, done) => done,
         }
@@ -176,21 +173,24 @@ impl Inner {
         if request.credential.is_none() {
             self.authorise_in(&tree, &cx.caller, Right::Advertise, &request.name)?;
         }
-        // Whoever shows a credential and may not see the service learns nothing of it.
-        let sees = request.credential.is_none() || self.sees(&tree, &cx.caller, &request.name);
-        let wrong = || {
-            let error = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
-            self.note_refusal(&cx.caller, "withdraw", Some(&request.name), &error);
-            error
+        let wrong = |error: Option<Error>| {
+            let refusal = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
+            if request.credential.is_none() {
+                return error.unwrap_or(refusal);
+            }
+            self.note_refusal(&cx.caller, "withdraw", Some(&request.name), &refusal);
+            self.told(&tree, &cx.caller, &request.name, error.unwrap_or_else(|| refusal.clone()), refusal)
         };
-        let node = query::service_named(&tree, &request.name).map_err(|error| if sees { error } else { wrong() })?;
+        let node = query::service_named(&tree, &request.name).map_err(|error| wrong(Some(error)))?;
         let service = node.service.clone().unwrap_or_default();
         let instances = match (request.instance, &request.credential) {
             (Some(id), Some(credential)) => {
                 let hash = hash_of(credential, "credential")?;
                 let instance = service.instance(id);
-                if instance.map_or(!sees, |i| i.credential != Some(hash)) {
-                    return Err(wrong());
+                // One that is not there any more is withdrawn already, as far as those may know who may look.
+                let gone = instance.is_none() && self.sees(&tree, &cx.caller, &request.name);
+                if !gone && instance.is_none_or(|i| i.credential != Some(hash)) {
+                    return Err(wrong(None));
                 }
                 instance.map(|i| i.id).into_iter().collect()
             }

@@ -281,7 +281,10 @@ impl Inner {
         expires_in: Duration,
     ) -> Result<byname_api::identity::Session> {
         let identity = self.own_identity()?;
-        let issued = start::now().max(self.view.load().now);
+        let tree = self.view.load();
+        // What is given after a revocation is not under it, though it be within the same millisecond.
+        let valid_from = tree.credentials(node.id).map(|credentials| credentials.valid_from);
+        let issued = start::now().max(tree.now).max(valid_from.unwrap_or_default());
         let expires = byname_api::span::Timestamp(issued.0 + expires_in.as_millis() as u64);
         let claims = byname_identity::session::Claims {
             principal: node.name.to_string(),

@@ -92,11 +92,11 @@ impl Inner {
         if !proved && shown.is_none() {
             self.authorise_in(&tree, &cx.caller, Right::Advertise, &name)?;
         }
-        // Whoever shows a wrong credential and may not see the service learns nothing of it.
-        if !proved && shown.is_some() && (copy.is_ok() || !self.sees(&tree, &cx.caller, &name)) {
-            let error = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
-            self.note_refusal(&cx.caller, "report", Some(&name), &error);
-            return Err(error);
+        if !proved && shown.is_some() {
+            let refusal = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
+            self.note_refusal(&cx.caller, "report", Some(&name), &refusal);
+            let error = copy.err().unwrap_or_else(|| refusal.clone());
+            return Err(self.told(&tree, &cx.caller, &name, error, refusal));
         }
         let instance = copy?;
         if let Some(load) = request.load {

@@ -114,7 +114,12 @@ impl NameService for Node {
         // Renewals of a lease are not news.
         let news = done.as_ref().map_or(true, |reply| reply.credential.is_some());
         match (&done, &name) {
-            (Err(error), Some(name)) if shown => self.inner.note_refusal(&cx.caller, "advertise", Some(name), error),
+            (Err(error), Some(name)) if shown => {
+                // Also where the name is said not to be there: something was shown that is not good.
+                let denied = Error::new(Code::Denied, error.message());
+                let refusal = if error.code() == Code::NotFound { &denied } else { error };
+                self.inner.note_refusal(&cx.caller, "advertise", Some(name), refusal);
+            }
             (_, name) if news => self.inner.note_change(cx, "advertise", name.as_ref(), &done),
             _ => {}
         }

@@ -203,7 +203,7 @@ impl Inner {
     /// Whether a caller of a long stream is still somebody.
     pub(crate) fn is_still_there(&self, caller: &Caller) -> bool {
         let (Some(name), Some(id)) = (&caller.name, caller.id) else { return true };
-        if caller.expires.is_some_and(|end| start::now() >= end) {
+        if caller.expires.is_some_and(|end| start::now().max(self.view.load().now) >= end) {
             return false;
         }
         // A session's beginning is not kept: one that was revoked in the meantime ends with its next call.

@@ -56,8 +56,9 @@ impl Inner {
             }
             EnrolRequest::PasskeyStart { link } => {
                 identity.limits.sign_in(cx.caller.address)?;
-                let Attempt::Link { principal } = identity.attempts.take(&link)? else {
-                    return Err(Error::new(Code::Unauthenticated, "the link is of another kind"));
+                let by = claimed(cx, None, Mechanism::Passkey);
+                let Attempt::Link { principal } = self.take_attempt(&by, "add-passkey", &link)? else {
+                    return Err(self.other_kind(&by, "add-passkey"));
                 };
                 let node = self.by_principal_id(principal)?;
                 let existing: Vec<Vec<u8>> = self.passkeys_of(node.id)?.into_iter().map(|(_, key)| key).collect();
@@ -71,8 +72,9 @@ impl Inner {
                 Ok(EnrolReply::Challenge { attempt: Some(attempt), message: Blob(challenge.options.into_bytes()) })
             }
             EnrolRequest::PasskeyFinish { attempt, credential, label } => {
-                let Attempt::NewPasskey { principal, state } = identity.attempts.take(&attempt)? else {
-                    return Err(Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again"));
+                let by = claimed(cx, None, Mechanism::Passkey);
+                let Attempt::NewPasskey { principal, state } = self.take_attempt(&by, "add-passkey", &attempt)? else {
+                    return Err(self.other_kind(&by, "add-passkey"));
                 };
                 check_label(&label)?;
                 let node = self.by_principal_id(principal)?;

@@ -13,12 +13,15 @@ use byname_api::error::Result;
 use byname_api::identity::{LoginReply, LoginRequest, Secret};
 use byname_api::object::{InstanceId, Kind, ObjectId, Spec};
 use byname_api::request::*;
+use byname_api::span::Timestamp;
 use byname_api::{NameService, audit::Outcome};
 use byname_audit::Audit;
+use byname_cluster::{Cluster, Frozen, Machine, Options, Position};
 use byname_identity::seal::ClusterKey;
 use byname_identity::session::{Claims, Sessions, new_id};
 use byname_name::Name;
 use byname_node::{Config, Node, Setup};
+use byname_registry::{Command, Entry as LogEntry, stored};
 use byname_testkit::contract::Program;
 use byname_testkit::{PlayedAgent, eventually_async};
 
@@ -47,9 +50,9 @@ pub(crate) fn entry(who: &str, rights: impl Into<Rights>, allow: bool) -> AclEnt
 }
 
 /// The wall clock.
-pub(crate) fn now() -> byname_api::span::Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    byname_api::span::Timestamp(u64::try_from(since.as_millis()).unwrap())
+    Timestamp(u64::try_from(since.as_millis()).unwrap())
 }
 
 impl Established {
@@ -125,7 +128,7 @@ impl Established {
             session: new_id().unwrap(),
             mechanism: "password".into(),
             issued: now(),
-            expires: byname_api::span::Timestamp(now().0 + 3_600_000),
+            expires: Timestamp(now().0 + 3_600_000),
         })
     }
 
@@ -240,4 +243,40 @@ pub(crate) async fn open(dir: &Path) -> Node {
 /// Where nobody answers.
 pub(crate) fn endpoint() -> byname_api::service::Endpoint {
     byname_api::service::Endpoint { protocol: "tcp".into(), address: "127.0.0.1".into(), port: 1 }
+}
+
+/// Time passes, as the log has it: an entry is written that was made so many milliseconds from now. For the server that
+/// goes on with this folder, the clock was set back.
+pub(crate) async fn time_passes(dir: &Path, ms: u64) {
+    let cluster = Cluster::open(Options::new(dir.join("log"), 1), Nothing).await.unwrap();
+    let at = Timestamp(now().0 + ms);
+    let command = Command::Vault { key: "time".into(), sealed: vec![0; 32], only_if_absent: false };
+    let entry = LogEntry { at, by: "byname".into(), request: None, command };
+    cluster.propose(stored::encode_command(&entry).into()).await.unwrap();
+    cluster.shutdown().await;
+}
+
+/// A state machine that keeps nothing.
+struct Nothing;
+
+impl Machine for Nothing {
+    fn apply(&mut self, _at: Position, commands: &[bytes::Bytes]) -> Vec<bytes::Bytes> {
+        commands.iter().map(|_| bytes::Bytes::new()).collect()
+    }
+
+    fn publish(&mut self, _at: Position) {}
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(Nothing)
+    }
+
+    fn restore(&mut self, _from: &mut dyn std::io::Read) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Frozen for Nothing {
+    fn write(self: Box<Self>, _out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        Err(std::io::Error::other("there is nothing"))
+    }
 }
