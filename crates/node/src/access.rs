@@ -245,6 +245,10 @@ impl Inner {
             self.authorise_end(tree, caller, Right::Add, &parent, name, true)?;
         } else {
             self.authorise_itself(tree, caller, Right::Modify, name)?;
+            // Whoever says what runs decides who gets its ticket.
+            if spec.is_some_and(|spec| spec.launch.is_some()) {
+                self.authorise_itself(tree, caller, Right::Launch, name)?;
+            }
         }
         let Some(spec) = spec else { return Ok(()) };
         if let Some(owner) = &spec.owner {
@@ -262,6 +266,10 @@ impl Inner {
         {
             self.authorise_itself(tree, caller, Right::Admin, if makes { &parent } else { name })?;
         }
+        if !own {
+            // What belongs to somebody may do what its owner may: be given secrets, above all.
+            self.authorise_itself(tree, caller, Right::Admin, &Name::root())?;
+        }
         self.authorise_secrets(tree, caller, name, spec)
     }
 
@@ -274,7 +282,9 @@ impl Inner {
         }
         let old = tree.get(name).and_then(|node| node.spec.launch.clone());
         for secret in secrets_of(launch).chain(old.iter().flat_map(secrets_of)) {
-            if !self.may_use_secret(tree, caller, &secret) {
+            // An alias leads to a secret with rules of its own.
+            let end = tree.follow(&secret, true, None).unwrap_or_else(|_| secret.clone());
+            if !self.may_use_secret(tree, caller, &secret) || !self.may_use_secret(tree, caller, &end) {
                 let error = denied(caller, Right::Read, &secret);
                 self.note_refusal(caller, "use-secret", Some(&secret), &error);
                 return Err(error.field("launch.env"));

@@ -43,6 +43,11 @@ impl Inner {
             self.authorise(&cx.caller, Right::Launch, &pattern.literal_prefix())?;
         }
         let services = query::services(&self.view.load(), &patterns)?;
+        // What a pattern matches and the caller may not see is as if it were not there.
+        let named = |node: &Object| patterns.iter().any(|p| p.as_exact().is_some() && p.matches(&node.name));
+        let tree = self.view.load_full();
+        let services: Vec<_> =
+            services.into_iter().filter(|node| named(node) || self.sees(&tree, &cx.caller, &node.name)).collect();
         for service in &services {
             self.authorise(&cx.caller, Right::Launch, &service.name)?;
         }
@@ -75,7 +80,9 @@ impl Inner {
         let by = &cx.caller.principal;
         self.propose(by, None, Command::Release { service: node.id }).await?;
         let wants = Wants { start: true, may_start: true, force: true, all: false, turn: 0 };
-        self.await_running(&node.name, wants, deadline(request.timeout), &format!("launched by {by}")).await.map(drop)
+        let asker = Some((&cx.caller, Right::Launch));
+        let why = format!("launched by {by}");
+        self.await_running(&node.name, wants, deadline(request.timeout), &why, asker).await.map(drop)
     }
 
     async fn stop(

@@ -12,6 +12,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::request::{Context, FindReply, FindRequest};
 use byname_name::Name;
+use byname_registry::access;
 use byname_registry::command::Change;
 use byname_registry::query::{self, Outlook, Wants};
 use byname_registry::{Command, Node as Object};
@@ -41,13 +42,21 @@ impl Inner {
             self.check_failed(&cx.caller, &request.name, failed).await?;
         }
         // A service that runs is answered from the view at once.
-        match query::find(&self.view.load(), &request.name, wants, &self.usage)? {
-            Outlook::Answer(reply) if self.may_name(&reply) => return Ok(*reply),
-            Outlook::Refuse(error) => return Err(error),
-            Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
+        {
+            let tree = self.view.load();
+            if request.consistent || request.failed.is_some() {
+                // While it waited, the name may have come to lead elsewhere.
+                self.authorise_in(&tree, &cx.caller, Right::Find, &request.name)?;
+            }
+            match query::find(&tree, &request.name, wants, &self.usage)? {
+                Outlook::Answer(reply) if self.may_name(&reply) => return Ok(*reply),
+                Outlook::Refuse(error) => return Err(error),
+                Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
+            }
         }
         let why = format!("asked for by {}", cx.caller.principal);
-        self.await_running(&request.name, wants, deadline(request.timeout), &why).await
+        let asker = Some((&cx.caller, Right::Find));
+        self.await_running(&request.name, wants, deadline(request.timeout), &why, asker).await
     }
 
     /// Whether this find may start what it asks for: looked up only when it wants to.
@@ -73,14 +82,17 @@ impl Inner {
     }
 
     /// Starts what a name stands for if need be, and waits until it runs. All who wait are answered by one start, and
-    /// learn of its failure.
+    /// learn of its failure. The asker's right is looked at in every turn: while it waits, the name may come to lead
+    /// elsewhere, and the right may be taken away.
     pub(crate) async fn await_running(
         self: &Arc<Self>,
         name: &Name,
         wants: Wants,
         deadline: Instant,
         why: &str,
+        asker: Option<(&Caller, Right)>,
     ) -> Result<FindReply> {
+        let mut wants = wants;
         let mut awaited: Vec<InstanceId> = Vec::new();
         let patience = (Instant::now() + LAST_WORD).min(deadline);
         loop {
@@ -91,6 +103,10 @@ impl Inner {
             changed.as_mut().enable();
             let tree = self.view.load_full();
             let Some(node) = tree.by_id(id) else { return Err(tree.not_found(name)) };
+            if let Some((caller, right)) = asker {
+                self.authorise_in(&tree, caller, right, name)?;
+                wants.may_start = right == Right::Launch || self.may_start(&tree, caller, &node);
+            }
             if let Some(error) = failed_start(&node, &awaited) {
                 return Err(error);
             }
@@ -153,8 +169,12 @@ impl Inner {
             }
             None => None,
         };
-        if alive.is_some_and(|probed| probed.alive) {
-            return Ok(());
+        match alive {
+            Some(probed) if probed.alive => return Ok(()),
+            Some(_) => {}
+            // Nobody could look: only whoever may stop it is believed.
+            None if access::allows(&self.view.load(), &self.who(caller), Right::Launch, &node.name) => {}
+            None => return Ok(()),
         }
         tracing::info!(service = %node.name, instance = %failed, by = caller.principal, "reported dead, and does not answer");
         let change = Change::Unhealthy { why: format!("does not answer (reported by {})", caller.principal) };

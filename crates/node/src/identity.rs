@@ -27,6 +27,7 @@ use byname_api::caller::Caller;
 use byname_api::error::{Code, Error, Result};
 use byname_api::identity::{Secret, TrustReply};
 use byname_api::object::{Kind, ObjectId};
+use byname_api::span::Timestamp;
 use byname_audit::Audit;
 use byname_identity::authority::{Authority, Certificate, SigningRequest, Subject, Usage};
 use byname_identity::certified::{self, About};
@@ -285,7 +286,7 @@ impl Inner {
         // What is given after a revocation is not under it, though it be within the same millisecond.
         let valid_from = tree.credentials(node.id).map(|credentials| credentials.valid_from);
         let issued = start::now().max(tree.now).max(valid_from.unwrap_or_default());
-        let expires = byname_api::span::Timestamp(issued.0 + expires_in.as_millis() as u64);
+        let expires = Timestamp(issued.0 + expires_in.as_millis() as u64);
         let claims = byname_identity::session::Claims {
             principal: node.name.to_string(),
             id: Some(node.id),
@@ -368,13 +369,18 @@ pub(crate) struct Attempts(Mutex<HashMap<String, (Instant, Attempt)>>);
 /// What a mechanism must remember until its next step.
 pub(crate) enum Attempt {
     /// OPAQUE, after its first message.
-    Password { principal: Option<ObjectId>, name: Name, state: Box<byname_identity::password::LoginState> },
+    Password {
+        principal: Option<ObjectId>,
+        name: Name,
+        begun: Timestamp,
+        state: Box<byname_identity::password::LoginState>,
+    },
     /// WebAuthn, after the challenge.
-    Passkey { principal: Option<ObjectId>, name: Name, state: Vec<u8> },
+    Passkey { principal: Option<ObjectId>, name: Name, begun: Timestamp, state: Vec<u8> },
     /// Making a passkey.
-    NewPasskey { principal: ObjectId, state: Vec<u8> },
+    NewPasskey { principal: ObjectId, begun: Timestamp, state: Vec<u8> },
     /// A link to make a passkey with.
-    Link { principal: ObjectId },
+    Link { principal: ObjectId, begun: Timestamp },
     /// Another name of an attempt, for whoever may hand it something and take nothing.
     Name { of: Secret },
     /// A command line that waits for somebody to sign in on the page.

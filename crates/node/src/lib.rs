@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -237,6 +238,7 @@ impl Inner {
     /// The one write path: on disk and applied when it returns. A refusal by the registry is an error.
     pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
         metrics::counter!("byname_writes_total").increment(1);
+        let request = request.map(|id| own_request(by, id));
         let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
         let bytes = Bytes::from(stored::encode_command(&entry));
         let reply = self.cluster.propose(bytes).await.map_err(|error| match error {
@@ -286,6 +288,18 @@ impl Inner {
         let confirmed = self.cluster.confirm_primary().await;
         confirmed.map(drop).map_err(|e| Error::new(Code::Unavailable, e.to_string()))
     }
+}
+
+/// A request id whose session was made from a key that a caller chose (`Idempotency-Key`): two callers that choose the
+/// same key must not get each other's replies. Other sessions are random, and known to their callers alone.
+fn own_request(by: &str, id: RequestId) -> RequestId {
+    if RequestId::made(id.session).is_some() {
+        return id;
+    }
+    let digest = Sha256::digest([by.as_bytes(), &[0], &id.session.to_be_bytes()].concat());
+    let mut hash = [0; 16];
+    hash.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    RequestId { session: RequestId::session_of_key(u128::from_be_bytes(hash)), ..id }
 }
 
 /// Does what follows from changes.

@@ -50,6 +50,8 @@ impl Inner {
             if let Some(changed) = changed.as_mut().as_pin_mut() {
                 changed.enable();
             }
+            // While it waited, the name may have come to lead elsewhere.
+            self.authorise(&cx.caller, Right::Modify, &request.name)?;
             // A lock that was lost does not come back by waiting.
             let waited = request.wait.is_some() && !request.renew && Instant::now() < deadline;
             // Without the request id, whose first refusal would be remembered for all tries: the key does its work.
@@ -105,6 +107,14 @@ impl Inner {
                 None
             }
         };
+        if let Some(key) = key {
+            // What the view refuses is not worth an entry in the log.
+            let tree = self.view.load();
+            let held = tree.resolve(&request.name).ok().and_then(|found| Some(found.node.lock.as_ref()?.key == key));
+            if held.is_none() {
+                return Ok(UnlockReply { released: false });
+            }
+        }
         let command = Command::Unlock { name: request.name.clone(), key };
         match self.propose(&cx.caller.principal, cx.request, command).await {
             Ok(Reply::Unlocked(released)) => Ok(UnlockReply { released }),

@@ -1,15 +1,17 @@
 //! `logs`: what a service's programs wrote, from the agent that keeps it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 
 use byname_api::agent::Order;
-use byname_api::caller::Right;
+use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::request::{Context, LogsRequest};
-use byname_registry::query;
+use byname_name::Name;
+use byname_registry::{access, query};
 
 use crate::Inner;
 
@@ -34,10 +36,19 @@ impl Inner {
                 format!("the agent of `{computer}`, which keeps the log, is not connected"),
             ));
         };
-        let reader = Reader { inner: self.clone(), computer, request, pieces };
+        let (caller, service) = (cx.caller.clone(), node.name.clone());
+        let reader = Reader { inner: self.clone(), computer, request, pieces, caller, service };
         let stream = futures_util::stream::unfold(reader, |mut reader| async move {
-            let piece = reader.pieces.recv().await?;
-            Some((piece, reader))
+            loop {
+                if !reader.may_go_on() {
+                    return None;
+                }
+                // A log that says nothing is left, too, by whoever may not read it any more.
+                match tokio::time::timeout(LOOK_AGAIN, reader.pieces.recv()).await {
+                    Ok(piece) => return piece.map(|piece| (piece, reader)),
+                    Err(_) => continue,
+                }
+            }
         });
         Ok(stream.boxed())
     }
@@ -46,9 +57,23 @@ impl Inner {
 /// Tells the agent when its reader has gone.
 struct Reader {
     inner: Arc<Inner>,
-    computer: byname_name::Name,
+    computer: Name,
     request: u64,
     pieces: tokio::sync::mpsc::Receiver<Result<Bytes>>,
+    caller: Caller,
+    service: Name,
+}
+
+/// How often the right to follow a log is looked at when nothing is written.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+impl Reader {
+    /// Whether its caller is still somebody who may read this.
+    fn may_go_on(&self) -> bool {
+        let tree = self.inner.view.load();
+        let there = self.caller.standing != Standing::Authenticated || self.inner.is_still_there(&self.caller);
+        there && access::allows(&tree, &self.inner.who(&self.caller), Right::Launch, &self.service)
+    }
 }
 
 impl Drop for Reader {

@@ -41,7 +41,11 @@ impl NameService for Node {
         let inner = &self.inner;
         inner.authorise_itself(&inner.view.load(), &cx.caller, Right::Read, &request.name)?;
         inner.confirm_if(request.consistent).await?;
-        let read = query::read(&inner.view.load(), &request.name, &inner.config.dns_suffix);
+        let tree = inner.view.load_full();
+        // While it waited, the name may have come to lead elsewhere.
+        inner.authorise_itself(&tree, &cx.caller, Right::Read, &request.name)?;
+        let read = query::read(&tree, &request.name, &inner.config.dns_suffix);
+        drop(tree);
         inner.note_read(cx, "read", &request.name, &read);
         let mut reply = read?;
         inner.add_samples(&mut reply.object);

@@ -260,7 +260,7 @@ impl Inner {
             let request = FindRequest::new(node.name.clone());
             let wants = Wants { all: true, ..self.wants(&request, true) };
             let why = format!("a connection to {socket}");
-            self.await_running(&node.name, wants, Instant::now() + patience, &why).await
+            self.await_running(&node.name, wants, Instant::now() + patience, &why, None).await
         };
         match started.await {
             Ok(_) => {

@@ -47,7 +47,7 @@ impl Inner {
             }
             EnrolRequest::PasskeyPage { principal } => {
                 let node = self.enrollable(cx, &principal)?;
-                let link = identity.attempts.keep(Attempt::Link { principal: node.id })?;
+                let link = identity.attempts.keep(Attempt::Link { principal: node.id, begun: self.time() })?;
                 self.note_change(cx, "passkey-link", Some(&node.name), &Ok(()));
                 Ok(EnrolReply::Page {
                     path: format!("/enrol#link={}&principal=/{}", link.0, http::to_path(&node.name)),
@@ -57,27 +57,29 @@ impl Inner {
             EnrolRequest::PasskeyStart { link } => {
                 identity.limits.sign_in(cx.caller.address)?;
                 let by = claimed(cx, None, Mechanism::Passkey);
-                let Attempt::Link { principal } = self.take_attempt(&by, "add-passkey", &link)? else {
+                let Attempt::Link { principal, begun } = self.take_attempt(&by, "add-passkey", &link)? else {
                     return Err(self.other_kind(&by, "add-passkey"));
                 };
-                let node = self.by_principal_id(principal)?;
+                let node = self.by_principal_id(principal, begun)?;
                 let existing: Vec<Vec<u8>> = self.passkeys_of(node.id)?.into_iter().map(|(_, key)| key).collect();
                 if existing.len() >= PASSKEYS {
                     return Err(Error::new(Code::TooLarge, "a principal has 16 passkeys at most: remove one"));
                 }
                 let challenge =
                     identity.passkeys.register_start(node.id, node.name.as_str(), &existing, start::now())?;
-                let attempt = Attempt::NewPasskey { principal: node.id, state: challenge.state };
+                let attempt = Attempt::NewPasskey { principal: node.id, begun, state: challenge.state };
                 let attempt = identity.attempts.keep(attempt)?;
                 Ok(EnrolReply::Challenge { attempt: Some(attempt), message: Blob(challenge.options.into_bytes()) })
             }
             EnrolRequest::PasskeyFinish { attempt, credential, label } => {
                 let by = claimed(cx, None, Mechanism::Passkey);
-                let Attempt::NewPasskey { principal, state } = self.take_attempt(&by, "add-passkey", &attempt)? else {
+                let Attempt::NewPasskey { principal, begun, state } =
+                    self.take_attempt(&by, "add-passkey", &attempt)?
+                else {
                     return Err(self.other_kind(&by, "add-passkey"));
                 };
                 check_label(&label)?;
-                let node = self.by_principal_id(principal)?;
+                let node = self.by_principal_id(principal, begun)?;
                 if credential.len() > 64 << 10 {
                     return Err(
                         Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential")
@@ -143,8 +145,10 @@ impl Inner {
         Ok(node)
     }
 
-    fn by_principal_id(&self, id: ObjectId) -> Result<Arc<Object>> {
-        let node = self.view.load().by_id(id).filter(|node| node.spec.disabled != Some(true));
+    /// The principal that a link was made for, unless it was shut out or what was given before was revoked since.
+    fn by_principal_id(&self, id: ObjectId, begun: Timestamp) -> Result<Arc<Object>> {
+        let tree = self.view.load();
+        let node = tree.by_id(id).filter(|node| self.still_there(&tree, &node.name, id, None, begun).is_ok());
         node.ok_or_else(|| Error::new(Code::Unauthenticated, "the principal is not there any more"))
     }
 

@@ -63,7 +63,7 @@ impl Inner {
         check_computer(&request.computer, if server { JoinAs::Server } else { JoinAs::Agent })?;
         let command = Command::Join { secret: hash, computer: request.computer.clone() };
         let by = request.computer.as_str();
-        let (id, join_as) = match self.propose(by, cx.request, command).await? {
+        let (id, join_as) = match self.propose(by, None, command).await? {
             Reply::Joined { computer, join_as } => (computer, join_as),
             other => return Err(unexpected("join", &other)),
         };

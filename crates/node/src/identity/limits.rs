@@ -68,7 +68,9 @@ impl Limits {
     pub(crate) fn request(&self, peer: Peer, principal: Option<ObjectId>) -> Result<()> {
         match (principal, peer) {
             (Some(id), _) => self.take(Key::Principal(id), &PRINCIPAL),
-            (None, Peer::Tcp { address, .. }) if !peer.is_loopback() => self.take(Key::Address(address), &ADDRESS),
+            (None, Peer::Tcp { address, .. }) if !peer.is_loopback() => {
+                self.take(Key::Address(network(address)), &ADDRESS)
+            }
             (None, _) => Ok(()),
         }
     }
@@ -80,7 +82,7 @@ impl Limits {
     /// `rate-limited`.
     pub(crate) fn sign_in(&self, address: Option<IpAddr>) -> Result<()> {
         match address {
-            Some(address) => self.take(Key::SignIn(address), &SIGN_IN),
+            Some(address) => self.take(Key::SignIn(network(address)), &SIGN_IN),
             None => Ok(()),
         }
     }
@@ -110,7 +112,7 @@ impl Limits {
     /// `rate-limited`, with how long to wait.
     pub(crate) fn may_try(&self, address: Option<IpAddr>, principal: &Name) -> Result<()> {
         let failures = self.failures.lock();
-        let Some((count, last)) = failures.get(&(address, principal.key())) else { return Ok(()) };
+        let Some((count, last)) = failures.get(&(address.map(network), principal.key())) else { return Ok(()) };
         let wait = pause_after(*count).saturating_sub(last.elapsed());
         if wait.is_zero() {
             return Ok(());
@@ -122,7 +124,7 @@ impl Limits {
     /// Notes how an attempt ended.
     pub(crate) fn note_attempt(&self, address: Option<IpAddr>, principal: &Name, succeeded: bool) {
         let mut failures = self.failures.lock();
-        let key = (address, principal.key());
+        let key = (address.map(network), principal.key());
         if succeeded {
             failures.remove(&key);
             return;
@@ -135,6 +137,14 @@ impl Limits {
             entry.0 = 0;
         }
         *entry = (entry.0.saturating_add(1), Instant::now());
+    }
+}
+
+/// Who is behind an address: whoever has one of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::from((u128::from(v6) & !u128::from(u64::MAX)).to_be_bytes()),
     }
 }
 

@@ -10,6 +10,7 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::identity::{Blob, LoginReply, LoginRequest, LogoutRequest, Secret, Session, WhoamiReply};
 use byname_api::object::ObjectId;
 use byname_api::request::Context;
+use byname_api::span::Timestamp;
 use byname_identity::password::PasswordServer;
 use byname_name::{Name, http};
 use byname_registry::command::{CredentialChange, Revoked};
@@ -71,8 +72,12 @@ impl Inner {
         let record = sealed.map(|sealed| identity.key.open(PASSWORD, &sealed)).transpose()?;
         let id = node.as_ref().map(|node| node.id);
         let (state, answer) = identity.passwords.login_start(record.as_deref(), &handle(id, &principal), &message.0)?;
-        let attempt =
-            Attempt::Password { principal: id.filter(|_| record.is_some()), name: principal, state: Box::new(state) };
+        let attempt = Attempt::Password {
+            principal: id.filter(|_| record.is_some()),
+            name: principal,
+            begun: self.time(),
+            state: Box::new(state),
+        };
         Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message: Blob(answer) })
     }
 
@@ -80,14 +85,14 @@ impl Inner {
         let identity = self.own_identity()?;
         check_size(message)?;
         let by = claimed(cx, None, Mechanism::Password);
-        let Attempt::Password { principal, name, state } = self.take_attempt(&by, "login", attempt)? else {
+        let Attempt::Password { principal, name, begun, state } = self.take_attempt(&by, "login", attempt)? else {
             return Err(self.other_kind(&by, "login"));
         };
         // Many may have been begun before the first failed.
         identity.limits.may_try(cx.caller.address, &name)?;
         let proved = PasswordServer::login_finish(*state, &message.0);
         let session = match (proved, principal) {
-            (Ok(()), Some(id)) => self.signed_in(cx, &name, id, Mechanism::Password),
+            (Ok(()), Some(id)) => self.signed_in(cx, &name, id, begun, Mechanism::Password),
             _ => Err(Error::new(Code::Unauthenticated, "the name or the password is wrong")),
         };
         self.note_sign_in(cx, &name, Mechanism::Password, session)
@@ -108,7 +113,7 @@ impl Inner {
             // Looks like any other, and is the same for the same name.
             None => identity.passkeys.decoy(&identity.key.mac(DECOY, principal.key().as_bytes())?)?,
         };
-        let attempt = Attempt::Passkey { principal: id, name: principal, state: challenge.state };
+        let attempt = Attempt::Passkey { principal: id, name: principal, begun: self.time(), state: challenge.state };
         let message = Blob(challenge.options.into_bytes());
         Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message })
     }
@@ -125,7 +130,7 @@ impl Inner {
             return Err(Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential"));
         }
         let by = claimed(cx, None, Mechanism::Passkey);
-        let Attempt::Passkey { principal, name, state } = self.take_attempt(&by, "login", attempt)? else {
+        let Attempt::Passkey { principal, name, begun, state } = self.take_attempt(&by, "login", attempt)? else {
             return Err(self.other_kind(&by, "login"));
         };
         identity.limits.may_try(cx.caller.address, &name)?;
@@ -141,7 +146,7 @@ impl Inner {
                         let change = CredentialChange::UpdatePasskey { label: label.clone(), key };
                         self.propose(name.as_str(), None, Command::Credential { principal: id, change }).await?;
                     }
-                    self.signed_in(cx, &name, id, Mechanism::Passkey)
+                    self.signed_in(cx, &name, id, begun, Mechanism::Passkey)
                 }
                 (Err(error), Some(_)) => Err(error),
                 (_, None) => Err(Error::new(Code::Unauthenticated, "the name or the passkey is wrong")),
@@ -155,6 +160,11 @@ impl Inner {
             }
             (_, reply) => Ok(reply),
         }
+    }
+
+    /// The later of the two clocks.
+    pub(super) fn time(&self) -> Timestamp {
+        start::now().max(self.view.load().now)
     }
 
     /// Whose name this is, by whatever alias and in whatever letters, and its object if it may sign in.
@@ -181,11 +191,18 @@ impl Inner {
     }
 
     /// A session for whoever has just proved to be this principal.
-    fn signed_in(&self, cx: &Context, name: &Name, id: ObjectId, mechanism: Mechanism) -> Result<Session> {
+    fn signed_in(
+        &self,
+        cx: &Context,
+        name: &Name,
+        id: ObjectId,
+        begun: Timestamp,
+        mechanism: Mechanism,
+    ) -> Result<Session> {
         let tree = self.view.load();
-        // It may have been removed or shut out between the steps.
-        let node = tree.by_id(id).filter(|node| node.spec.disabled != Some(true));
-        let node = node.ok_or_else(|| Error::new(Code::Unauthenticated, "the name or the password is wrong"))?;
+        // It may have been removed or shut out between the steps, and what proves it changed.
+        let there = tree.by_id(id).filter(|node| self.still_there(&tree, &node.name, id, None, begun).is_ok());
+        let node = there.ok_or_else(|| Error::new(Code::Unauthenticated, "the name or the password is wrong"))?;
         self.new_session(&node, &claimed(cx, Some(name), mechanism), SESSION)
     }
 
