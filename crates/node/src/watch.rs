@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt};
@@ -45,6 +46,8 @@ pub(crate) struct Record {
 /// The ring and the channels.
 pub(crate) struct Hub {
     inner: Mutex<Ring>,
+    /// The newest revision that removed an object with a list of its own.
+    newest_gone: AtomicU64,
 }
 
 #[derive(Default)]
@@ -57,13 +60,22 @@ struct Ring {
     events: usize,
     bytes: usize,
     channels: HashMap<NameKey, broadcast::Sender<Arc<Record>>>,
+    /// Objects that are gone and had lists of their own, by name, each with the revision that removed it: what happened
+    /// beneath them before is as hidden as it was.
+    gone: HashMap<NameKey, Vec<(u64, Arc<Object>)>>,
     closed: bool,
+}
+
+/// Whether an event took away an object with a list of its own.
+fn takes_list(change: Change, node: &Object) -> bool {
+    change == Change::Deleted && node.spec.acl.is_some()
 }
 
 impl Hub {
     /// A hub that knows nothing of what came before this revision.
     pub(crate) fn new(revision: u64) -> Hub {
-        Hub { inner: Mutex::new(Ring { revision, floor: revision, ..Ring::default() }) }
+        let ring = Ring { revision, floor: revision, ..Ring::default() };
+        Hub { inner: Mutex::new(ring), newest_gone: AtomicU64::new(0) }
     }
 
     /// Takes what happened before anybody could watch; the hub begins with the first of it.
@@ -104,11 +116,24 @@ impl Hub {
         ring.events += record.events.len();
         ring.bytes += bytes;
         ring.records.push_back(record.clone());
+        for (_, node) in record.events.iter().filter(|(change, node)| takes_list(*change, node)) {
+            ring.gone.entry(node.name.key()).or_default().push((revision, node.clone()));
+            self.newest_gone.fetch_max(revision, Ordering::Release);
+        }
         while ring.records.len() > 1 && (ring.events > KEPT || ring.bytes > KEPT_BYTES) {
             let Some(old) = ring.records.pop_front() else { break };
             ring.events -= old.events.len();
             ring.bytes -= old.bytes;
             ring.floor = old.revision;
+            for (_, node) in old.events.iter().filter(|(change, node)| takes_list(*change, node)) {
+                let key = node.name.key();
+                if let Some(gone) = ring.gone.get_mut(&key) {
+                    gone.retain(|(revision, _)| *revision > old.revision);
+                    if gone.is_empty() {
+                        ring.gone.remove(&key);
+                    }
+                }
+            }
         }
         if ring.channels.is_empty() {
             return;
@@ -157,6 +182,17 @@ impl Hub {
         }
         let first = ring.records.partition_point(|r| r.revision <= revision);
         Ok((ring.records.range(first..).cloned().collect(), ring.revision.max(revision)))
+    }
+
+    /// Objects with lists of their own that are gone, and stood at this name or above it at this revision.
+    fn gone_above(&self, name: &Name, revision: u64) -> Vec<Arc<Object>> {
+        if self.newest_gone.load(Ordering::Acquire) < revision {
+            return Vec::new();
+        }
+        let ring = self.inner.lock();
+        let keys = std::iter::successors(Some(name.key()), NameKey::parent);
+        let lists = keys.filter_map(|key| ring.gone.get(&key)).flatten();
+        lists.filter(|(went, _)| *went >= revision).map(|(_, node)| node.clone()).collect()
     }
 
     /// The newest revision, if nothing waits in this receiver.
@@ -350,13 +386,17 @@ impl Watcher {
         events
     }
 
-    /// Whether the caller may be told. What is gone is judged as if it were still there, and so is what went with it.
+    /// Whether the caller may be told. What is gone is judged as if it were still there, and so is what went with it, or
+    /// happened beneath it while it was there.
     fn may_tell(&self, record: &Record, node: &Object) -> bool {
-        let above = |gone: &Object| gone.spec.acl.is_some() && node.name.is_under(&gone.name);
-        let gone = record.events.iter().filter(|(change, gone)| *change == Change::Deleted && above(gone));
         self.caller.standing == Standing::Full
             || (self.inner.may_watch(&self.caller, node)
-                && gone.into_iter().all(|(_, gone)| self.inner.may_watch(&self.caller, gone)))
+                && self
+                    .inner
+                    .hub
+                    .gone_above(&node.name, record.revision)
+                    .iter()
+                    .all(|gone| self.inner.may_watch(&self.caller, gone)))
     }
 
     fn event(&self, change: Change, node: &Object) -> WatchEvent {

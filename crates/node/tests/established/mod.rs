@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use byname_api::access::{AclEntry, Rights, Subject};
@@ -16,6 +17,7 @@ use byname_api::request::*;
 use byname_api::span::Timestamp;
 use byname_api::{NameService, audit::Outcome};
 use byname_audit::Audit;
+use byname_cluster::disk::LocalDisk;
 use byname_cluster::{Cluster, Frozen, Machine, Options, Position};
 use byname_identity::seal::ClusterKey;
 use byname_identity::session::{Claims, Sessions, new_id};
@@ -237,7 +239,10 @@ impl Established {
 /// Opens the log of a server in this folder.
 pub(crate) async fn open(dir: &Path) -> Node {
     let config = Config { dir: dir.join("log"), id: 1, dns_suffix: "corp.example".into(), version: "test".into() };
-    Node::open(config).await.unwrap()
+    // Small, so that a snapshot is taken soon.
+    let sizes =
+        Options { segment_bytes: 256 << 10, snapshot_every: 24 << 10, ..Options::new(config.dir.clone(), config.id) };
+    Node::open_on(Arc::new(LocalDisk), sizes, config).await.unwrap()
 }
 
 /// Where nobody answers.
