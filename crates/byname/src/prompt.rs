@@ -153,7 +153,9 @@ pub(crate) fn whole(file: &Path, limit: usize, field: &str) -> byname_api::Resul
     };
     read.map_err(|e| Error::invalid(field, format!("cannot read {}: {e}", file.display())))?;
     if bytes.len() as u64 == most {
-        return Err(Error::new(Code::TooLarge, format!("{} holds more than {limit} bytes", file.display())).field(field));
+        return Err(
+            Error::new(Code::TooLarge, format!("{} holds more than {limit} bytes", file.display())).field(field)
+        );
     }
     String::from_utf8(bytes).map_err(|_| Error::invalid(field, format!("{} is not UTF-8 text", file.display())))
 }
