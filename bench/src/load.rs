@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use byname_identity::tls::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Barrier;
+use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
@@ -18,14 +20,14 @@ use crate::systems::{Advertised, Byname, Empty, Etcd, Programs, with_token};
 use crate::wire::byname::names_client::NamesClient;
 use crate::wire::empty::empty_client::EmptyClient;
 use crate::wire::etcd::kv_client::KvClient;
-use crate::wire::{byname, connect, empty, etcd};
+use crate::wire::{byname, connect, connect_tls, empty, etcd};
 
 /// The part of each turn that is not counted.
 const WARM_UP: f64 = 0.15;
 /// What a record holds.
 const VALUE_BYTES: usize = 100;
 /// The service that is looked for, and the key of the same length.
-const SERVICE: &str = "/bench/services/query-server";
+pub(crate) const SERVICE: &str = "/bench/services/query-server";
 
 /// How long and how often.
 #[derive(Clone, Debug, clap::Args)]
@@ -127,14 +129,23 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
             name: "byname find",
             pid: byname.pid(),
             address: &byname.address,
-            ask: Ask::Find(byname.token()),
+            tls: None,
+            ask: Ask::Find(Some(byname.token())),
             goal: None,
         },
-        System { name: "empty call", pid: empty.pid(), address: &empty.address, ask: Ask::Empty, goal: Some(0.85) },
+        System {
+            name: "empty call",
+            pid: empty.pid(),
+            address: &empty.address,
+            tls: None,
+            ask: Ask::Empty,
+            goal: Some(0.85),
+        },
         System {
             name: "etcd Range, serializable",
             pid: etcd.pid(),
             address: &etcd.address,
+            tls: None,
             ask: range(true),
             goal: Some(1.2),
         },
@@ -142,6 +153,7 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
             name: "etcd Range, linearizable",
             pid: etcd.pid(),
             address: &etcd.address,
+            tls: None,
             ask: range(false),
             goal: None,
         },
@@ -152,6 +164,7 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
             name: "byname add",
             pid: byname.pid(),
             address: &byname.address,
+            tls: None,
             ask: Ask::Add { token: byname.token(), value: value.clone(), numbers: numbers.clone() },
             goal: None,
         },
@@ -159,6 +172,7 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
             name: "etcd Put",
             pid: etcd.pid(),
             address: &etcd.address,
+            tls: None,
             ask: Ask::Put { value, numbers },
             goal: Some(1.5),
         },
@@ -192,6 +206,8 @@ pub(crate) struct System<'a> {
     pub(crate) pid: u32,
     /// HOST:PORT of its gRPC.
     pub(crate) address: &'a str,
+    /// Makes its connections, where they are within TLS.
+    pub(crate) tls: Option<Arc<Connector>>,
     /// What it is asked.
     pub(crate) ask: Ask,
     /// Of the first system's rate divided by this one's, with many clients.
@@ -210,7 +226,11 @@ pub(crate) async fn measure(
     for system in systems {
         let mut channels = Vec::new();
         for _ in 0..connections {
-            channels.push(connect(system.address).await.with_context(|| format!("{}: connecting", system.name))?);
+            let channel = match &system.tls {
+                Some(tls) => connect_tls(system.address, tls).await,
+                None => connect(system.address).await,
+            };
+            channels.push(channel.with_context(|| format!("{}: connecting", system.name))?);
         }
         sets.push((0..clients).map(|n| Client::new(&system.ask, &channels[n % connections], n as u64)).collect());
     }
@@ -299,8 +319,8 @@ async fn take_turn(clients: &mut Vec<Client>, pid: u32, length: Duration) -> Res
 /// What is asked.
 #[derive(Clone)]
 pub(crate) enum Ask {
-    /// Byname: the one service.
-    Find(MetadataValue<Ascii>),
+    /// Byname: the one service, with a token or with what the connection shows.
+    Find(Option<MetadataValue<Ascii>>),
     /// etcd: the one key.
     Range {
         /// From the member's own memory.
@@ -336,7 +356,7 @@ pub(crate) enum Ask {
 
 /// One who asks, and makes sure that the answer is one.
 enum Client {
-    Find(NamesClient<Channel>, MetadataValue<Ascii>),
+    Find(NamesClient<Channel>, Option<MetadataValue<Ascii>>),
     Range(KvClient<Channel>, etcd::RangeRequest),
     Empty(EmptyClient<Channel>),
     Add(NamesClient<Channel>, MetadataValue<Ascii>, String, Arc<AtomicU64>),
@@ -376,7 +396,11 @@ impl Client {
         match self {
             Client::Find(names, token) => {
                 let request = byname::FindRequest { name: SERVICE.into(), ..Default::default() };
-                let reply = names.find(with_token(request, token)).await?.into_inner();
+                let request = match token {
+                    Some(token) => with_token(request, token),
+                    None => Request::new(request),
+                };
+                let reply = names.find(request).await?.into_inner();
                 ensure!(reply.instances.len() == 1, "not found");
             }
             Client::Range(kv, request) => {

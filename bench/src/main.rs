@@ -3,6 +3,7 @@
 
 mod activation;
 mod fleet;
+mod identity;
 mod idle;
 mod load;
 mod machine;
@@ -106,6 +107,15 @@ enum What {
         #[command(flatten)]
         place: Place,
     },
+    /// What authentication costs: find by callers who prove who they are, beside one who does not
+    Identity {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        times: identity::Times,
+        #[command(flatten)]
+        place: Place,
+    },
     /// The table of the last run
     Table {
         /// The folder of its files
@@ -186,6 +196,12 @@ fn main() -> Result<()> {
             let report =
                 run(&mut tokio::runtime::Builder::new_multi_thread(), relay::run(&programs, &times, work.path()))?;
             save(&place.out, "relay", &report)
+        }
+        What::Identity { programs, times, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), identity::run(&programs, &times, work.path()))?;
+            save(&place.out, "identity", &report)
         }
         What::Table { out, parts, .. } if !parts.is_empty() => {
             for part in &parts {

@@ -35,6 +35,10 @@ pub(crate) struct Byname {
     dir: PathBuf,
     /// HOST:PORT of its gRPC.
     pub(crate) address: String,
+    /// The same within TLS.
+    pub(crate) https: String,
+    /// The file of the roots that its certificate leads to.
+    pub(crate) ca: PathBuf,
     token: MetadataValue<Ascii>,
 }
 
@@ -53,12 +57,14 @@ impl Byname {
         let mut process = Process::spawn(&mut command)?;
         process.wait_for_line(|line| line == "ready").context("byname dev")?;
         let endpoints: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("endpoints.json"))?)?;
-        let api = endpoints["api"].as_str().context("endpoints.json has no `api`")?;
+        let said = |key: &str| endpoints[key].as_str().with_context(|| format!("endpoints.json has no `{key}`"));
         let token = std::fs::read_to_string(data.join("token"))?;
         Ok(Byname {
             process: Some(process),
             dir,
-            address: api.trim_start_matches("http://").to_owned(),
+            address: said("api")?.trim_start_matches("http://").to_owned(),
+            https: said("https")?.trim_start_matches("https://").to_owned(),
+            ca: said("ca")?.into(),
             token: format!("Bearer {}", token.trim()).parse()?,
         })
     }
@@ -120,6 +126,10 @@ pub(crate) fn with_token<M>(message: M, token: &MetadataValue<Ascii>) -> Request
 
 /// A service that is advertised as long as this lives: its lease is renewed at every third of its time.
 pub(crate) struct Advertised {
+    /// The instance.
+    pub(crate) instance: String,
+    /// What it proves itself with.
+    pub(crate) credential: Option<String>,
     renewing: tokio::task::JoinHandle<()>,
 }
 
@@ -138,6 +148,7 @@ impl Advertised {
         let reply = services.advertise(with_token(lease.clone(), &token)).await?.into_inner();
         lease.instance = Some(reply.instance);
         lease.credential = reply.credential;
+        let (instance, credential) = (lease.instance.clone().unwrap_or_default(), lease.credential.clone());
         let renewing = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(std::time::Duration::from_millis(TTL_MS / 3)).await;
@@ -151,7 +162,7 @@ impl Advertised {
         let request = byname::FindRequest { name: name.to_owned(), ..Default::default() };
         let found = names.find(with_token(request, &server.token())).await?.into_inner();
         anyhow::ensure!(found.instances.len() == 1, "the advertised service is not found: {found:?}");
-        Ok(Advertised { renewing })
+        Ok(Advertised { instance, credential, renewing })
     }
 }
 

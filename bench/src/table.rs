@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::machine::Machine;
 use crate::stats::{Quantiles, Spread};
-use crate::{activation, idle, load, relay, scale, start, watch};
+use crate::{activation, identity, idle, load, relay, scale, start, watch};
 
 const BEGIN: &str = "<!-- table: written by bench/run -->";
 const END: &str = "<!-- end of table -->";
@@ -41,6 +41,9 @@ pub(crate) fn render(out: &Path) -> Result<String> {
     if let Some(report) = read_if_there::<relay::Report>(out, "relay")? {
         relayed(&mut text, &report, &load.machine)?;
     }
+    if let Some(report) = read_if_there::<identity::Report>(out, "identity")? {
+        authenticated(&mut text, &report, &load.machine)?;
+    }
     Ok(text)
 }
 
@@ -53,6 +56,11 @@ pub(crate) fn render_part(out: &Path, name: &str) -> Result<String> {
         "watch" | "watch-own" => watched(&mut text, &read(out, name)?, &nobody)?,
         "activation" => activated(&mut text, &read(out, name)?, &nobody)?,
         "relay" => relayed(&mut text, &read(out, name)?, &nobody)?,
+        "identity" => {
+            let report: identity::Report = read(out, name)?;
+            machine(&mut text, &report.machine)?;
+            authenticated(&mut text, &report, &report.machine)?;
+        }
         "load" => {
             let report: load::Report = read(out, name)?;
             machine(&mut text, &report.machine)?;
@@ -331,6 +339,43 @@ fn relayed(text: &mut String, r: &relay::Report, rest: &Machine) -> Result<()> {
             p50(&kind.direct),
             spread(&kind.ratio, 2)
         )?;
+    }
+    Ok(())
+}
+
+fn authenticated(text: &mut String, r: &identity::Report, rest: &Machine) -> Result<()> {
+    for load in &r.loads {
+        let w = &load.workload;
+        let clients = if w.clients == 1 { "1 client".to_owned() } else { format!("{} clients", w.clients) };
+        writeln!(text, "\n**find by somebody who is known**, {clients}, each on a connection that stays open")?;
+        taken(text, &r.machine, rest)?;
+        writeln!(text, "\n| | operations/s | p50 µs | p99 µs | server's CPU µs | this rate / anonymous within TLS |")?;
+        writeln!(text, "|---|---|---|---|---|---|")?;
+        for system in &w.systems {
+            let share = load.shares.iter().find(|s| s.to == system.system).map_or_else(String::new, |share| {
+                let goal = share.goal.map_or_else(String::new, |g| {
+                    format!("; goal {g:.2} {}", if share.ratio.median >= g { "met" } else { "**missed**" })
+                });
+                format!("{} ×{goal}", spread(&share.ratio, 2))
+            });
+            writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {share} |",
+                system.system,
+                spread(&system.rate, 0),
+                spread(&system.p50_us, 0),
+                spread(&system.p99_us, 0),
+                spread(&system.server_cpu_us, 1)
+            )?;
+        }
+    }
+    let turns = r.once.first().map_or(0, |once| once.cost.count);
+    writeln!(text, "\n**What is done once**, {turns} times each, milliseconds\n")?;
+    writeln!(text, "| | p50 | p90 | p99 |")?;
+    writeln!(text, "|---|---|---|---|")?;
+    for identity::Once { name, cost: q } in &r.once {
+        let ms = |us: f64| us / 1_000.0;
+        writeln!(text, "| {name} | {:.2} | {:.2} | {:.2} |", ms(q.p50_us), ms(q.p90_us), ms(q.p99_us))?;
     }
     Ok(())
 }

@@ -18,14 +18,35 @@ pub(crate) mod empty {
     tonic::include_proto!("bench");
 }
 
-use tokio::net::TcpListener;
+use std::sync::Arc;
+
+use byname_identity::tls::Connector;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
 /// A new HTTP/2 connection; every system is asked over such ones.
 pub(crate) async fn connect(address: &str) -> anyhow::Result<Channel> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?)
+}
+
+/// The same within TLS, made by Byname's own end of it.
+pub(crate) async fn connect_tls(address: &str, tls: &Arc<Connector>) -> anyhow::Result<Channel> {
+    let origin: Uri = format!("https://{address}").parse()?;
+    let (tls, address) = (tls.clone(), address.to_owned());
+    let connector = tower::service_fn(move |_: Uri| {
+        let (tls, address) = (tls.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            tls.connect(stream, host).await.map(TokioIo::new)
+        }
+    });
+    // The library would want to make the TLS itself if it were told of https.
+    Ok(Endpoint::from_static("http://localhost").origin(origin).connect_with_connector(connector).await?)
 }
 
 struct Nothing;

@@ -329,7 +329,7 @@ impl Gate {
 
     /// Who the caller is, from what the connection and the headers say. `host` is the Host header or `:authority`,
     /// `origin` the Origin header, `authorization` the Authorization header, as sent. A bearer token goes before a
-    /// certificate, and before what the kernel says of the other end of a socket.
+    /// certificate.
     ///
     /// Over plain TCP the Host must name this host, and a foreign Origin is always refused: otherwise any web page that a
     /// user visits could talk to the server behind the user's back (DNS rebinding, cross-site requests).
@@ -348,8 +348,11 @@ impl Gate {
         let (address, encrypted) = match peer {
             Peer::Internal => return Ok(Caller::internal()),
             Peer::Socket { uid, pid } => {
-                let Some(header) = authorization else { return self.0.local(uid, pid) };
-                let caller = bearer_token(header).and_then(|token| self.0.bearer(peer, token));
+                // Whoever shows something wants to be taken for that, and not for the local user.
+                let caller = match authorization {
+                    Some(header) => bearer_token(header).and_then(|token| self.0.bearer(peer, token)),
+                    None => self.0.local(uid, pid),
+                };
                 return caller.inspect_err(|error| self.0.refused(peer, error));
             }
             Peer::Tcp { address, encrypted } => (address, encrypted),
@@ -472,6 +475,7 @@ mod tests {
         let (there, there_tls) = (tcp([192, 0, 2, 1], false), tcp([192, 0, 2, 1], true));
         for (peer, host, origin, auth, expect) in [
             (socket, None, None, None, Ok(Full)),
+            (socket, None, None, Some("Bearer wrong!"), Err(Code::Unauthenticated)),
             (here, Some("127.0.0.1:7600"), None, None, Ok(Anonymous)),
             (here, Some("localhost"), None, Some("Bearer secret"), Ok(Full)),
             (here, Some("[::1]:7600"), None, Some("bearer secret"), Ok(Full)),

@@ -134,6 +134,8 @@ fn whoever_waits_while_a_write_is_tried_again_waits_for_their_own() {
 fn what_there_is_no_room_for_is_counted_and_nobody_waits() {
     let (disk, dir) = (BadDisk::default(), tempfile::tempdir().unwrap());
     let audit = open(&disk, dir.path(), Options { queue_records: 100, ..Options::default() });
+    // What the log says of its beginning takes no room from here on.
+    audit.flush().unwrap();
     disk.set(|state| state.held = true);
     // None of these returns before the disk does, if it waits for it.
     (0..150).for_each(|n| audit.record(entry(n)));
@@ -152,6 +154,8 @@ fn what_there_is_no_room_for_is_counted_and_nobody_waits() {
 fn the_queue_has_a_bound_in_bytes_too() {
     let (disk, dir) = (BadDisk::default(), tempfile::tempdir().unwrap());
     let audit = open(&disk, dir.path(), Options { queue_bytes: 20_000, ..Options::default() });
+    // What the log says of its beginning takes no room from here on.
+    audit.flush().unwrap();
     disk.set(|state| state.held = true);
     for n in 0..100 {
         audit.record(Entry { detail: Some("x".repeat(1 << 20)), ..entry(n) });
@@ -166,6 +170,8 @@ fn the_queue_has_a_bound_in_bytes_too() {
 fn what_is_lost_is_told_before_what_comes_later() {
     let (disk, dir) = (BadDisk::default(), tempfile::tempdir().unwrap());
     let audit = open(&disk, dir.path(), Options { queue_bytes: 5_000, ..Options::default() });
+    // What the log says of its beginning takes no room from here on.
+    audit.flush().unwrap();
     disk.set(|state| state.held = true);
     let long = |n| Entry { detail: Some("x".repeat(1_000)), code: Some("y".repeat(1_000)), ..entry(n) };
     (0..3).for_each(|n| audit.record(long(n)));

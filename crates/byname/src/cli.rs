@@ -359,7 +359,7 @@ pub(crate) enum Command {
         long_about = "Search the audit log: who did what, when, what proved it, and how it ended; the newest first. \
             --verify recomputes the chain of the log too; the status is 1 when it is not intact.",
         after_long_help = "Examples:\n  byname audit --by /people/liu --since 2h\n  \
-            byname audit --outcome denied --name '/BVODS/**'\n  byname audit --verify --limit 1"
+            byname audit --outcome denied --name '/BVODS/**'\n  byname audit --verify --limit 1\n  byname audit --verify --data /var/lib/byname"
     )]
     Audit(AuditArgs),
     /// Set values that are never shown

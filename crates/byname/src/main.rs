@@ -27,7 +27,7 @@ use byname_api::request::Verb;
 use byname_client::{Clerk, Options};
 use byname_name::Name;
 
-use cli::trust::CertCommand;
+use cli::trust::{AuditArgs, CertCommand};
 use cli::{Cli, Command};
 use commands::{
     Session, acl, act, advertise, apply, audit, cert, change, cluster, credentials, find, group, lock, login, look,
@@ -106,6 +106,7 @@ async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), 
             Err(e) => Err(e),
         },
         Some(Command::Cert { command: CertCommand::Show { file } }) => cert::show(&mut screen, env, file.as_deref()),
+        Some(Command::Audit(AuditArgs { data: Some(data), .. })) => audit::files(&mut screen, &data),
         Some(Command::Version) => {
             let server = match connect(env, &cli.global, Sessions::Tcp) {
                 Ok((clerk, _)) => Session::new(clerk, Name::root(), Screen::standard(screen.format, env)).info().await,
@@ -191,10 +192,11 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         Command::Delete(args) => change::delete(session, args).await,
         Command::Alias(args) => change::alias(session, args).await,
         Command::Apply(args) => apply::run(session, args).await,
-        Command::Login(args) => {
+        Command::Login(args) if args.passkey => {
             let stop = interrupted()?;
             login::login(session, args, env, stop).await
         }
+        Command::Login(args) => login::login(session, args, env, std::future::pending()).await,
         Command::Logout(args) => login::logout(session, args, env).await,
         Command::Whoami => login::whoami(session).await,
         Command::Passwd(args) => credentials::passwd(session, args, env).await,

@@ -80,9 +80,10 @@ fn hidden(prompt: &str) -> Outcome<String> {
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     silent.special_codes[SpecialCodeIndex::VMIN] = 1;
     silent.special_codes[SpecialCodeIndex::VTIME] = 0;
-    say(prompt)?;
     let restore = Restore(before);
+    // What was typed before is no answer; what is typed from the prompt on is.
     tcsetattr(io::stdin(), OptionalActions::Flush, &silent).map_err(io::Error::from)?;
+    say(prompt)?;
     let text = keys(&mut io::stdin().lock());
     drop(restore);
     say("\n")?;

@@ -255,6 +255,8 @@ pub(crate) fn for_command(env: &Environment, places: &Places, asked: &Asked<'_>,
     let beside = || Some(identity.as_ref()?.chain.with_file_name("bundle.pem")).filter(|bundle| bundle.exists());
     let ca = ca.or_else(beside);
     let mut target = Target { ca, identity, ..Target::default() };
+    // Over the socket the kernel says who calls, and only what is asked for by name is shown instead.
+    let local = each().all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
     if let Some(file) = asked.token_file {
         target.token = Some(read_token(file)?);
     } else if let Some(principal) = asked.principal {
@@ -265,12 +267,11 @@ pub(crate) fn for_command(env: &Environment, places: &Places, asked: &Asked<'_>,
                 return Err(no_session(principal, "is not there", &sessions::principals(env, &servers)));
             }
         }
-    } else if let Some(token) = &env.token {
+    } else if let Some(token) = env.token.as_ref().filter(|_| !local) {
         target.token = Some(token.trim().to_owned());
-    } else if let Some(file) = env.token_file.as_deref().or(config.token_file.as_deref()) {
+    } else if let Some(file) = env.token_file.as_deref().or(config.token_file.as_deref()).filter(|_| !local) {
         target.token = Some(read_token(file)?);
     } else if asked.cert.is_none() {
-        let local = each().all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
         let used = match asked.sessions {
             Sessions::Tcp => !local,
             Sessions::Everywhere => true,
@@ -489,10 +490,12 @@ mod tests {
         fs::write(&file, " from-file \n").unwrap();
         let mut env = Environment::with_state(dir.path());
         env.token = Some("from-env".into());
-        let server = Some("unix:///x");
+        let server = Some("http://127.0.0.1:1");
         let token = |file| target(&env, &places(dir.path()), server, file).unwrap().token;
         assert_eq!(token(None).as_deref(), Some("from-env"));
         assert_eq!(token(Some(file.as_path())).as_deref(), Some("from-file"));
+        let socket = target(&env, &places(dir.path()), Some("unix:///x"), None).unwrap();
+        assert_eq!(socket.token, None, "a token that has ended must not keep the admin out");
     }
 
     #[test]

@@ -63,7 +63,9 @@ impl Address {
     /// Whether the bearer token may go there: plain TCP shows it to everybody on the way, so only within this host.
     pub(crate) fn takes_token(&self) -> bool {
         match self {
-            Address::Unix(_) | Address::Https(_) => true,
+            // Nobody else is on the way. Without a token the kernel says who calls.
+            Address::Unix(_) => true,
+            Address::Https(_) => true,
             Address::Http(uri) => uri.host().is_some_and(|host| {
                 host.eq_ignore_ascii_case("localhost") || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }),

@@ -7,6 +7,8 @@
 //!
 //! Errors come back as the server made them: code, sentence and field. What the clerk says itself is `unavailable` when
 //! no server could be reached, with the addresses that were tried, and `timeout` when no answer came in time.
+//!
+//! [`introduction`] is both ends of an introduction, for programs that prove themselves to each other by tickets.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +17,7 @@ mod agent;
 mod call;
 mod clerk;
 mod dial;
+pub mod introduction;
 mod link;
 mod status;
 

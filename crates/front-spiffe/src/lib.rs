@@ -11,8 +11,6 @@ mod workload;
 
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,22 +53,7 @@ pub struct Claims {
     pub claims: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Listens at this path, in place of a socket that was left there. Everybody may connect who can reach it.
-///
-/// # Errors
-///
-/// Those of the system; a path of more than 107 bytes is no address.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    // The agent's folder is locked, so nobody else listens there.
-    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    Ok(listener)
-}
-
-/// Serves until `shutdown`. Open streams end then.
+/// Serves on the agent's socket (`Agent::listen_for_workloads`) until `shutdown`. Open streams end then.
 ///
 /// # Errors
 ///

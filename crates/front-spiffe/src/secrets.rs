@@ -231,7 +231,7 @@ mod tests {
         let (given, svids) = watch::channel(Some(svid('A')));
         let one = Arc::new(One(svids));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let listener = crate::bind(&path).unwrap();
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let server = tokio::spawn(crate::serve(listener, one.clone(), one, async {
             let _ = stopped.await;
         }));

@@ -49,7 +49,16 @@ impl JoinToken {
     pub fn new(servers: Vec<String>, root: [u8; 32]) -> Result<Self> {
         let mut secret = Zeroizing::new([0; 32]);
         aws_lc_rs::rand::fill(secret.as_mut()).map_err(|_| Error::internal("no randomness for a join token"))?;
-        let token = JoinToken { servers, root, secret };
+        JoinToken::of(servers, root, *secret)
+    }
+
+    /// A token with a secret that the cluster has made.
+    ///
+    /// # Errors
+    ///
+    /// As [`JoinToken::new`].
+    pub fn of(servers: Vec<String>, root: [u8; 32], secret: [u8; 32]) -> Result<Self> {
+        let token = JoinToken { servers, root, secret: Zeroizing::new(secret) };
         token.check()?;
         if token.to_string().len() > MAX_TOKEN_BYTES {
             return Err(Error::invalid("servers", format!("a join token has at most {MAX_TOKEN_BYTES} bytes")));

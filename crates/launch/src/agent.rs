@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use byname_api::service::Endpoint;
 use byname_api::{Code, Error};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FlockOperation;
+use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -210,6 +211,23 @@ impl Agent {
         self.inner.config.workload_socket()
     }
 
+    /// Listens there, in place of a socket that was left behind. Everybody may connect who can reach it: who it is shows
+    /// by its process.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system; a path of more than 107 bytes is no address.
+    pub fn listen_for_workloads(&self) -> io::Result<UnixListener> {
+        let path = self.workload_socket();
+        // The folder is this agent's, so nobody else listens there.
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(&path)?;
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o666))?;
+        Ok(listener)
+    }
+
     /// Ends the agent's work. Programs and their holders go on; the next agent on the same folder finds them.
     pub async fn shutdown(&self) {
         self.inner.end();
@@ -300,6 +318,12 @@ impl Inner {
             tracing::warn!(instance = %id, %error, "an order is dropped");
         }
         true
+    }
+
+    /// Gets a holder and a key ready for the next start, if none are.
+    pub(crate) fn refill(&self) {
+        self.spare.refill();
+        self.identities.refill();
     }
 
     /// Changes a report without telling it yet.

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use byname_api::launch::Ready;
 use byname_api::object::InstanceId;
 use byname_api::service::Endpoint;
+use byname_api::span::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Place;
 use crate::wire::{self, End, Running};
 
 /// How many ended instances of a service keep their logs.
@@ -49,6 +49,23 @@ pub(crate) struct Intent {
     /// Where its certificate and key are, when it has some.
     #[serde(default)]
     pub(crate) identity: Option<Place>,
+}
+
+/// Where an instance's certificate and key are, and whose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The folder.
+    pub(crate) dir: PathBuf,
+    /// User and group of the program, when they are not the agent's.
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+/// What a later agent must know of a certificate and cannot read from it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct About {
+    pub(crate) spiffe: String,
+    pub(crate) issued: Timestamp,
+    pub(crate) expires: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

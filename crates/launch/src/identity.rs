@@ -22,8 +22,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::folder::Place;
 use crate::instance::now_ms;
-pub(crate) use files::{Files, Place};
+use files::Files;
 pub use svid::Svid;
 
 /// How long a start waits for its certificate.
@@ -72,6 +73,8 @@ pub(crate) struct Identities {
     /// Something is due earlier than the renewing task thinks.
     sooner: Notify,
     renewing: Mutex<Option<AbortHandle>>,
+    /// A key that is ready, so that no start waits for one to be made.
+    spare: Mutex<Option<NewKey>>,
 }
 
 struct Known {
@@ -92,6 +95,15 @@ impl Identities {
             *renewing = Some(tokio::spawn(renew(Arc::downgrade(self))).abort_handle());
         }
         self.sooner.notify_one();
+        self.refill();
+    }
+
+    /// Makes a key ready, if none is.
+    pub(crate) fn refill(&self) {
+        let Ok(issuer) = self.issuer() else { return };
+        if self.spare.lock().is_none() {
+            *self.spare.lock() = issuer.new_key().ok();
+        }
     }
 
     pub(crate) fn issuer(&self) -> Result<Arc<dyn Issuer>> {
@@ -100,7 +112,7 @@ impl Identities {
     }
 
     /// Asks for the first certificate of an instance, when it can have one. The task is done when the certificate is
-    /// there, and written when its place is known, or when it was refused.
+    /// there or was refused.
     pub(crate) fn begin(self: &Arc<Self>, id: InstanceId, name: &Name) -> Option<JoinHandle<()>> {
         if self.issuer.read().is_none() {
             tracing::debug!(instance = %id, %name, "no certificate: nobody issues them");
@@ -129,7 +141,7 @@ impl Identities {
         self.known.lock().insert(id, Known { name, svid, files, due_ms, failures: 0 });
     }
 
-    /// Says where an instance's files go. What came before is written now.
+    /// Says where an instance's files go. What came before is written now, what comes later when it comes.
     pub(crate) fn place(&self, id: InstanceId, place: Place) {
         let Some(files) = self.known.lock().get(&id).map(|known| known.files.clone()) else { return };
         let mut files = files.lock();
@@ -190,7 +202,8 @@ impl Identities {
             }
         };
         self.sooner.notify_one();
-        if let Some(files) = files {
+        // The start of the instance has not come to that yet, and will write them itself.
+        if let Some(files) = files.filter(|files| files.lock().has_place()) {
             let identities = self.clone();
             let written = tokio::task::spawn_blocking(move || identities.write(id, &mut files.lock()));
             let _ = written.await;
@@ -199,7 +212,8 @@ impl Identities {
 
     async fn ask(&self, id: InstanceId) -> Result<Svid> {
         let issuer = self.issuer()?;
-        let NewKey { key_pem, request_pem } = issuer.new_key()?;
+        let ready = self.spare.lock().take();
+        let NewKey { key_pem, request_pem } = ready.map_or_else(|| issuer.new_key(), Ok)?;
         let reply = issuer.certify(id, request_pem).await?;
         Svid::new(reply, key_pem)
     }

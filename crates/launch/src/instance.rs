@@ -68,10 +68,16 @@ pub(crate) async fn start(agent: Arc<Inner>, order: StartOrder, commands: mpsc::
     let mut watch = Watch::new(agent.clone(), id, folder, &intent, deadline);
     agent.set(id, |report| report.endpoints.clone_from(&watch.endpoints));
     agent.count(id, intent.counted);
-    if let Some(certificate) = certificate.filter(|_| intent.identity.is_some())
-        && tokio::time::timeout_at(certificate_until, certificate).await.is_err()
-    {
-        tracing::debug!(instance = %id, "started without a certificate; it comes later");
+    if let (Some(certificate), Some(place)) = (certificate, intent.identity.clone()) {
+        if tokio::time::timeout_at(certificate_until, certificate).await.is_err() {
+            tracing::debug!(instance = %id, "started without a certificate; it comes later");
+        }
+        let identities = agent.identities.clone();
+        let written = move || {
+            identities.place(id, place);
+            Ok(())
+        };
+        let _ = blocking(written).await;
     }
     // When it fails the holder is gone, which `run` finds out.
     if let Err(error) = conn.send_with(&ToHolder::Work(work), &sockets).await {
@@ -181,9 +187,8 @@ fn prepare(agent: &Inner, order: &StartOrder, certified: bool) -> Result<Prepare
     if let Some(holder) = waiting.pid {
         agent.holders.note(holder, order.instance);
     }
-    match &intent.identity {
-        Some(place) => agent.identities.place(order.instance, place.clone()),
-        None => agent.identities.forget(order.instance),
+    if intent.identity.is_none() {
+        agent.identities.forget(order.instance);
     }
     Ok(Prepared { work: plan.work, intent, folder, conn: waiting.conn })
 }
@@ -271,7 +276,7 @@ impl Watch {
                 },
                 () = &mut refill, if !refilled => {
                     refilled = true;
-                    self.agent.spare.refill();
+                    self.agent.refill();
                 }
                 () = &mut found_ready, if !self.ready => self.become_ready(holder).await,
                 command = commands.recv() => match command {
@@ -324,7 +329,7 @@ impl Watch {
             // shows as the end of the connection, after which `remind` says it again.
             let _ = holder.send(&ToHolder::Ready).await;
             self.publish();
-            self.agent.spare.refill();
+            self.agent.refill();
         }
     }
 
@@ -429,7 +434,7 @@ impl Watch {
         let ready = self.ready || end.ready;
         let error = self.error(&end, &exit, ready);
         tracing::info!(instance = %self.id, name = %self.name, %exit, ready, "ended");
-        self.agent.spare.refill();
+        self.agent.refill();
         self.agent.ports.release(self.id);
         self.agent.cgroups.remove(self.id);
         self.agent.holders.forget(self.id);

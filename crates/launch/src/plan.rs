@@ -12,8 +12,7 @@ use byname_api::{Code, Error};
 use nix::unistd::{Gid, User};
 
 use crate::catalogue::{Catalogue, Entry, denied};
-use crate::folder::Folder;
-use crate::identity::Place;
+use crate::folder::{Folder, Place};
 use crate::ports::{Ports, Taken, Transport};
 use crate::wire::{self, Identity, Text, Work};
 use crate::{Config, cgroup::Cgroups, porters};

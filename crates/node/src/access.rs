@@ -10,9 +10,9 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{EnvValue, Launch};
 use byname_api::object::{Kind, Spec, check_owner};
 use byname_api::request::{Context, Op};
-use byname_name::Name;
+use byname_name::{Name, NameKey};
 use byname_registry::access::{self, Sight, Who};
-use byname_registry::{Node as Object, Tree};
+use byname_registry::{Node as Object, Tree, check_nothing};
 
 use crate::Inner;
 
@@ -46,11 +46,24 @@ impl Inner {
 
     /// The same, with the view that the operation will look at.
     pub(crate) fn authorise_in(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> Result<()> {
-        self.authorise_for(tree, caller, right, name, name)
+        self.authorise_end(tree, caller, right, name, name, true)
     }
 
-    /// The same, where the rules of `name` decide about `asked`.
-    fn authorise_for(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name, asked: &Name) -> Result<()> {
+    /// The same, where the operation is about an alias itself and not about what it leads to.
+    pub(crate) fn authorise_itself(&self, tree: &Tree, caller: &Caller, right: Right, name: &Name) -> Result<()> {
+        self.authorise_end(tree, caller, right, name, name, false)
+    }
+
+    /// A refusal speaks of `asked`, which is `name` or is made beneath it.
+    fn authorise_end(
+        &self,
+        tree: &Tree,
+        caller: &Caller,
+        right: Right,
+        name: &Name,
+        asked: &Name,
+        last: bool,
+    ) -> Result<()> {
         if caller.standing == Standing::Full {
             return Ok(());
         }
@@ -58,7 +71,7 @@ impl Inner {
         let mut refused = None;
         if !self.allows(tree, &who, right, name, caller) {
             refused = Some(name.clone());
-        } else if let Ok(end) = tree.follow(name, true, None)
+        } else if let Ok(end) = tree.follow(name, last, None)
             // What an alias leads to has rules of its own.
             && end != *name
             && !self.allows(tree, &who, right, &end, caller)
@@ -66,10 +79,40 @@ impl Inner {
             refused = Some(end);
         }
         let Some(at) = refused else { return Ok(()) };
-        let hidden = access::hidden(tree, &who, &at) || access::hidden(tree, &who, name);
-        let error = if hidden { tree.not_found_for(name, &who) } else { denied(caller, right, asked) };
+        let hidden = |at: &Name| access::hidden(tree, &who, at) && !is_itself(tree, at, caller);
+        // What is not there must look as what is hidden, also to whoever may not do this to either. (Whoever may not see
+        // that nothing is there is refused as it would be if there were something.)
+        let seen = || [Right::List, Right::Find, Right::Read].iter().any(|look| access::allows(tree, &who, *look, &at));
+        let nothing = tree.get(&at).is_none() && seen();
+        // Where nothing can be made there is no telling whether something is.
+        let tells_nothing = right == Right::Add || !(nothing || hidden(&at) || hidden(name));
+        let error = if tells_nothing { denied(caller, right, asked) } else { tree.not_found_for(name, &who) };
         self.note_refusal(caller, &right.to_string(), Some(asked), &denied(caller, right, asked));
         Err(error)
+    }
+
+    /// Whether the caller may look at what a name stands for, or would if there were something.
+    pub(crate) fn sees(&self, tree: &Tree, caller: &Caller, name: &Name) -> bool {
+        let who = self.who(caller);
+        let looks = |at: &Name| {
+            let look = [Right::List, Right::Find, Right::Read];
+            look.iter().any(|right| access::allows(tree, &who, *right, at)) || is_itself(tree, at, caller)
+        };
+        looks(name) && tree.follow(name, true, None).map_or(true, |end| looks(&end))
+    }
+
+    /// The error for somebody who showed something wrong about a name: what it may look at it is told of, what is
+    /// hidden is not there, and whoever sees nothing is told the same of everything.
+    pub(crate) fn told(&self, tree: &Tree, caller: &Caller, name: &Name, error: Error, refusal: Error) -> Error {
+        if self.sees(tree, caller, name) {
+            return error;
+        }
+        let who = self.who(caller);
+        let end = tree.follow(name, true, None).ok().filter(|end| end != name);
+        if access::hidden(tree, &who, name) || end.is_some_and(|end| access::hidden(tree, &who, &end)) {
+            return tree.not_found_for(name, &who);
+        }
+        refusal
     }
 
     /// The rules, and that a program may always speak for its own service.
@@ -78,7 +121,7 @@ impl Inner {
             return true;
         }
         let own = matches!(right, Right::Advertise | Right::Find | Right::List | Right::Read);
-        own && caller.id.is_some() && tree.get(name).map(|node| node.id) == caller.id
+        own && is_itself(tree, name, caller)
     }
 
     /// Whether the caller may start a service by asking for it.
@@ -103,6 +146,50 @@ impl Inner {
         decision.allowed && decision.entry.is_some_and(|entry| entry.rights.has(right))
     }
 
+    /// Rights are looked up in the tree before a batch. So no name in it may lead through an alias that the batch makes,
+    /// moves or removes, by which it would end elsewhere than where it was allowed; and what is made in the place of what
+    /// the batch removes is new there.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument`; those of [`Inner::authorise`].
+    pub(crate) fn check_ways(&self, tree: &Tree, caller: &Caller, ops: &[Op]) -> Result<()> {
+        if caller.standing == Standing::Full || ops.len() < 2 {
+            return Ok(());
+        }
+        let moves = |op: &&Op| targets(op) || matches!(op, Op::Delete { .. });
+        if !ops.iter().any(|op| moves(&op)) {
+            return Ok(());
+        }
+        let aliases: Vec<NameKey> = ops.iter().filter(|op| targets(op)).map(|op| op.name().key()).collect();
+        let mut removed: Vec<NameKey> = Vec::new();
+        for op in ops {
+            let key = op.name().key();
+            let straight = tree.follow(op.name(), false, None).map_or(true, |end| end.key() == key);
+            if !straight || aliases.iter().any(|alias| *alias != key && key.is_under(alias)) {
+                return Err(Error::invalid(
+                    "ops",
+                    format!(
+                        "`{}` leads through an alias, and this batch makes, moves or removes names: write the name that it \
+                         leads to, or make two batches",
+                        op.name()
+                    ),
+                ));
+            }
+            match op {
+                Op::Delete { .. } => removed.push(key),
+                Op::Add { .. } | Op::Put { .. } | Op::Declare { .. } => {
+                    for gone in removed.iter().filter(|gone| key.is_under(gone)) {
+                        let above = op.name().ancestors().find(|at| !at.key().is_under(gone));
+                        self.authorise_in(tree, caller, Right::Add, &above.unwrap_or_else(Name::root))?;
+                    }
+                }
+                Op::Modify { .. } | Op::Check { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The rights that a change needs.
     ///
     /// # Errors
@@ -112,21 +199,42 @@ impl Inner {
         if caller.standing == Standing::Full {
             return op_owner(op).map_or(Ok(()), check_owner);
         }
-        let name = op.name();
-        let system = name.labels().next().is_some_and(|label| label == "byname");
+        // Where the change goes: what is above it may be an alias, it itself is meant.
+        let place = tree.follow(op.name(), false, None).unwrap_or_else(|_| op.name().clone());
+        let name = &place;
+        let system = Name::parse("/byname").is_ok_and(|byname| name.is_under(&byname));
         if system && !matches!(op, Op::Check { .. }) {
             // Who the admins are, above all.
-            return self.authorise_in(tree, caller, Right::Admin, name);
+            let makes = matches!(op, Op::Add { .. } | Op::Put { .. } | Op::Declare { .. }) && tree.get(name).is_none();
+            let parent = name.parent().filter(|_| makes);
+            return self.authorise_end(tree, caller, Right::Admin, parent.as_ref().unwrap_or(name), name, false);
         }
         let exists = tree.get(name).is_some();
         let parent = name.parent().unwrap_or_else(Name::root);
         let (spec, makes) = match op {
-            Op::Check { .. } => return self.authorise_in(tree, caller, Right::Read, name),
+            Op::Check { exists, if_version, fence, .. } => {
+                return self.authorise_itself(tree, caller, Right::Read, op.name()).map_err(|error| {
+                    match error.code() {
+                        // What is hidden fails the check as what is not there.
+                        Code::NotFound => check_nothing(name, *exists, *if_version, *fence).err().unwrap_or(error),
+                        _ => error,
+                    }
+                });
+            }
             Op::Delete { recursive, .. } => {
-                self.authorise_in(tree, caller, Right::Delete, name)?;
-                // Objects beneath with rules of their own may be closed to whoever may remove what is above them.
-                let closed = if *recursive { tree.with_acl_beneath(name) } else { Vec::new() };
-                return closed.iter().try_for_each(|name| self.authorise_in(tree, caller, Right::Delete, name));
+                self.authorise_itself(tree, caller, Right::Delete, name)?;
+                // Objects beneath with rules of their own may be closed to whoever may remove what is above them. Which
+                // they are is not told: they may be hidden.
+                let who = self.who(caller);
+                if *recursive && !access::allows_beneath(tree, &who, Right::Delete, name) {
+                    let error = Error::new(
+                        Code::Denied,
+                        format!("`{}` may not delete everything beneath `{name}`", caller.principal),
+                    );
+                    self.note_refusal(caller, "delete", Some(name), &error);
+                    return Err(error);
+                }
+                return Ok(());
             }
             Op::Add { spec, .. } => (Some(spec), true),
             Op::Put { spec, .. } | Op::Declare { spec, .. } => (Some(spec), !exists),
@@ -134,9 +242,9 @@ impl Inner {
         };
         if makes {
             // What is made takes nothing from a name that it may take the place of.
-            self.authorise_for(tree, caller, Right::Add, &parent, name)?;
+            self.authorise_end(tree, caller, Right::Add, &parent, name, true)?;
         } else {
-            self.authorise_in(tree, caller, Right::Modify, name)?;
+            self.authorise_itself(tree, caller, Right::Modify, name)?;
         }
         let Some(spec) = spec else { return Ok(()) };
         if let Some(owner) = &spec.owner {
@@ -147,9 +255,12 @@ impl Inner {
         // A whole new declaration takes away what the old one said.
         let replaces = matches!(op, Op::Put { .. })
             && tree.get(name).is_some_and(|node| node.spec.acl.is_some() || node.spec.audit.is_some());
-        let clears = matches!(op, Op::Modify { clear, .. } if clear.iter().any(|field| field == "acl" || field == "audit"));
-        if (!makes && (spec.acl.is_some() || spec.owner.is_some() || spec.audit.is_some() || clears || replaces)) || !own {
-            self.authorise_in(tree, caller, Right::Admin, if makes { &parent } else { name })?;
+        let clears =
+            matches!(op, Op::Modify { clear, .. } if clear.iter().any(|field| field == "acl" || field == "audit"));
+        if (!makes && (spec.acl.is_some() || spec.owner.is_some() || spec.audit.is_some() || clears || replaces))
+            || !own
+        {
+            self.authorise_itself(tree, caller, Right::Admin, if makes { &parent } else { name })?;
         }
         self.authorise_secrets(tree, caller, name, spec)
     }
@@ -174,8 +285,9 @@ impl Inner {
 
     /// Secrets are not covered by the default that lets everybody read.
     fn may_use_secret(&self, tree: &Tree, caller: &Caller, secret: &Name) -> bool {
-        let decision = access::explain(tree, &self.who(caller), Right::Read, secret);
-        decision.allowed && decision.at.is_some()
+        let who = self.who(caller);
+        let decision = access::explain(tree, &who, Right::Read, secret);
+        (decision.allowed && decision.at.is_some()) || access::allows(tree, &who, Right::Admin, secret)
     }
 
     /// Whether a service may be given a secret: it was granted the right to read it, or its owner may use it.
@@ -204,22 +316,43 @@ impl Inner {
     /// `acl show` and `acl explain`.
     pub(crate) fn access(&self, cx: &Context, request: &AccessRequest) -> Result<AccessReply> {
         let tree = self.view.load_full();
-        self.authorise_in(&tree, &cx.caller, Right::Read, &request.name)?;
         let end = tree.follow(&request.name, true, None)?;
+        // Where something is hidden the answer is about what would be made beside it, as where nothing is.
+        let about = match self.authorise_in(&tree, &cx.caller, Right::Read, &request.name) {
+            Ok(()) => end.clone(),
+            Err(error) if error.code() == Code::NotFound => {
+                let beside = self
+                    .beside(&tree, &cx.caller, &end)
+                    .filter(|at| access::allows(&tree, &self.who(&cx.caller), Right::Read, at));
+                beside.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
         let own = own_subject(&cx.caller);
         let who = request.who.clone().unwrap_or_else(|| own.clone());
         if who != own {
             self.authorise_in(&tree, &cx.caller, Right::Admin, &request.name)?;
         }
+        if let (Subject::Named(name), false) = (&who, who == own) {
+            self.authorise_in(&tree, &cx.caller, Right::Read, name)?;
+        }
         let asked = if who == own { cx.caller.clone() } else { self.caller_for(&tree, &who)? };
         let rights = request.right.map_or_else(|| Right::ALL.to_vec(), |right| vec![right]);
         let seen = self.who(&asked);
         Ok(AccessReply {
-            decisions: rights.into_iter().map(|right| access::explain(&tree, &seen, right, &end)).collect(),
-            lists: access::lists(&tree, &end),
+            decisions: rights.into_iter().map(|right| access::explain(&tree, &seen, right, &about)).collect(),
+            lists: access::lists(&tree, &about),
             name: end,
             who,
         })
+    }
+
+    /// A name that nothing has, beneath the nearest object above this one that the caller may see.
+    fn beside(&self, tree: &Tree, caller: &Caller, name: &Name) -> Option<Name> {
+        let above = name.ancestors().find(|at| tree.get(at).is_some() && self.sees(tree, caller, at))?;
+        let above = above.as_str().trim_end_matches('/');
+        let names = (0..u32::MAX).filter_map(|n| Name::parse(&format!("{above}/{n}")).ok());
+        names.into_iter().find(|at| tree.get(at).is_none())
     }
 
     /// A caller as somebody would be.
@@ -230,9 +363,7 @@ impl Inner {
                 let standing = Standing::Authenticated;
                 Caller { standing, ..Caller::local(*uid, None) }
             }
-            Subject::Authenticated => {
-                Caller { standing: Standing::Authenticated, ..Caller::anonymous() }
-            }
+            Subject::Authenticated => Caller { standing: Standing::Authenticated, ..Caller::anonymous() },
             Subject::Named(name) => {
                 let node = tree.resolve(name)?.node;
                 if !matches!(node.kind(), Kind::Principal | Kind::Service | Kind::Computer) {
@@ -246,6 +377,11 @@ impl Inner {
             }
         })
     }
+}
+
+/// Whether the caller is what the name stands for.
+fn is_itself(tree: &Tree, name: &Name, caller: &Caller) -> bool {
+    caller.id.is_some() && tree.get(name).map(|node| node.id) == caller.id
 }
 
 /// Names of the secrets in a launch's environment.
@@ -267,6 +403,16 @@ fn owned_by(owned: &Object, owner: &Object) -> bool {
 /// What a caller may see of lists: none when that is everything.
 pub(crate) fn sight<'a>(tree: &'a Tree, who: &'a Who<'a>, rights: &'a [Right]) -> Option<Sight<'a>> {
     (who.standing != Standing::Full).then(|| Sight::new(tree, who, rights))
+}
+
+/// Whether a change says where an alias leads.
+fn targets(op: &Op) -> bool {
+    match op {
+        Op::Add { spec, .. } | Op::Put { spec, .. } | Op::Declare { spec, .. } | Op::Modify { spec, .. } => {
+            spec.target.is_some()
+        }
+        Op::Delete { .. } | Op::Check { .. } => false,
+    }
 }
 
 fn op_owner(op: &Op) -> Option<&str> {

@@ -21,6 +21,21 @@ const DEFAULT_TTL_MS: u64 = 30_000;
 
 impl Inner {
     pub(crate) async fn advertise(self: &Arc<Self>, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        let shown = request.name.clone().filter(|_| request.ticket.is_some() || request.credential.is_some());
+        let done = self.advertise_as(cx, request).await;
+        match (shown, done) {
+            (Some(name), Err(error)) if error.code() != Code::InvalidArgument => {
+                let refusal = Error::new(
+                    Code::Denied,
+                    "the ticket or credential is not one of a copy that the name server started, or it was used before",
+                );
+                Err(self.told(&self.view.load(), &cx.caller, &name, error, refusal.field("ticket")))
+            }
+            (_, done) => done,
+        }
+    }
+
+    async fn advertise_as(self: &Arc<Self>, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
         let name = request.name.clone().ok_or_else(|| Error::new(Code::InvalidName, "say which name").field("name"))?;
         check_endpoints(&request.endpoints)?;
         let ttl_ms = request.ttl.map_or(DEFAULT_TTL_MS, |t| t.as_millis());
@@ -65,8 +80,11 @@ impl Inner {
         let reply = match self.propose(&cx.caller.principal, cx.request, Command::Advertise(command)).await {
             Ok(reply) => reply,
             Err(error) => {
+                // What was shown is noted with the answer.
+                if error.code() == Code::Denied && evidence == Evidence::Right {
+                    self.note_refusal(&cx.caller, "advertise", Some(&name), &error);
+                }
                 if error.code() == Code::Denied {
-                    metrics::counter!("byname_denials_total").increment(1);
                     tracing::warn!(%name, %instance, by = cx.caller.principal, "{}", error.log_line());
                 }
                 return Err(error);
@@ -127,11 +145,12 @@ impl Inner {
         let node = tree.resolve(name).ok()?.node;
         let instance = node.service.as_ref()?.instance(id)?;
         let same = endpoints.is_empty() || instance.endpoints == endpoints;
-        let known = !instance.revoked && match evidence {
-            Evidence::Credential(hash) => instance.credential.as_ref() == Some(hash),
-            Evidence::Right => true,
-            Evidence::Ticket(_) => false,
-        };
+        let known = !instance.revoked
+            && match evidence {
+                Evidence::Credential(hash) => instance.credential.as_ref() == Some(hash),
+                Evidence::Right => true,
+                Evidence::Ticket(_) => false,
+            };
         match instance.origin {
             Origin::Advertised { ttl_ms, .. } if same && known && ttl == ttl_ms && self.leases.renew(id) => {
                 Some(AdvertiseReply { instance: id, credential: None, proof: None, ttl_ms: Some(ttl_ms) })
@@ -150,16 +169,28 @@ impl Inner {
     }
 
     pub(crate) async fn withdraw(self: &Arc<Self>, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
-        let node = query::service_named(&self.view.load(), &request.name)?;
+        let tree = self.view.load_full();
+        if request.credential.is_none() {
+            self.authorise_in(&tree, &cx.caller, Right::Advertise, &request.name)?;
+        }
+        let wrong = |error: Option<Error>| {
+            let refusal = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
+            if request.credential.is_none() {
+                return error.unwrap_or(refusal);
+            }
+            self.note_refusal(&cx.caller, "withdraw", Some(&request.name), &refusal);
+            self.told(&tree, &cx.caller, &request.name, error.unwrap_or_else(|| refusal.clone()), refusal)
+        };
+        let node = query::service_named(&tree, &request.name).map_err(|error| wrong(Some(error)))?;
         let service = node.service.clone().unwrap_or_default();
         let instances = match (request.instance, &request.credential) {
             (Some(id), Some(credential)) => {
                 let hash = hash_of(credential, "credential")?;
                 let instance = service.instance(id);
-                if instance.is_some_and(|i| i.credential != Some(hash)) {
-                    return Err(
-                        Error::new(Code::Denied, "the credential is not that of this instance").field("credential")
-                    );
+                // One that is not there any more is withdrawn already, as far as those may know who may look.
+                let gone = instance.is_none() && self.sees(&tree, &cx.caller, &request.name);
+                if !gone && instance.is_none_or(|i| i.credential != Some(hash)) {
+                    return Err(wrong(None));
                 }
                 instance.map(|i| i.id).into_iter().collect()
             }
@@ -167,7 +198,6 @@ impl Inner {
                 return Err(Error::invalid("instance", "a credential is good for one instance: say which"));
             }
             (which, None) => {
-                self.authorise(&cx.caller, Right::Advertise, &node.name)?;
                 let advertised = service.instances.iter().filter(|i| match which {
                     Some(id) => i.id == id,
                     None => matches!(i.origin, Origin::Advertised { .. }),

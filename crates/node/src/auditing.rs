@@ -67,7 +67,13 @@ impl Inner {
 
     /// Notes a read where the object asks for it.
     pub(crate) fn note_read<T>(&self, cx: &Context, operation: &str, name: &Name, result: &Result<T>) {
-        if self.identity().is_some() && access::audited_reads(&self.view.load(), name) {
+        if self.identity().is_none() {
+            return;
+        }
+        // Whatever the name by which it was read.
+        let tree = self.view.load();
+        let end = || tree.follow(name, true, None).ok().filter(|end| end != name);
+        if access::audited_reads(&tree, name) || end().is_some_and(|end| access::audited_reads(&tree, &end)) {
             self.note_change(cx, operation, Some(name), result);
         }
     }

@@ -114,7 +114,11 @@ impl Node {
         if authority.domain() != setup.domain {
             return Err(Error::invalid(
                 "domain",
-                format!("this server's trust domain is `{}`, not `{}`: it cannot be changed", authority.domain(), setup.domain),
+                format!(
+                    "this server's trust domain is `{}`, not `{}`: it cannot be changed",
+                    authority.domain(),
+                    setup.domain
+                ),
             ));
         }
         let authority = Arc::new(ArcSwap::from_pointee(authority));
@@ -277,7 +281,10 @@ impl Inner {
         expires_in: Duration,
     ) -> Result<byname_api::identity::Session> {
         let identity = self.own_identity()?;
-        let issued = start::now().max(self.view.load().now);
+        let tree = self.view.load();
+        // What is given after a revocation is not under it, though it be within the same millisecond.
+        let valid_from = tree.credentials(node.id).map(|credentials| credentials.valid_from);
+        let issued = start::now().max(tree.now).max(valid_from.unwrap_or_default());
         let expires = byname_api::span::Timestamp(issued.0 + expires_in.as_millis() as u64);
         let claims = byname_identity::session::Claims {
             principal: node.name.to_string(),
@@ -294,10 +301,7 @@ impl Inner {
 }
 
 /// Whether what an authority off line has signed about a group or principal holds, and says what is there now.
-fn certified_by(
-    authority: Arc<ArcSwap<Authority>>,
-    inner: Weak<Inner>,
-) -> Box<dyn Fn(&Object) -> bool + Send + Sync> {
+fn certified_by(authority: Arc<ArcSwap<Authority>>, inner: Weak<Inner>) -> Box<dyn Fn(&Object) -> bool + Send + Sync> {
     Box::new(move |node| {
         let Some(text) = &node.spec.certified else { return false };
         let authority = authority.load();
@@ -318,8 +322,7 @@ fn certified_by(
                 let password = tree.credentials(node.id).is_some_and(|credentials| credentials.password.is_some());
                 let keys = inner.passkeys_of(node.id).unwrap_or_default();
                 let signed = |key: &[u8]| {
-                    passkey::credential_id(key)
-                        .is_ok_and(|id| statement.members.contains(&URL_SAFE_NO_PAD.encode(id)))
+                    passkey::credential_id(key).is_ok_and(|id| statement.members.contains(&URL_SAFE_NO_PAD.encode(id)))
                 };
                 !password && keys.iter().all(|(_, key)| signed(key))
             }),
@@ -340,10 +343,12 @@ async fn renew_authority(inner: Arc<Inner>) {
         let renewed = identity.authority.load().renewed(start::now());
         let stored = match renewed {
             Ok(None) => continue,
-            Ok(Some(authority)) => match authority.to_sealed_form().and_then(|form| identity.key.seal(AUTHORITY, &form)) {
-                Ok(sealed) => inner.put_vault(AUTHORITY, sealed, false).await.map(|()| authority),
-                Err(error) => Err(error),
-            },
+            Ok(Some(authority)) => {
+                match authority.to_sealed_form().and_then(|form| identity.key.seal(AUTHORITY, &form)) {
+                    Ok(sealed) => inner.put_vault(AUTHORITY, sealed, false).await.map(|()| authority),
+                    Err(error) => Err(error),
+                }
+            }
             Err(error) => Err(error),
         };
         match stored {
@@ -429,7 +434,11 @@ impl Attempts {
     }
 
     /// Looks at a page that a command line waits for.
-    fn page<R>(&self, secret: &Secret, look: impl FnOnce(&mut Option<byname_api::identity::Session>) -> R) -> Result<R> {
+    fn page<R>(
+        &self,
+        secret: &Secret,
+        look: impl FnOnce(&mut Option<byname_api::identity::Session>) -> R,
+    ) -> Result<R> {
         let mut map = self.0.lock();
         match map.get_mut(&secret.0) {
             Some((until, Attempt::Page { session })) if *until > Instant::now() => Ok(look(session)),

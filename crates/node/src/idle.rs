@@ -13,7 +13,9 @@ use byname_api::caller::Right;
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::request::{Context, ReportReply, ReportRequest};
-use byname_registry::{Command, Reply, query};
+use byname_name::Name;
+use byname_registry::service::Instance;
+use byname_registry::{Command, Reply, Tree, query};
 
 use crate::Inner;
 
@@ -79,29 +81,24 @@ impl Inner {
         if request.load.is_none() && request.uses.is_none() {
             return Err(Error::invalid("load", "say something: a load, or uses"));
         }
-        let node = query::service_named(&self.view.load(), &name)?;
-        let service = node.service.clone().unwrap_or_default();
-        let instance = match request.instance {
-            Some(id) => service.instance(id).ok_or_else(|| {
-                Error::new(Code::NotFound, format!("`{}` has no instance {id} now", node.name)).field("instance")
-            })?,
-            None => match service.instances.as_slice() {
-                [one] => one,
-                [] => return Err(Error::new(Code::NotRunning, format!("`{}` does not run", node.name))),
-                _ => return Err(Error::invalid("instance", format!("`{}` has several: say which", node.name))),
-            },
-        };
-        match &request.credential {
-            Some(text) => {
-                let hash = crate::advertise::hash_of(text, "credential")?;
-                if instance.credential != Some(hash) {
-                    let message = "the credential is not that of this instance";
-                    return Err(Error::new(Code::Denied, message).field("credential"));
-                }
-            }
-            None if cx.caller.instance == Some(instance.id) => {}
-            None => self.authorise(&cx.caller, Right::Advertise, &node.name)?,
+        let tree = self.view.load_full();
+        let shown =
+            request.credential.as_deref().map(|text| crate::advertise::hash_of(text, "credential")).transpose()?;
+        let copy = spoken_of(&tree, &name, request.instance);
+        let proved = copy.as_ref().is_ok_and(|copy| match shown {
+            Some(hash) => copy.credential == Some(hash),
+            None => cx.caller.instance == Some(copy.id),
+        });
+        if !proved && shown.is_none() {
+            self.authorise_in(&tree, &cx.caller, Right::Advertise, &name)?;
         }
+        if !proved && shown.is_some() {
+            let refusal = Error::new(Code::Denied, "the credential is not that of this instance").field("credential");
+            self.note_refusal(&cx.caller, "report", Some(&name), &refusal);
+            let error = copy.err().unwrap_or_else(|| refusal.clone());
+            return Err(self.told(&tree, &cx.caller, &name, error, refusal));
+        }
+        let instance = copy?;
         if let Some(load) = request.load {
             self.usage.note_load(instance.id, load);
         }
@@ -109,6 +106,20 @@ impl Inner {
             self.usage.touch(instance.id);
         }
         Ok(ReportReply { instance: instance.id })
+    }
+}
+
+/// The running copy that a report is about.
+fn spoken_of(tree: &Tree, name: &Name, asked: Option<InstanceId>) -> Result<Instance> {
+    let node = query::service_named(tree, name)?;
+    let instances = node.service.as_deref().map(|service| service.instances.as_slice()).unwrap_or_default();
+    match (asked, instances) {
+        (Some(id), _) => instances.iter().find(|copy| copy.id == id).cloned().ok_or_else(|| {
+            Error::new(Code::NotFound, format!("`{}` has no instance {id} now", node.name)).field("instance")
+        }),
+        (None, [one]) => Ok(one.clone()),
+        (None, []) => Err(Error::new(Code::NotRunning, format!("`{}` does not run", node.name))),
+        (None, _) => Err(Error::invalid("instance", format!("`{}` has several: say which", node.name))),
     }
 }
 

@@ -105,10 +105,17 @@ impl Inner {
                 None
             }
         };
-        let command = Command::Unlock { name: request.name, key };
-        match self.propose(&cx.caller.principal, cx.request, command).await? {
-            Reply::Unlocked(released) => Ok(UnlockReply { released }),
-            other => Err(Error::internal(format!("unlock gave {other:?}"))),
+        let command = Command::Unlock { name: request.name.clone(), key };
+        match self.propose(&cx.caller.principal, cx.request, command).await {
+            Ok(Reply::Unlocked(released)) => Ok(UnlockReply { released }),
+            Ok(other) => Err(Error::internal(format!("unlock gave {other:?}"))),
+            Err(error) if error.code() == Code::Denied => {
+                self.note_refusal(&cx.caller, "unlock", Some(&request.name), &error);
+                // As where nothing is.
+                let sees = self.sees(&self.view.load(), &cx.caller, &request.name);
+                if sees { Err(error) } else { Ok(UnlockReply { released: false }) }
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -14,7 +14,7 @@ use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::{NameService, agent};
 use byname_name::Name;
-use byname_registry::{Command, Reply, query};
+use byname_registry::{Command, Reply, Tree, query};
 
 use crate::access::sight;
 use crate::{Inner, Node, agents, auditing, check_op, declares_sockets, pattern, start};
@@ -39,7 +39,7 @@ impl NameService for Node {
 
     async fn read(&self, cx: &Context, request: ReadRequest) -> Result<ReadReply> {
         let inner = &self.inner;
-        inner.authorise(&cx.caller, Right::Read, &request.name)?;
+        inner.authorise_itself(&inner.view.load(), &cx.caller, Right::Read, &request.name)?;
         inner.confirm_if(request.consistent).await?;
         let read = query::read(&inner.view.load(), &request.name, &inner.config.dns_suffix);
         inner.note_read(cx, "read", &request.name, &read);
@@ -58,7 +58,7 @@ impl NameService for Node {
         let next = request.next.as_deref();
         let reply = query::list(&tree, &pattern, request.limit, next, request.set.as_deref(), sight.as_ref())?;
         if reply.entries.is_empty() && reply.next.is_none() {
-            inner.authorise_in(&tree, &cx.caller, Right::List, &pattern.literal_prefix())?;
+            inner.refuse_the_seen(&tree, &cx.caller, Right::List, &pattern.literal_prefix())?;
         }
         Ok(reply)
     }
@@ -75,7 +75,7 @@ impl NameService for Node {
         }
         let mut reply = query::status(&tree, &pattern, request.limit, request.next.as_deref(), sight.as_ref())?;
         if reply.services.is_empty() && reply.next.is_none() {
-            inner.authorise_in(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
+            inner.refuse_the_seen(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
         }
         reply.services.iter_mut().for_each(|status| inner.add_to_status(&tree, status));
         Ok(reply)
@@ -114,7 +114,12 @@ impl NameService for Node {
         // Renewals of a lease are not news.
         let news = done.as_ref().map_or(true, |reply| reply.credential.is_some());
         match (&done, &name) {
-            (Err(error), Some(name)) if shown => self.inner.note_refusal(&cx.caller, "advertise", Some(name), error),
+            (Err(error), Some(name)) if shown => {
+                // Also where the name is said not to be there: something was shown that is not good.
+                let denied = Error::new(Code::Denied, error.message());
+                let refusal = if error.code() == Code::NotFound { &denied } else { error };
+                self.inner.note_refusal(&cx.caller, "advertise", Some(name), refusal);
+            }
             (_, name) if news => self.inner.note_change(cx, "advertise", name.as_ref(), &done),
             _ => {}
         }
@@ -147,7 +152,12 @@ impl NameService for Node {
         if sight.is_some() && tree.get(under).is_none() {
             inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
         }
-        let mut reply = query::search(&tree, &filter, under, request.limit, next, suffix, sight.as_ref())?;
+        let found = query::search(&tree, &filter, under, request.limit, next, suffix, sight.as_ref());
+        if sight.is_some() && matches!(&found, Err(error) if error.code() == Code::NotFound) {
+            // Noted when it is because of who asks.
+            inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
+        }
+        let mut reply = found?;
         if reply.objects.is_empty() && reply.next.is_none() {
             inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
         }
@@ -305,6 +315,15 @@ impl NameService for Node {
 }
 
 impl Inner {
+    /// Refuses an empty list where the caller may know that there is something it may not see; what is hidden is
+    /// answered by the empty list, as what is not there.
+    fn refuse_the_seen(&self, tree: &Tree, caller: &Caller, right: Right, prefix: &Name) -> Result<()> {
+        match self.authorise_in(tree, caller, right, prefix) {
+            Err(error) if error.code() != Code::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// A linearizable view, when one is asked for.
     pub(crate) async fn confirm_if(&self, consistent: bool) -> Result<()> {
         if consistent { self.confirm().await } else { Ok(()) }
@@ -313,6 +332,7 @@ impl Inner {
     /// Changes to the tree.
     async fn batch(self: &Arc<Self>, cx: &Context, mut request: BatchRequest) -> Result<BatchReply> {
         let tree = self.view.load_full();
+        self.check_ways(&tree, &cx.caller, &request.ops)?;
         let of_one = request.ops.len() == 1;
         for (index, op) in request.ops.iter().enumerate() {
             self.authorise_change(&tree, &cx.caller, op)?;

@@ -16,8 +16,8 @@ use tokio::sync::broadcast;
 use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::request::{Change, Context, WatchEvent, WatchReply, WatchRequest};
-use byname_name::{NameKey, Pattern};
-use byname_registry::access::Sight;
+use byname_name::{Name, NameKey, Pattern};
+use byname_registry::access::{self, Sight};
 use byname_registry::{Event, Node as Object, query};
 
 use crate::Inner;
@@ -208,9 +208,14 @@ impl Inner {
         let pattern = crate::pattern(&request.pattern)?;
         let prefix = pattern.literal_prefix();
         let sees_prefix = self.authorise(&cx.caller, Right::Read, &prefix);
-        if let Err(error) = sees_prefix {
+        // What is hidden is watched as what is not there: nothing is told of it.
+        if let Err(error) = sees_prefix
+            && error.code() != Code::NotFound
+        {
             // Something beneath may be open to the caller all the same.
-            if self.view.load().with_acl_beneath(&prefix).is_empty() {
+            let (tree, who) = (self.view.load(), self.who(&cx.caller));
+            let open = |at: &Name| access::allows(&tree, &who, Right::Read, at);
+            if !tree.with_acl_beneath(&prefix).iter().any(open) {
                 return Err(error);
             }
         }
@@ -241,7 +246,8 @@ impl Inner {
         let initial = request.initial.then(|| Initial { tree, after: None });
         let inner = self.clone();
         let caller = cx.caller.clone();
-        let watcher = Watcher { inner, caller, pattern, receiver, waiting, at, sent: 0, hello: true, initial, over: false };
+        let watcher =
+            Watcher { inner, caller, pattern, receiver, waiting, at, sent: 0, hello: true, initial, over: false };
         Ok(futures_util::stream::unfold(watcher, |mut watcher| async move {
             if watcher.over {
                 return None;
@@ -386,7 +392,6 @@ mod tests {
     use super::*;
     use byname_api::object::{Kind, ObjectId, Spec, Stamp};
     use byname_api::span::Timestamp;
-    use byname_name::Name;
 
     fn node(name: &str) -> Arc<Object> {
         let stamp = Stamp { at: Timestamp(0), by: "test".into() };

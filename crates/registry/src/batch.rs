@@ -324,39 +324,31 @@ impl Change<'_> {
         if_version: Option<Version>,
         fence: Option<u64>,
     ) -> Result<OpResult> {
-        let node = self.tree.get(&name);
+        let checked = |version| OpResult {
+            name: name.clone(),
+            outcome: Outcome::Checked,
+            version: Version(version),
+            before: None,
+            after: None,
+        };
+        let Some(node) = self.tree.get(&name) else {
+            return check_nothing(&name, exists, if_version, fence).map(|()| checked(0));
+        };
         if let Some(fence) = fence {
-            let held = node.as_ref().and_then(|n| n.lock.as_deref());
-            let why = match held {
-                Some(held) if held.fence == fence => None,
-                Some(held) => Some(format!("{} holds it with the fencing token {}", held.by, held.fence)),
-                None => Some("nobody holds it".into()),
-            };
-            if let Some(why) = why {
-                return Err(Error::new(
-                    Code::Conflict,
-                    format!("the lock of `{name}` is not held with the fencing token {fence}: {why}"),
-                )
-                .field("fence"));
+            match node.lock.as_deref() {
+                Some(held) if held.fence == fence => {}
+                Some(held) => {
+                    let why = format!("{} holds it with the fencing token {}", held.by, held.fence);
+                    return Err(not_held(&name, fence, &why));
+                }
+                None => return Err(not_held(&name, fence, "nobody holds it")),
             }
         }
-        let version = match (&node, exists) {
-            (Some(node), Some(false)) => {
-                return Err(Error::new(Code::Conflict, format!("`{}` is there and should not be", node.name)));
-            }
-            (None, Some(true)) => {
-                return Err(Error::new(Code::Conflict, format!("`{name}` is not there and should be")));
-            }
-            (None, _) if if_version.is_some() => {
-                return Err(Error::new(Code::Conflict, format!("`{name}` is not there, so it has no version")));
-            }
-            (Some(node), _) => {
-                check_version(node, if_version)?;
-                node.version
-            }
-            (None, _) => 0,
-        };
-        Ok(OpResult { name, outcome: Outcome::Checked, version: Version(version), before: None, after: None })
+        if exists == Some(false) {
+            return Err(Error::new(Code::Conflict, format!("`{}` is there and should not be", node.name)));
+        }
+        check_version(&node, if_version)?;
+        Ok(checked(node.version))
     }
 
     /// Refuses an alias that does not end, with which others do not end, or that would hide what is beneath it.
@@ -418,6 +410,25 @@ fn share_hosts(one: &Launch, other: &Launch) -> bool {
         (Some(one), Some(other)) => one.iter().any(|h| other.iter().any(|o| h.eq_ignore_ascii_case(o))),
         _ => true,
     }
+}
+
+/// What a check says where nothing is: also of what somebody may not see.
+///
+/// # Errors
+///
+/// `conflict`.
+pub fn check_nothing(name: &Name, exists: Option<bool>, if_version: Option<Version>, fence: Option<u64>) -> Result<()> {
+    match (fence, exists, if_version) {
+        (Some(fence), ..) => Err(not_held(name, fence, "nobody holds it")),
+        (None, Some(true), _) => Err(Error::new(Code::Conflict, format!("`{name}` is not there and should be"))),
+        (None, _, Some(_)) => Err(Error::new(Code::Conflict, format!("`{name}` is not there, so it has no version"))),
+        (None, ..) => Ok(()),
+    }
+}
+
+fn not_held(name: &Name, fence: u64, why: &str) -> Error {
+    let what = format!("the lock of `{name}` is not held with the fencing token {fence}: {why}");
+    Error::new(Code::Conflict, what).field("fence")
 }
 
 fn check_version(node: &Node, wanted: Option<Version>) -> Result<()> {

@@ -254,7 +254,7 @@ pub(crate) fn credential(tree: &mut Tree, principal: ObjectId, change: &Credenti
         CredentialChange::Password(password) => {
             // Whoever knew the one before may have sessions.
             if credentials.password.is_some() {
-                credentials.valid_from = now;
+                credentials.valid_from = Timestamp(now.0.saturating_add(1));
             }
             credentials.password = password.as_deref().map(Into::into);
         }
@@ -388,6 +388,12 @@ pub(crate) fn join(
     if invite.computer.as_ref().is_some_and(|only| only.key() != computer.key()) {
         return Err(refused());
     }
+    // A token for an agent makes no server, nor one for a server a host; and it is not used up by the attempt.
+    let labels: Vec<&str> = computer.labels().collect();
+    let server = matches!(labels.as_slice(), ["byname", "servers", _]);
+    if server != (invite.join_as == JoinAs::Server) {
+        return Err(refused());
+    }
     let place = tree.follow(computer, true, None)?;
     let node = match tree.get(&place) {
         // A token for any host is for a new one: else whoever holds it could pass for a host that is there.
@@ -417,7 +423,8 @@ pub(crate) fn revoke(tree: &mut Tree, what: Revoked, stamp: &Stamp, events: &mut
             if tree.by_id(id).is_none() {
                 return Err(gone(id));
             }
-            let valid_from = tree.now;
+            // What was given within this millisecond came before.
+            let valid_from = Timestamp(tree.now.0.saturating_add(1));
             let credentials = Credentials { valid_from, ..tree.credentials(id).cloned().unwrap_or_default() };
             tree.identity_mut().credentials.insert(id, Arc::new(credentials));
             Ok(Reply::Done)

@@ -28,7 +28,7 @@ mod sessions;
 mod tree;
 mod walk;
 
-pub use batch::MAX_OPS;
+pub use batch::{MAX_OPS, check_nothing};
 pub use command::{Command, CredentialChange, Entry, Event, Reply, Revoked};
 pub use identity::{Credentials, Passkey};
 pub use tree::{Node, Resolved, Tree};

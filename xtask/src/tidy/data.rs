@@ -9,13 +9,15 @@ const WRITERS: [&str; 6] = ["audit", "byname", "cluster", "identity", "launch", 
 const WIRING: &str = "crates/byname/src/serve/";
 
 /// The entries of a data directory that the wiring hands out, and whose they are. ARCHITECTURE.md describes them.
-const ENTRIES: [(&str, &str); 6] = [
+const ENTRIES: [(&str, &str); 8] = [
     ("audit", "audit"),
     ("log", "cluster"),
     ("launch", "launch"),
     ("programs.d", "the owner of the host, read by launch"),
     ("token", "byname"),
     ("endpoints.json", "byname"),
+    ("ca.pem", "byname"),
+    ("identity/cluster.key", "identity"),
 ];
 
 /// Files are touched by few crates; the folders of the data directory are handed out in one place, from one table,

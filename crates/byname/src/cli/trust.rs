@@ -368,8 +368,8 @@ pub(crate) struct AuditArgs {
     /// Verify the whole log: nothing was changed, taken out or cut off
     #[arg(long)]
     pub verify: bool,
-    /// Read the files of this data directory instead of asking a server
-    #[arg(long, value_name = "DIR")]
+    /// With --verify: the files of this data directory, whose server does not run
+    #[arg(long, value_name = "DIR", requires = "verify")]
     pub data: Option<PathBuf>,
 }
 

@@ -1,8 +1,8 @@
 //! `cluster`: hosts that join.
 
 use byname_api::Error;
-use byname_api::identity::{Blob, InviteReply, InviteRequest, JoinAs};
-use byname_identity::join::{self, JoinToken};
+use byname_api::identity::{InviteReply, InviteRequest, JoinAs};
+use byname_identity::join::JoinToken;
 use byname_name::Name;
 
 use super::Session;
@@ -24,6 +24,7 @@ pub(crate) async fn run(session: &mut Session, command: ClusterCommand) -> Outco
         Format::Name | Format::Table => screen.line(&token)?,
     }
     if screen.format == Format::Table {
+        screen.flush()?;
         screen.say(&format!("byname: good once, until {}; whoever has it can join", reply.expires));
     }
     Ok(())
@@ -37,33 +38,11 @@ fn computer(text: &str) -> Outcome<Name> {
 
 /// The text that a host joins with: where the servers are, how to know them, and the secret.
 fn token(reply: &InviteReply) -> Outcome<String> {
-    let bad = |what: &str| Error::internal(format!("the server's invitation has {what}"));
-    let (secret, root) = (unhex(&reply.secret.0), unhex(&reply.root));
-    let (Some(secret), Some(root)) = (secret, root) else { return Err(bad("no hexadecimal digits").into()) };
-    // As `byname_identity::join` reads it: lengths and texts, then the two.
-    let mut bytes = Vec::new();
-    length(reply.servers.len(), &mut bytes);
-    for server in &reply.servers {
-        length(server.len(), &mut bytes);
-        bytes.extend_from_slice(server.as_bytes());
-    }
-    bytes.extend([root, secret.clone()].concat());
-    let coded = serde_json::to_value(Blob(bytes))?;
-    let token = format!("{}{}", join::PREFIX, coded.as_str().unwrap_or_default());
-    let read: JoinToken = token.parse()?;
-    if read.servers != reply.servers || read.secret().as_slice() != secret {
-        return Err(bad("another form").into());
-    }
-    Ok(token)
-}
-
-/// A length as postcard has it: seven bits a byte, the lowest first.
-fn length(mut length: usize, into: &mut Vec<u8>) {
-    while length >= 0x80 {
-        into.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    into.push(length as u8);
+    let digits = |text: &str| unhex(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let (Some(secret), Some(root)) = (digits(&reply.secret.0), digits(&reply.root)) else {
+        return Err(Error::internal("the server's invitation has no hexadecimal digits").into());
+    };
+    Ok(JoinToken::of(reply.servers.clone(), root, secret)?.to_string())
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ fn keep(session: &mut Session, env: &Environment, granted: &Granted) -> Outcome 
     }
     screen.flush()?;
     if servers.split(',').all(|server| !server.trim().starts_with("http")) {
+        screen.flush()?;
         screen.say(&format!(
             "byname: note: over the unix socket you stay who the kernel says; `--as {principal}` uses the session there"
         ));

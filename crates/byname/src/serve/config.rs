@@ -207,8 +207,13 @@ pub(crate) fn agent_launch(
         server: server.to_owned(),
         require_user: true,
         port_range: None,
-        shared: None,
+        shared: shared(data),
     }
+}
+
+/// Where programs of other users can get at what is theirs: only an agent of root's starts any.
+fn shared(data: &DataDir) -> Option<PathBuf> {
+    data.is_roots().then(|| PathBuf::from("/run/byname").join(data.short_name()))
 }
 
 /// Holders run this very program, even when its file was replaced by an upgrade meanwhile.

@@ -75,6 +75,16 @@ impl DataDir {
         write_private(&path, text.as_bytes()).map_err(|e| cannot("write", &path, &e))
     }
 
+    /// Whether root runs this.
+    pub(crate) fn is_roots(&self) -> bool {
+        fs::metadata(&self.dir).is_ok_and(|found| found.uid() == 0)
+    }
+
+    /// A short name for this directory, unlike that of any other on this host.
+    pub(crate) fn short_name(&self) -> String {
+        short_name(&self.dir)
+    }
+
     /// A folder in it, for this user only.
     pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
@@ -120,9 +130,12 @@ fn socket_path(dir: &Path) -> Result<PathBuf> {
             format!("{} is not a private folder of this user's: remove it, or use a shorter --data", folder.display()),
         ));
     }
+    Ok(folder.join(format!("{}.sock", short_name(dir))))
+}
+
+fn short_name(dir: &Path) -> String {
     let digest = <sha2::Sha256 as sha2::Digest>::digest(dir.as_os_str().as_encoded_bytes());
-    let short: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    Ok(folder.join(format!("{short}.sock")))
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Written beside and renamed, so that nobody reads a half.

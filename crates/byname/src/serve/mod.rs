@@ -44,13 +44,8 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     start_log(&env);
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
-    let launch = config::launch(&data, &settings, &env);
-    let workload_socket = launch.workload_socket();
-    let agent = Agent::start(launch).await.map_err(cannot_start)?;
+    let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
     let server = Server::start(&env, data, &settings, Some(&agent)).await?;
-    let issuer = issuer::Issuer::new(Arc::new(server.node.clone()));
-    agent.set_issuer(issuer.clone());
-    workloads::serve(&agent, &workload_socket, issuer);
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -88,12 +83,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let data = DataDir::take(&settings.data)?;
     let member = join::member(&env, &data, &settings).await?;
     let launch = config::agent_launch(&data, &settings, &member.servers, &env);
-    let workload_socket = launch.workload_socket();
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
-    let issuer = issuer::Issuer::new(clerk.clone());
-    agent.set_issuer(issuer.clone());
-    workloads::serve(&agent, &workload_socket, issuer);
+    workloads::serve(&agent, issuer::Issuer::new(clerk.clone()));
     tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
@@ -171,14 +163,16 @@ impl Server {
         })
         .await
         .map_err(cannot_start)?;
+        let bound = Listeners::bind(&data, settings.listen).await?;
+        let api = bound.api;
+        let tls = trust::establish(&node, &data, settings, api).await?;
         if let Some(agent) = agent {
+            // Before anything is started: programs have certificates from their first moment on.
+            workloads::serve(agent, issuer::Issuer::new(Arc::new(node.clone())));
             attach(&node, agent).await?;
             let alive = agent.alive();
             node.ask_here_first(move |instance| alive.has_ended(instance));
         }
-        let bound = Listeners::bind(&data, settings.listen).await?;
-        let api = bound.api;
-        let tls = trust::establish(&node, &data, settings, api).await?;
         let measured = node.clone();
         let metrics = move || {
             measured.measure();

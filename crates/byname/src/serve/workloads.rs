@@ -1,6 +1,5 @@
 //! The socket on which programs of this host ask who they are (the SPIFFE Workload API), for an agent.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -14,15 +13,14 @@ use byname_name::spiffe;
 
 use super::trust;
 
-/// Serves it as long as the process lives. A socket that cannot be made is no reason to start no programs.
-pub(super) fn serve(agent: &Agent, socket: &Path, issuer: Arc<dyn Issuer>) {
-    if !super::fits_socket(socket) {
-        tracing::warn!("programs cannot ask who they are: {} is too long for a socket", socket.display());
-        return;
-    }
-    let listener = match byname_front_spiffe::bind(socket) {
+/// Gives the agent's programs certificates, and serves the socket as long as the process lives. A socket that cannot be
+/// made is no reason to start no programs.
+pub(super) fn serve(agent: &Agent, issuer: Arc<dyn Issuer>) {
+    agent.set_issuer(issuer.clone());
+    let listener = match agent.listen_for_workloads() {
         Ok(listener) => listener,
         Err(error) => {
+            let socket = agent.workload_socket();
             tracing::warn!("programs cannot ask who they are: cannot listen on {}: {error}", socket.display());
             return;
         }

@@ -40,7 +40,7 @@ impl Host {
         let agent = Agent::start(config).await.unwrap();
         let server = Arc::new(Server::new(life));
         agent.set_issuer(server.clone());
-        let listener = byname_front_spiffe::bind(&agent.workload_socket()).unwrap();
+        let listener = agent.listen_for_workloads().unwrap();
         tokio::spawn(byname_front_spiffe::serve(listener, agent.workloads(), server.clone(), std::future::pending()));
         let link = agent.connect();
         link.orders.send(Order::Welcome { term: 1, known: vec![] }).await.unwrap();

@@ -14,35 +14,17 @@
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use byname_api::identity::Secret;
-use byname_api::span::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::Svid;
+use crate::folder::{About, Place};
 use crate::wire;
 
 const DATA: &str = "..data";
 const SHOWN: [&str; 3] = ["cert.pem", "key.pem", "bundle.pem"];
-
-/// Where an instance's files are, and whose. It is part of the intent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
-    /// The folder.
-    pub(crate) dir: PathBuf,
-    /// User and group of the program, when they are not the agent's.
-    pub(crate) owner: Option<(u32, u32)>,
-}
-
-/// What a later agent must know and cannot read from the certificate.
-#[derive(Serialize, Deserialize)]
-struct About {
-    spiffe: String,
-    issued: Timestamp,
-    expires: Timestamp,
-}
 
 /// The files of one instance.
 #[derive(Default)]
@@ -60,6 +42,10 @@ impl Files {
         let generation = link.and_then(|to| to.to_str()?.strip_prefix("..")?.parse().ok()).unwrap_or(0);
         let svid = read(&place.dir.join(DATA)).map(Arc::new);
         (Files { place: Some(place), generation, written: svid.clone(), gone: false }, svid)
+    }
+
+    pub(crate) fn has_place(&self) -> bool {
+        self.place.is_some()
     }
 
     pub(crate) fn place(&mut self, place: Place) {
@@ -132,6 +118,10 @@ impl Place {
 }
 
 fn replace_link(dir: &Path, name: &str, to: &str) -> io::Result<()> {
+    match symlink(to, dir.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
     let new = dir.join("..new");
     let _ = std::fs::remove_file(&new);
     symlink(to, &new)?;
@@ -146,6 +136,8 @@ fn read(dir: &Path) -> Option<Svid> {
 
 #[cfg(test)]
 mod tests {
+    use byname_api::span::Timestamp;
+
     use super::*;
 
     fn svid(n: u8) -> Arc<Svid> {

@@ -74,13 +74,13 @@ impl Authenticator for Front {
     fn bearer(&self, peer: Peer, token: &str) -> Result<Caller> {
         let inner = &self.0;
         let Some(identity) = inner.identity() else { return Err(unknown_token()) };
+        let here = peer.is_loopback() || matches!(peer, Peer::Socket { .. });
         if token.starts_with(byname_identity::session::PREFIX) {
             let caller = inner.session(identity, token)?;
             identity.limits.request(peer, caller.id)?;
             return Ok(caller);
         }
-        let local = peer.is_loopback() || matches!(peer, Peer::Socket { .. });
-        if local && same_secret(token.as_bytes(), identity.token.as_bytes()) {
+        if here && same_secret(token.as_bytes(), identity.token.as_bytes()) {
             return Ok(Caller::full("token", Mechanism::Token));
         }
         Err(unknown_token())
@@ -152,12 +152,9 @@ impl Inner {
         if start::now().max(tree.now) >= certificate.not_after {
             return Err(ended("the certificate has expired"));
         }
-        let evidence: Arc<str> = format!(
-            "{} serial {}",
-            byname_api::identity::fingerprint(&certificate.fingerprint),
-            certificate.serial
-        )
-        .into();
+        let evidence: Arc<str> =
+            format!("{} serial {}", byname_api::identity::fingerprint(&certificate.fingerprint), certificate.serial)
+                .into();
         let caller = match certificate.id {
             Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.issued)?,
             // Servers are no objects of the tree; nobody else gets a certificate without an id.
@@ -206,7 +203,7 @@ impl Inner {
     /// Whether a caller of a long stream is still somebody.
     pub(crate) fn is_still_there(&self, caller: &Caller) -> bool {
         let (Some(name), Some(id)) = (&caller.name, caller.id) else { return true };
-        if caller.expires.is_some_and(|end| start::now() >= end) {
+        if caller.expires.is_some_and(|end| start::now().max(self.view.load().now) >= end) {
             return false;
         }
         // A session's beginning is not kept: one that was revoked in the meantime ends with its next call.

@@ -43,7 +43,10 @@ impl Inner {
                 _ => {
                     return Err(Error::new(
                         Code::InvalidArgument,
-                        format!("`{}` is no principal of the tree: say whose certificate with --name", caller.principal),
+                        format!(
+                            "`{}` is no principal of the tree: say whose certificate with --name",
+                            caller.principal
+                        ),
                     )
                     .field("principal"));
                 }
@@ -53,7 +56,9 @@ impl Inner {
         let node = self.view.load().by_id(id);
         let disabled = node.as_ref().is_some_and(|node| node.spec.disabled == Some(true));
         if disabled {
-            return Err(Error::new(Code::Denied, format!("`{name}` is disabled")));
+            let error = Error::new(Code::Denied, format!("`{name}` is disabled"));
+            self.note_refusal(caller, "certify", Some(&name), &error);
+            return Err(error);
         }
         let longest = match (instance, node.as_ref().map(|node| node.kind())) {
             (Some(_), _) => INSTANCE,

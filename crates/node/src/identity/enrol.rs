@@ -13,8 +13,8 @@ use byname_name::{Name, http};
 use byname_registry::command::CredentialChange;
 use byname_registry::{Command, Node as Object};
 
-use super::login::{PASSKEY, PASSWORD, claimed, handle};
 use super::Attempt;
+use super::login::{PASSKEY, PASSWORD, claimed, handle};
 use crate::{Inner, start};
 
 /// How long a link to make a passkey is good for, in milliseconds.
@@ -56,8 +56,9 @@ impl Inner {
             }
             EnrolRequest::PasskeyStart { link } => {
                 identity.limits.sign_in(cx.caller.address)?;
-                let Attempt::Link { principal } = identity.attempts.take(&link)? else {
-                    return Err(Error::new(Code::Unauthenticated, "the link is of another kind"));
+                let by = claimed(cx, None, Mechanism::Passkey);
+                let Attempt::Link { principal } = self.take_attempt(&by, "add-passkey", &link)? else {
+                    return Err(self.other_kind(&by, "add-passkey"));
                 };
                 let node = self.by_principal_id(principal)?;
                 let existing: Vec<Vec<u8>> = self.passkeys_of(node.id)?.into_iter().map(|(_, key)| key).collect();
@@ -71,13 +72,16 @@ impl Inner {
                 Ok(EnrolReply::Challenge { attempt: Some(attempt), message: Blob(challenge.options.into_bytes()) })
             }
             EnrolRequest::PasskeyFinish { attempt, credential, label } => {
-                let Attempt::NewPasskey { principal, state } = identity.attempts.take(&attempt)? else {
-                    return Err(Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again"));
+                let by = claimed(cx, None, Mechanism::Passkey);
+                let Attempt::NewPasskey { principal, state } = self.take_attempt(&by, "add-passkey", &attempt)? else {
+                    return Err(self.other_kind(&by, "add-passkey"));
                 };
                 check_label(&label)?;
                 let node = self.by_principal_id(principal)?;
                 if credential.len() > 64 << 10 {
-                    return Err(Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential"));
+                    return Err(
+                        Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential")
+                    );
                 }
                 let made = match identity.passkeys.register_finish(&state, credential.as_bytes(), start::now()) {
                     Ok(key) => {
@@ -103,7 +107,9 @@ impl Inner {
                 let credentials = tree.credentials(node.id);
                 Ok(EnrolReply::Credentials {
                     password: credentials.is_some_and(|c| c.password.is_some()),
-                    passkeys: credentials.map(|c| c.passkeys.iter().map(|p| p.label.clone()).collect()).unwrap_or_default(),
+                    passkeys: credentials
+                        .map(|c| c.passkeys.iter().map(|p| p.label.clone()).collect())
+                        .unwrap_or_default(),
                 })
             }
         }
@@ -145,7 +151,9 @@ impl Inner {
     /// What a revocation is about, for the audit log.
     pub(crate) fn revoked_name(&self, request: &RevokeRequest) -> Option<Name> {
         match request {
-            RevokeRequest::Instance { instance } => self.view.load().by_instance(*instance).map(|node| node.name.clone()),
+            RevokeRequest::Instance { instance } => {
+                self.view.load().by_instance(*instance).map(|node| node.name.clone())
+            }
             RevokeRequest::Principal { principal } => Some(principal.clone()),
         }
     }

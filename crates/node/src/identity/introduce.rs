@@ -103,7 +103,8 @@ impl Inner {
         credential: Option<&Secret>,
     ) -> Result<InstanceId> {
         if let Some(credential) = credential {
-            let id = claimed.ok_or_else(|| Error::invalid("instance", "a credential is good for one instance: say which"))?;
+            let id = claimed
+                .ok_or_else(|| Error::invalid("instance", "a credential is good for one instance: say which"))?;
             self.check_credential(id, credential)?;
             return Ok(id);
         }
@@ -136,13 +137,17 @@ impl Inner {
     pub(crate) async fn revoke(self: &Arc<Self>, cx: &Context, request: RevokeRequest) -> Result<()> {
         let revoked = match request {
             RevokeRequest::Instance { instance } => {
-                let node = self.view.load().by_instance(instance);
-                let Some(node) = node else {
-                    // No telling whether it was ever there.
+                let tree = self.view.load_full();
+                let node = tree.by_instance(instance);
+                // No telling whether there is one, nor of which service, but to those who may look at it.
+                let seen = node.filter(|node| self.sees(&tree, &cx.caller, &node.name));
+                let Some(node) = seen else {
                     self.authorise(&cx.caller, Right::Admin, &byname_name::Name::root())?;
-                    return Err(Error::new(Code::NotFound, format!("there is no instance {instance} now")).field("instance"));
+                    return Err(
+                        Error::new(Code::NotFound, format!("there is no instance {instance} now")).field("instance")
+                    );
                 };
-                self.authorise(&cx.caller, Right::Admin, &node.name)?;
+                self.authorise_in(&tree, &cx.caller, Right::Admin, &node.name)?;
                 Revoked::Instance(instance)
             }
             RevokeRequest::Principal { principal } => {

@@ -70,7 +70,8 @@ impl Inner {
         if (join_as == JoinAs::Server) != server {
             return Err(Error::new(Code::Denied, "the join token is for something else").field("secret"));
         }
-        let certificate = self.certificate_of(&request.computer, Some(id), None, &request.request, certify::COMPUTER)?;
+        let certificate =
+            self.certificate_of(&request.computer, Some(id), None, &request.request, certify::COMPUTER)?;
         let cluster_key = server.then(|| Secret(hex::encode(identity.key.to_bytes().as_ref())));
         Ok(JoinReply { certificate, cluster_key })
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use byname_api::caller::Peer;
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::ObjectId;
-use byname_name::Name;
+use byname_name::{Name, NameKey};
 
 /// Requests a second of one principal, and how many may come at once.
 const PRINCIPAL: Rate = Rate { per_second: 100_000, burst: 200_000 };
@@ -42,12 +42,15 @@ enum Key {
     SignIn(IpAddr),
 }
 
+/// How often in a row and when last, by address and whose name it was, in whatever letters.
+type Failures = std::collections::HashMap<(Option<IpAddr>, NameKey), (u32, Instant)>;
+
 /// The bounds, and who has used how much of them.
 pub(crate) struct Limits {
     begun: Instant,
     /// When each key's bucket would be empty again, in microseconds since `begun` (the generic cell rate algorithm).
     buckets: HashMap<Key, Arc<AtomicU64>>,
-    failures: Mutex<std::collections::HashMap<(Option<IpAddr>, Name), (u32, Instant)>>,
+    failures: Mutex<Failures>,
 }
 
 impl Default for Limits {
@@ -107,7 +110,7 @@ impl Limits {
     /// `rate-limited`, with how long to wait.
     pub(crate) fn may_try(&self, address: Option<IpAddr>, principal: &Name) -> Result<()> {
         let failures = self.failures.lock();
-        let Some((count, last)) = failures.get(&(address, principal.clone())) else { return Ok(()) };
+        let Some((count, last)) = failures.get(&(address, principal.key())) else { return Ok(()) };
         let wait = pause_after(*count).saturating_sub(last.elapsed());
         if wait.is_zero() {
             return Ok(());
@@ -119,7 +122,7 @@ impl Limits {
     /// Notes how an attempt ended.
     pub(crate) fn note_attempt(&self, address: Option<IpAddr>, principal: &Name, succeeded: bool) {
         let mut failures = self.failures.lock();
-        let key = (address, principal.clone());
+        let key = (address, principal.key());
         if succeeded {
             failures.remove(&key);
             return;

@@ -13,7 +13,7 @@ use byname_api::request::Context;
 use byname_identity::password::PasswordServer;
 use byname_name::{Name, http};
 use byname_registry::command::{CredentialChange, Revoked};
-use byname_registry::{Command, access};
+use byname_registry::{Command, Node as Object, access};
 
 use super::{Attempt, SESSION};
 use crate::{Inner, start};
@@ -54,12 +54,10 @@ impl Inner {
                 identity.attempts.name(device_of(&attempt), attempt.clone())?;
                 Ok(LoginReply::Page { attempt, path, code, every_ms: POLL_MS })
             }
-            LoginRequest::PagePoll { attempt } => {
-                Ok(match identity.attempts.page(&attempt, Option::take)? {
-                    Some(session) => LoginReply::Session(session),
-                    None => LoginReply::Pending,
-                })
-            }
+            LoginRequest::PagePoll { attempt } => Ok(match identity.attempts.page(&attempt, Option::take)? {
+                Some(session) => LoginReply::Session(session),
+                None => LoginReply::Pending,
+            }),
         }
     }
 
@@ -68,9 +66,9 @@ impl Inner {
     fn password_start(self: &Arc<Self>, cx: &Context, principal: Name, message: &Blob) -> Result<LoginReply> {
         let identity = self.own_identity()?;
         check_size(message)?;
+        let (principal, node) = self.claimant(principal);
         identity.limits.may_try(cx.caller.address, &principal)?;
         let tree = self.view.load();
-        let node = self.principal(&principal).ok().filter(|node| node.spec.disabled != Some(true));
         let sealed = node.as_ref().and_then(|node| tree.credentials(node.id)?.password.clone());
         let record = sealed.map(|sealed| identity.key.open(PASSWORD, &sealed)).transpose()?;
         let id = node.as_ref().map(|node| node.id);
@@ -102,9 +100,12 @@ impl Inner {
     fn password_finish(&self, cx: &Context, attempt: &Secret, message: &Blob) -> Result<LoginReply> {
         let identity = self.own_identity()?;
         check_size(message)?;
-        let Attempt::Password { principal, name, state } = identity.attempts.take(attempt)? else {
-            return Err(Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again"));
+        let by = claimed(cx, None, Mechanism::Password);
+        let Attempt::Password { principal, name, state } = self.take_attempt(&by, "login", attempt)? else {
+            return Err(self.other_kind(&by, "login"));
         };
+        // Many may have been begun before the first failed.
+        identity.limits.may_try(cx.caller.address, &name)?;
         let proved = PasswordServer::login_finish(*state, &message.0);
         let session = match (proved, principal) {
             (Ok(()), Some(id)) => self.signed_in(cx, &name, id, Mechanism::Password),
@@ -115,8 +116,8 @@ impl Inner {
 
     fn passkey_start(&self, cx: &Context, principal: Name) -> Result<LoginReply> {
         let identity = self.own_identity()?;
+        let (principal, node) = self.claimant(principal);
         identity.limits.may_try(cx.caller.address, &principal)?;
-        let node = self.principal(&principal).ok().filter(|node| node.spec.disabled != Some(true));
         let keys = match &node {
             Some(node) => self.passkeys_of(node.id)?,
             None => Vec::new(),
@@ -144,25 +145,28 @@ impl Inner {
         if credential.len() > MAX_MESSAGE {
             return Err(Error::new(Code::TooLarge, "the authenticator's answer is too long").field("credential"));
         }
-        let Attempt::Passkey { principal, name, state } = identity.attempts.take(attempt)? else {
-            return Err(Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again"));
+        let by = claimed(cx, None, Mechanism::Passkey);
+        let Attempt::Passkey { principal, name, state } = self.take_attempt(&by, "login", attempt)? else {
+            return Err(self.other_kind(&by, "login"));
         };
+        identity.limits.may_try(cx.caller.address, &name)?;
         let keys = principal.map(|id| self.passkeys_of(id)).transpose()?.unwrap_or_default();
         let plain: Vec<Vec<u8>> = keys.iter().map(|(_, key)| key.clone()).collect();
-        let session = match (identity.passkeys.login_finish(&state, credential.as_bytes(), &plain, start::now()), principal) {
-            (Ok(used), Some(id)) => {
-                if let Some(updated) = used.updated
-                    && let Some((label, _)) = keys.get(used.index)
-                {
-                    let key = identity.key.seal(PASSKEY, &updated)?;
-                    let change = CredentialChange::UpdatePasskey { label: label.clone(), key };
-                    self.propose(name.as_str(), None, Command::Credential { principal: id, change }).await?;
+        let session =
+            match (identity.passkeys.login_finish(&state, credential.as_bytes(), &plain, start::now()), principal) {
+                (Ok(used), Some(id)) => {
+                    if let Some(updated) = used.updated
+                        && let Some((label, _)) = keys.get(used.index)
+                    {
+                        let key = identity.key.seal(PASSKEY, &updated)?;
+                        let change = CredentialChange::UpdatePasskey { label: label.clone(), key };
+                        self.propose(name.as_str(), None, Command::Credential { principal: id, change }).await?;
+                    }
+                    self.signed_in(cx, &name, id, Mechanism::Passkey)
                 }
-                self.signed_in(cx, &name, id, Mechanism::Passkey)
-            }
-            (Err(error), Some(_)) => Err(error),
-            (_, None) => Err(Error::new(Code::Unauthenticated, "the name or the passkey is wrong")),
-        };
+                (Err(error), Some(_)) => Err(error),
+                (_, None) => Err(Error::new(Code::Unauthenticated, "the name or the passkey is wrong")),
+            };
         let reply = self.note_sign_in(cx, &name, Mechanism::Passkey, session)?;
         match (device, reply) {
             (Some(device), LoginReply::Session(session)) => {
@@ -172,6 +176,29 @@ impl Inner {
             }
             (_, reply) => Ok(reply),
         }
+    }
+
+    /// Whose name this is, by whatever alias and in whatever letters, and its object if it may sign in.
+    fn claimant(&self, principal: Name) -> (Name, Option<Arc<Object>>) {
+        let node = self.principal(&principal).ok();
+        let name = node.as_ref().map_or(principal, |node| node.name.clone());
+        (name, node.filter(|node| node.spec.disabled != Some(true)))
+    }
+
+    /// Takes an attempt; one that is not there is a refusal like another.
+    pub(super) fn take_attempt(&self, by: &Caller, operation: &str, attempt: &Secret) -> Result<Attempt> {
+        let taken = self.own_identity()?.attempts.take(attempt);
+        if let Err(error) = &taken {
+            self.note_refusal(by, operation, None, error);
+        }
+        taken
+    }
+
+    /// The refusal of an attempt of another mechanism.
+    pub(super) fn other_kind(&self, by: &Caller, operation: &str) -> Error {
+        let error = Error::new(Code::Unauthenticated, "this attempt is of another kind: begin again");
+        self.note_refusal(by, operation, None, &error);
+        error
     }
 
     /// A session for whoever has just proved to be this principal.

@@ -68,7 +68,8 @@ impl Inner {
         let text = tree.secret(node.id);
         let sealed = text.as_deref().and_then(|text| text.split_once('.')).map(|(_, sealed)| sealed);
         let sealed = sealed.and_then(|sealed| STANDARD_NO_PAD.decode(sealed).ok());
-        let sealed = sealed.ok_or_else(|| Error::new(Code::NotFound, format!("the secret `{}` has no value", node.name)))?;
+        let sealed =
+            sealed.ok_or_else(|| Error::new(Code::NotFound, format!("the secret `{}` has no value", node.name)))?;
         let value = identity.key.open(SEALED, &sealed)?;
         String::from_utf8(value).map_err(|_| Error::internal("a secret is no text"))
     }

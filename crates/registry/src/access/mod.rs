@@ -405,7 +405,8 @@ impl Tree {
         let key = name.key();
         let range = (std::ops::Bound::Included(key.as_str()), std::ops::Bound::Unbounded);
         let lists = self.derived().acls().range::<_, str>(range).map(|(at, _)| at.as_str());
-        let slots = lists.take_while(|at| at.starts_with(key.as_str())).filter_map(|at| self.names().get(at.as_bytes()));
+        let slots =
+            lists.take_while(|at| at.starts_with(key.as_str())).filter_map(|at| self.names().get(at.as_bytes()));
         slots.map(Slot::name).collect()
     }
 
