@@ -434,6 +434,11 @@ impl Attempts {
         }
     }
 
+    /// Drops one that nobody has finished in time; whether it was there.
+    fn give_up(&self, secret: &Secret) -> bool {
+        self.0.lock().remove(&secret.0).is_some()
+    }
+
     /// Looks at a page that a command line waits for.
     fn page<R>(
         &self,

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use byname_api::access::Rights;
 use byname_api::audit::Outcome;
 use byname_api::caller::Right;
-use byname_api::object::InstanceId;
+use byname_api::object::{InstanceId, ObjectId};
 use byname_api::span::Span;
 
 /// Who gets or loses what.
@@ -235,7 +235,7 @@ pub(crate) enum CaCommand {
         long_about = "Sign a request (PKCS#10) that was carried here on a file: for an issuing authority, which then \
             signs for the names beneath --under, or for one name. The chain goes to standard output or to a file.",
         after_long_help = "Examples:\n  byname ca sign request.pem --dir /media/safe/ca --issuing --out issuing.pem\n  \
-            byname ca sign request.pem --dir /media/safe/ca --name /people/liu --validity 30d"
+            byname ca sign request.pem --dir /media/safe/ca --name /people/liu --id o5 --validity 30d"
     )]
     Sign {
         /// The request, PEM; - for standard input
@@ -255,6 +255,9 @@ pub(crate) enum CaCommand {
         /// For this name
         #[arg(long)]
         name: Option<String>,
+        /// With --name: the id of its object, as `byname show` tells it; servers of Byname take nobody at a name alone
+        #[arg(long, value_name = "ID", conflicts_with = "issuing")]
+        id: Option<ObjectId>,
         /// How long it shall hold [default: 90d; with --issuing a year]
         #[arg(long, value_name = "TIME")]
         validity: Option<Span>,

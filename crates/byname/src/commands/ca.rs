@@ -29,7 +29,7 @@ const CERTIFICATE: Duration = Duration::from_secs(90 * 86_400);
 pub(crate) fn run(screen: &mut Screen, command: CaCommand, context: &Name) -> Outcome {
     match command {
         CaCommand::Init { dir, domain } => init(screen, &dir, &domain),
-        CaCommand::Sign { request, dir, issuing, under, for_hosts, name, validity, out } => {
+        CaCommand::Sign { request, dir, issuing, under, for_hosts, name, id, validity, out } => {
             let resolved = |text: &str, field: &str| {
                 Name::resolve(context, text).map_err(|e| Error::from(e).field(field.to_owned()))
             };
@@ -38,7 +38,7 @@ pub(crate) fn run(screen: &mut Screen, command: CaCommand, context: &Name) -> Ou
                     let name = resolved(&name, "name")?;
                     let subject = Subject {
                         name,
-                        id: None,
+                        id,
                         instance: None,
                         dns: Vec::new(),
                         addresses: Vec::new(),

@@ -50,8 +50,13 @@ async fn by_password(session: &Session, principal: Name, env: &Environment, file
         LoginReply::Challenge { attempt, message } => (attempt, message),
         other => return Err(unexpected(&other)),
     };
-    let finish = LoginRequest::PasswordFinish { attempt, message: Blob(login.finish(&answer.0)?) };
-    match session.service.login(&session.cx, finish).await? {
+    let finished = login.finish(&answer.0);
+    // With a wrong password there is nothing to finish. The server is told all the same, for its audit log.
+    let message = Blob(finished.clone().unwrap_or_default());
+    let reply = session.service.login(&session.cx, LoginRequest::PasswordFinish { attempt, message }).await;
+    // Whatever it says then: it has not proved to be the server that knows this password.
+    finished?;
+    match reply? {
         LoginReply::Session(granted) => Ok(granted),
         other => Err(unexpected(&other)),
     }

@@ -159,7 +159,7 @@ impl Inner {
             Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.issued)?,
             // Servers are no objects of the tree; nobody else gets a certificate without an id.
             None if is_server(&certificate.name) => Caller::full(certificate.name.to_string(), Mechanism::Certificate),
-            None => return Err(ended("the certificate names nobody")),
+            None => return Err(ended("the certificate has no id of who it names (`byname ca sign --id`)")),
         };
         let caller = Caller {
             mechanism: Mechanism::Certificate,

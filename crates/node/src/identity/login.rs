@@ -62,7 +62,9 @@ impl Inner {
         }
     }
 
-    fn password_start(&self, cx: &Context, principal: Name, message: &Blob) -> Result<LoginReply> {
+    /// The answer tells a client whether its password is right (OPAQUE): whoever guessed wrong need never come back. So each
+    /// attempt counts as failed from its beginning until it is finished well.
+    fn password_start(self: &Arc<Self>, cx: &Context, principal: Name, message: &Blob) -> Result<LoginReply> {
         let identity = self.own_identity()?;
         check_size(message)?;
         let (principal, node) = self.claimant(principal);
@@ -72,13 +74,29 @@ impl Inner {
         let record = sealed.map(|sealed| identity.key.open(PASSWORD, &sealed)).transpose()?;
         let id = node.as_ref().map(|node| node.id);
         let (state, answer) = identity.passwords.login_start(record.as_deref(), &handle(id, &principal), &message.0)?;
-        let attempt = Attempt::Password {
+        let kept = Attempt::Password {
             principal: id.filter(|_| record.is_some()),
-            name: principal,
+            name: principal.clone(),
             begun: self.time(),
             state: Box::new(state),
         };
-        Ok(LoginReply::Challenge { attempt: identity.attempts.keep(attempt)?, message: Blob(answer) })
+        let attempt = identity.attempts.keep(kept)?;
+        identity.limits.note_attempt(cx.caller.address, &principal, false);
+        self.miss(cx, attempt.clone(), principal);
+        Ok(LoginReply::Challenge { attempt, message: Blob(answer) })
+    }
+
+    /// Notes an attempt that nobody has finished in time.
+    fn miss(self: &Arc<Self>, cx: &Context, attempt: Secret, name: Name) {
+        let (inner, cx) = (Arc::downgrade(self), cx.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(super::ATTEMPT).await;
+            let Some(inner) = inner.upgrade() else { return };
+            if inner.identity().is_some_and(|identity| identity.attempts.give_up(&attempt)) {
+                let error = Error::new(Code::Unauthenticated, "a password was tried, and the attempt was not finished");
+                let _ = inner.note_sign_in(&cx, &name, Mechanism::Password, Err(error));
+            }
+        });
     }
 
     fn password_finish(&self, cx: &Context, attempt: &Secret, message: &Blob) -> Result<LoginReply> {
@@ -214,7 +232,10 @@ impl Inner {
         session: Result<Session>,
     ) -> Result<LoginReply> {
         if let Some(identity) = self.identity() {
-            identity.limits.note_attempt(cx.caller.address, name, session.is_ok());
+            // A password was counted when it was tried.
+            if session.is_ok() || mechanism != Mechanism::Password {
+                identity.limits.note_attempt(cx.caller.address, name, session.is_ok());
+            }
         }
         self.note_answered(&claimed(cx, Some(name), mechanism), "login", Some(name), &session);
         metrics::counter!("byname_logins_total", "mechanism" => mechanism.as_str(), "ok" => session.is_ok().to_string())
