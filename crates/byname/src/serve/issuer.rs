@@ -20,7 +20,7 @@ pub(super) struct Issuer {
 impl Issuer {
     /// An issuer that asks this service. Over the wire the connection says who asks; in the same process it is the server
     /// itself.
-    pub(super) fn new(service: Arc<dyn NameService>) -> Arc<dyn byname_launch::Issuer> {
+    pub(super) fn asking(service: Arc<dyn NameService>) -> Arc<dyn byname_launch::Issuer> {
         Arc::new(Issuer { service, cx: Context::of(Caller::internal()) })
     }
 

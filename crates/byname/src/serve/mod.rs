@@ -85,7 +85,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let launch = config::agent_launch(&data, &settings, &member.servers, &env);
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
-    workloads::serve(&agent, issuer::Issuer::new(clerk.clone()));
+    workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
     tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
@@ -168,7 +168,7 @@ impl Server {
         let tls = trust::establish(&node, &data, settings, api).await?;
         if let Some(agent) = agent {
             // Before anything is started: programs have certificates from their first moment on.
-            workloads::serve(agent, issuer::Issuer::new(Arc::new(node.clone())));
+            workloads::serve(agent, issuer::Issuer::asking(Arc::new(node.clone())));
             attach(&node, agent).await?;
             let alive = agent.alive();
             node.ask_here_first(move |instance| alive.has_ended(instance));
