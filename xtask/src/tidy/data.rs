@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_map_that_is_silent_about_an_entry_is_found() {
-        let found = findings(folders, &[("ARCHITECTURE.md", "audit log launch token endpoints.json ca.pem identity/cluster.key")]);
+        let found = findings(
+            folders,
+            &[("ARCHITECTURE.md", "audit log launch token endpoints.json ca.pem identity/cluster.key")],
+        );
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("programs.d"), "{found:?}");
     }
