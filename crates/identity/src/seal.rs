@@ -10,7 +10,6 @@ use std::fmt;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use aws_lc_rs::{hmac, rand};
 use byname_api::error::{Code, Error, Result};
@@ -210,11 +209,6 @@ impl fmt::Debug for Sealer {
     }
 }
 
-/// What is shown instead of a secret: the first 64 bits of its SHA-256, in hexadecimal digits.
-pub fn fingerprint(secret: &[u8]) -> String {
-    digest(&SHA256, secret).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -294,6 +288,5 @@ mod tests {
     #[test]
     fn nothing_of_a_key_is_printed() {
         assert_eq!(format!("{:?}", ClusterKey::from_bytes([7; 32])), "ClusterKey");
-        assert_eq!(fingerprint(b"abc"), "ba7816bf8f01cfea");
     }
 }

@@ -82,8 +82,7 @@ impl Inner {
         let hidden = |at: &Name| access::hidden(tree, &who, at) && !is_itself(tree, at, caller);
         // What is not there must look as what is hidden, also to whoever may not do this to either. (Whoever may not see
         // that nothing is there is refused as it would be if there were something.)
-        let seen = || [Right::List, Right::Find, Right::Read].iter().any(|look| access::allows(tree, &who, *look, &at));
-        let nothing = tree.get(&at).is_none() && seen();
+        let nothing = tree.get(&at).is_none() && looks(tree, &who, &at);
         // Where nothing can be made there is no telling whether something is.
         let tells_nothing = right == Right::Add || !(nothing || hidden(&at) || hidden(name));
         let error = if tells_nothing { denied(caller, right, asked) } else { tree.not_found_for(name, &who) };
@@ -94,11 +93,8 @@ impl Inner {
     /// Whether the caller may look at what a name stands for, or would if there were something.
     pub(crate) fn sees(&self, tree: &Tree, caller: &Caller, name: &Name) -> bool {
         let who = self.who(caller);
-        let looks = |at: &Name| {
-            let look = [Right::List, Right::Find, Right::Read];
-            look.iter().any(|right| access::allows(tree, &who, *right, at)) || is_itself(tree, at, caller)
-        };
-        looks(name) && tree.follow(name, true, None).map_or(true, |end| looks(&end))
+        let may_look = |at: &Name| looks(tree, &who, at) || is_itself(tree, at, caller);
+        may_look(name) && tree.follow(name, true, None).map_or(true, |end| may_look(&end))
     }
 
     /// The error for somebody who showed something wrong about a name: what it may look at it is told of, what is
@@ -423,6 +419,11 @@ fn targets(op: &Op) -> bool {
         }
         Op::Delete { .. } | Op::Check { .. } => false,
     }
+}
+
+/// Whether somebody may look at a name in any way.
+fn looks(tree: &Tree, who: &Who<'_>, name: &Name) -> bool {
+    [Right::List, Right::Find, Right::Read].iter().any(|right| access::allows(tree, who, *right, name))
 }
 
 fn op_owner(op: &Op) -> Option<&str> {

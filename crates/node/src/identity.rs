@@ -86,7 +86,7 @@ pub(crate) struct Identity {
     pub(crate) sessions: Sessions,
     pub(crate) passwords: PasswordServer,
     pub(crate) passkeys: Passkeys,
-    pub(crate) servers: Mutex<Vec<String>>,
+    pub(crate) servers: Vec<String>,
     pub(crate) limits: limits::Limits,
     pub(crate) known: authenticate::Known,
     attempts: Attempts,
@@ -103,9 +103,17 @@ impl Node {
         let now = start::now();
         let authority = match setup.external {
             Some(given) => {
-                let sealed = setup.key.seal(AUTHORITY, &given.to_sealed_form()?)?;
-                inner.put_vault(AUTHORITY, sealed, false).await?;
-                given
+                let kept = inner.view.load().vault(AUTHORITY).and_then(|sealed| setup.key.open(AUTHORITY, sealed).ok());
+                let kept = kept.and_then(|form| Authority::from_sealed_form(&form).ok());
+                match kept.filter(|kept| kept.issuing_pem() == given.issuing_pem()) {
+                    // With the key that tokens are signed with: those that were given stay good.
+                    Some(kept) => kept,
+                    None => {
+                        let sealed = setup.key.seal(AUTHORITY, &given.to_sealed_form()?)?;
+                        inner.put_vault(AUTHORITY, sealed, false).await?;
+                        given
+                    }
+                }
             }
             None => {
                 let made = || Authority::create_for(&setup.domain, &setup.hosts, now)?.to_sealed_form();
@@ -135,7 +143,7 @@ impl Node {
             token: setup.token,
             audit: setup.audit,
             anyone_looks: setup.anyone_looks,
-            servers: Mutex::new(setup.servers),
+            servers: setup.servers,
             limits: limits::Limits::default(),
             known: authenticate::Known::default(),
             attempts: Attempts::default(),
@@ -179,23 +187,6 @@ impl Node {
     /// Whether the server's certificate may have this host name.
     pub fn permits_host(&self, host: &str) -> bool {
         self.inner.identity().is_some_and(|identity| identity.authority.load().permits_host(host))
-    }
-
-    /// The chain above the server's own certificate: clients that know the root only by its hash need all of it.
-    ///
-    /// # Errors
-    ///
-    /// `unsupported` before [`Node::establish`].
-    pub fn issuing_chain(&self) -> Result<String> {
-        let authority = self.inner.own_identity()?.authority.load();
-        Ok(format!("{}{}", authority.issuing_pem(), authority.root_pem()))
-    }
-
-    /// Where join tokens say that servers are.
-    pub fn set_servers(&self, servers: Vec<String>) {
-        if let Some(identity) = self.inner.identity() {
-            *identity.servers.lock() = servers;
-        }
     }
 
     /// Writes and anchors what the audit log holds: the last thing before a server goes.

@@ -48,7 +48,7 @@ impl Inner {
         Ok(InviteReply {
             secret: Secret(hex::encode(secret)),
             root: hex::encode(identity.authority.load().root_fingerprint()),
-            servers: identity.servers.lock().clone(),
+            servers: identity.servers.clone(),
             expires,
         })
     }
