@@ -151,7 +151,7 @@ fn due(folder: &Path) -> Result<Option<Duration>> {
     let shown = authority::show(&text)?;
     let validity = shown.first().and_then(|certificate| certificate.validity);
     let (from, until) = validity.ok_or_else(|| Error::invalid("cert.pem", "it holds no certificate"))?;
-    let now = super::trust::now();
+    let now = crate::commands::clock();
     let half = from.0 + (until.0 - from.0) / 2;
     Ok(half.checked_sub(now.0).filter(|left| *left > 0).map(Duration::from_millis))
 }

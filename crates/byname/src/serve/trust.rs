@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::config::ServerSettings;
 use super::files::DataDir;
+use crate::commands::clock;
 
 /// How often a server looks whether its certificate is due.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -94,7 +95,7 @@ fn external(data: &DataDir, domain: &str) -> Result<Authority> {
         fs::read_to_string(path)
             .map_err(|error| Error::new(Code::InvalidArgument, format!("cannot read {}: {error}", path.display())))
     };
-    Authority::external(domain, &read(&issuing)?, &read(&key)?, &read(&root)?, now())
+    Authority::external(domain, &read(&issuing)?, &read(&key)?, &read(&root)?, clock())
 }
 
 /// Where others reach this server.
@@ -172,7 +173,7 @@ impl Tls {
     async fn renew(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if now() < *self.due.lock() {
+            if clock() < *self.due.lock() {
                 continue;
             }
             if let Err(error) = self.reload() {
@@ -213,9 +214,4 @@ fn shown(peer: Peer) -> Certificate {
         issued: peer.issued,
         not_after: peer.not_after,
     }
-}
-
-pub(super) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

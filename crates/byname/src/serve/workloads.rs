@@ -11,8 +11,6 @@ use byname_identity::jwt::JwtKeys;
 use byname_launch::{Agent, Issuer};
 use byname_name::spiffe;
 
-use super::trust;
-
 /// Gives the agent's programs certificates, and serves the socket as long as the process lives. A socket that cannot be
 /// made is no reason to start no programs.
 pub(super) fn serve(agent: &Agent, issuer: Arc<dyn Issuer>) {
@@ -41,7 +39,7 @@ impl Tokens for Checked {
     async fn validate(&self, token: &str, audience: &str) -> Result<Claims> {
         let trust = self.0.trust().await?;
         let keys = JwtKeys::from_bundle(&trust.domain, &trust.keys)?;
-        let peer = keys.verify(token, audience, trust::now())?;
+        let peer = keys.verify(token, audience, crate::commands::clock())?;
         let damaged = || Error::new(Code::Unauthenticated, "the token is refused: it is no JWT");
         // Verified above: only its claims are read here.
         let claims = token.split('.').nth(1).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or_else(damaged)?;
