@@ -84,6 +84,7 @@ pub mod fuzzing;
 mod lock;
 mod log;
 mod network;
+mod peers;
 mod proposals;
 mod raft;
 mod snapshot;
@@ -96,6 +97,7 @@ use bytes::Bytes;
 pub use cluster::{Cluster, Options, State, Status};
 pub use error::{OpenError, ProposeError, SnapshotError};
 pub use lock::{DirLock, lock_data_dir};
+pub use peers::{Lane, NoPeers, Server, Transport};
 
 /// A place in the log: the entry `index`, written by the primary of `term`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
