@@ -286,6 +286,7 @@ impl NameService for Node {
             revision: tree.revision,
             objects: tree.len() as u64,
             servers: vec![inner.config.id],
+            members: Vec::new(),
             agents: inner.agents.computers().iter().map(Name::to_string).collect(),
             log_bytes: status.log_bytes,
             snapshot_index: status.snapshot.unwrap_or_default(),
