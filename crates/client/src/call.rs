@@ -80,7 +80,11 @@ impl Servers {
                         tried.push((link.clone(), format!("no answer within {CONNECT_TRY:?}")));
                         continue;
                     }
-                    Err(_) => return Err(late(link, plan)),
+                    Err(_) => {
+                        self.failed(link);
+                        self.reached(false);
+                        return Err(late(link, plan));
+                    }
                 };
                 let attempt = plan.attempt.filter(|_| others && !plan.once);
                 let until = attempt.map_or(deadline, |bound| deadline.min(Instant::now() + bound));
@@ -114,6 +118,7 @@ impl Servers {
                     }
                     Failure::Late => {
                         self.failed(link);
+                        self.reached(false);
                         return Err(late(link, plan));
                     }
                     Failure::Broken(why) => {
@@ -132,8 +137,14 @@ impl Servers {
             let next = Instant::now() + pause.mul_f64(rand::random_range(0.75..1.25));
             match (give_up, refused) {
                 (Some(end), _) if next < end.min(deadline) => sleep_until(next).await,
-                (_, Some(error)) => return Err(error),
-                _ => return Err(unreachable(&tried, doubt && plan.write.is_some())),
+                (_, Some(error)) => {
+                    self.reached(true);
+                    return Err(error);
+                }
+                _ => {
+                    self.reached(false);
+                    return Err(unreachable(&tried, doubt && plan.write.is_some()));
+                }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -143,6 +143,11 @@ impl Clerk {
         self.servers.failures()
     }
 
+    /// Whether no server could be reached when one was last asked.
+    pub fn is_away(&self) -> bool {
+        self.servers.is_away()
+    }
+
     /// Asks for the other servers of the cluster now, and remembers them.
     ///
     /// # Errors

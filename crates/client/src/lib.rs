@@ -13,12 +13,16 @@
 //! Errors come back as the server made them: code, sentence and field. What the clerk says itself is `unavailable` when
 //! no server could be reached, with the addresses that were tried, and `timeout` when no answer came in time.
 //!
+//! A [`CachingClerk`] answers from memory what it was asked before, as long as watches stand behind it, and goes on
+//! answering while no server can be reached.
+//!
 //! [`introduction`] is both ends of an introduction, for programs that prove themselves to each other by tickets.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod agent;
+mod cache;
 mod call;
 mod clerk;
 mod dial;
@@ -28,6 +32,7 @@ mod servers;
 mod status;
 mod watch;
 
+pub use cache::{Bounds, CacheOptions, CacheStats, CachingClerk, Found};
 pub use clerk::{Clerk, Options};
 pub use dial::{Dial, Stream};
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -48,8 +48,10 @@ pub(crate) struct Servers {
     learn_at: AtomicU64,
     /// Where the servers that were learned are remembered.
     file: Option<PathBuf>,
-    /// Answers and failures, for `/metrics`.
+    /// Failures so far.
     failures: AtomicU64,
+    /// The last call reached no server.
+    away: AtomicBool,
 }
 
 /// How servers are reached.
@@ -87,6 +89,7 @@ impl Servers {
             learn_at: AtomicU64::new(if learn && !alone { 0 } else { u64::MAX }),
             file: file.filter(|_| !alone),
             failures: AtomicU64::new(0),
+            away: AtomicBool::new(false),
         };
         servers.recall();
         servers
@@ -120,6 +123,7 @@ impl Servers {
     /// This server answered.
     pub(crate) fn answered(&self, link: &Arc<Link>, write: bool) {
         link.trust();
+        self.reached(true);
         // A write goes to the primary, which need not be the nearest.
         if !write || self.current.load().is_none() {
             let current = self.current.load();
@@ -141,6 +145,18 @@ impl Servers {
         let _ = self
             .learn_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at != u64::MAX && at > soon).then_some(soon));
+    }
+
+    /// Takes note of whether a call reached a server.
+    pub(crate) fn reached(&self, one: bool) {
+        if self.away.load(Ordering::Relaxed) == one {
+            self.away.store(!one, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last call reached no server.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
     }
 
     /// Failures so far.
