@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use byname_api::caller::PASSED_ON;
 use byname_api::error::NO_PRIMARY;
 use byname_api::proto::REQUEST_ID_METADATA;
 use byname_api::request::RequestId;
@@ -173,6 +174,9 @@ impl Servers {
         }
         if let Some(token) = self.token.as_ref().filter(|_| !plan.stranger && link.address.takes_token()) {
             request.metadata_mut().insert("authorization", token.clone());
+        }
+        if let Some(caller) = crate::behalf::header().and_then(|caller| MetadataValue::try_from(caller).ok()) {
+            request.metadata_mut().insert(PASSED_ON, caller);
         }
         if let Some(id) = plan.write.and_then(|id| MetadataValue::try_from(id.to_string()).ok()) {
             request.metadata_mut().insert(REQUEST_ID_METADATA, id);

@@ -22,6 +22,7 @@
 
 mod address;
 mod agent;
+mod behalf;
 mod cache;
 mod call;
 mod clerk;
@@ -32,6 +33,7 @@ mod servers;
 mod status;
 mod watch;
 
+pub use behalf::OnBehalf;
 pub use cache::{Bounds, CacheOptions, CacheStats, CachingClerk, Found};
 pub use clerk::{Clerk, Options};
 pub use dial::{Dial, Stream};

@@ -38,7 +38,8 @@ fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Re
         Error::new(Code::Denied, "the request names more than one origin").field("Origin")
     })?;
     let caller = gate.admit(connection, host, origin, authorization(headers)?)?;
-    let passed_on = single(headers, &HeaderName::from_static(PASSED_ON), || Error::invalid(PASSED_ON, "is given twice"))?;
+    let passed_on =
+        single(headers, &HeaderName::from_static(PASSED_ON), || Error::invalid(PASSED_ON, "is given twice"))?;
     caller.on_behalf(passed_on)
 }
 
