@@ -773,6 +773,16 @@ pub struct Member {
     pub behind: u64,
 }
 
+/// A change of the servers of a cluster. Needs `admin` to the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeServers {
+    /// Takes a server out for good: it has no vote, gets nothing, and is not believed any more.
+    Remove(u64),
+    /// Hands the lead to a server.
+    Transfer(u64),
+}
+
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerInfo {

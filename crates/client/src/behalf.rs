@@ -78,5 +78,7 @@ on_behalf! {
     access(request: AccessRequest) -> AccessReply;
     audit(request: AuditRequest) -> AuditReply;
     info() -> ServerInfo;
+    change_servers(change: ChangeServers) -> ServerInfo;
+    backup() -> BoxStream<'static, Result<Bytes>>;
     attach_agent(reports: BoxStream<'static, Report>) -> BoxStream<'static, Order>;
 }

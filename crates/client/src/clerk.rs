@@ -469,6 +469,26 @@ impl NameService for Clerk {
         self.ask(self.read_plan(), proto::InfoRequest {}, send).await
     }
 
+    async fn change_servers(&self, _: &Context, change: ChangeServers) -> Result<ServerInfo> {
+        // A new server may have much to take over, and one that is taken out may be the one that answers.
+        let plan = Plan { bound: ACT_WAIT, attempt: None, tell: false, ..self.read_plan() };
+        let message = proto::ChangeServersRequest::from(change);
+        let send = |channel, request| async { ClusterClient::new(channel).change_servers(request).await };
+        self.ask(plan, message, send).await
+    }
+
+    async fn backup(&self, _: &Context) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let plan = Plan { bound: ACT_WAIT, attempt: None, tell: false, once: true, ..self.read_plan() };
+        let send = |channel, request| async {
+            ClusterClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).backup(request).await
+        };
+        let (pieces, link) = self.call(&plan, proto::BackupRequest {}, send).await?;
+        let address = link.to_string();
+        Ok(pieces
+            .map(move |piece| piece.map(|piece| piece.bytes).map_err(|status| broke_off(&address, status)))
+            .boxed())
+    }
+
     async fn attach_agent(
         &self,
         _: &Context,

@@ -21,8 +21,8 @@ use crate::log::{self, LogHandle, LogStore};
 use crate::network::Network;
 use crate::peers::{NoPeers, Transport};
 use crate::proposals::Proposals;
-use crate::raft::{Types, position};
-use crate::snapshot::Snapshots;
+use crate::raft::{Meta, Types, position};
+use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::state::StateMachine;
 use crate::wire::{self, Request};
 use crate::{Lane, Machine, OpenError, Position, ProposeError, SnapshotError, members};
@@ -429,6 +429,10 @@ impl Cluster {
     /// When it could not be written; the log stays as it was.
     pub async fn snapshot(&self) -> Result<Position, SnapshotError> {
         self.inner.snapshotter.take().await
+    }
+
+    pub(crate) fn newest_snapshot(&self) -> Option<(Meta, SnapshotFile)> {
+        self.inner.snapshotter.snapshots.newest()
     }
 
     /// Stops: waits for writes under way, closes the log. Proposals still waiting get [`ProposeError::Stopped`].

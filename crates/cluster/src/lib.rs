@@ -91,6 +91,7 @@ mod network;
 mod peers;
 mod proposals;
 mod raft;
+mod salvage;
 mod snapshot;
 mod state;
 mod wire;
@@ -104,6 +105,7 @@ pub use error::{ChangeError, OpenError, ProposeError, SnapshotError};
 pub use lock::{DirLock, lock_data_dir};
 pub use members::Member;
 pub use peers::{Lane, NoPeers, Server, Transport};
+pub use salvage::{restore, stand_alone};
 
 /// A place in the log: the entry `index`, written by the primary of `term`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

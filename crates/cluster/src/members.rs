@@ -161,6 +161,25 @@ impl Cluster {
         found
     }
 
+    /// Lets a server receive the log, without a vote. One that is there already is no error.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn add_learner(&self, server: Server) -> Result<(), ChangeError> {
+        let inner = &self.inner;
+        inner.network.learn([server.clone()]);
+        match self.members().into_iter().find(|member| member.server.id == server.id) {
+            Some(member) if member.server.address != server.address => {
+                take_address(inner, server.id, server.address).await
+            }
+            Some(_) => Ok(()),
+            None => {
+                let node = BasicNode::new(server.address);
+                inner.raft.add_learner(server.id, node, false).await.map(drop).map_err(refused)
+            }
+        }
+    }
+
     /// Adds a server: it receives the log first, and a vote when it has nearly caught up. Adding one that is there again,
     /// with another address perhaps, is no error.
     ///
@@ -170,17 +189,7 @@ impl Cluster {
         let inner = &self.inner;
         let id = server.id;
         let known = self.members().into_iter().find(|member| member.server.id == id);
-        inner.network.learn([server.clone()]);
-        match &known {
-            Some(member) if member.server.address != server.address => {
-                take_address(inner, id, server.address.clone()).await?;
-            }
-            Some(_) => {}
-            None => {
-                let node = BasicNode::new(server.address.clone());
-                inner.raft.add_learner(id, node, false).await.map_err(refused)?;
-            }
-        }
+        self.add_learner(server).await?;
         if known.is_some_and(|member| member.voter) {
             return Ok(());
         }

@@ -217,6 +217,18 @@ impl Snapshots {
         Ok((meta, staged))
     }
 
+    /// Checks a snapshot of another cluster, changes its description, and makes it the newest. Blocks.
+    pub(crate) fn take_over(
+        &self,
+        from: &SnapshotFile,
+        change: impl FnOnce(&mut Meta),
+    ) -> io::Result<(Meta, SnapshotFile)> {
+        let (mut meta, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
+        change(&mut meta);
+        let file = self.write(&meta, |out| io::copy(&mut chunks, out).map(|_| ()))?;
+        Ok((meta, file))
+    }
+
     /// Makes a snapshot that was checked in the newest and only one: the log does not lead from an older one to it.
     pub(crate) fn adopt(&self, meta: &Meta, checked: &SnapshotFile) -> io::Result<()> {
         self.take_up(meta, checked, 1)?;
@@ -231,6 +243,11 @@ impl Snapshots {
 }
 
 impl SnapshotFile {
+    /// A file that is said to be one.
+    pub(crate) fn at(disk: Arc<dyn Disk>, path: &Path) -> SnapshotFile {
+        SnapshotFile { disk, path: path.to_owned(), bytes: 0 }
+    }
+
     /// Opens it for reading.
     pub(crate) fn open(&self) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.open(&self.path)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use byname_api::NameService;
-use byname_api::error::{Code, Error, Result};
+use byname_api::error::{Code, Error, NO_PRIMARY, Result};
 use byname_api::request::Context;
 use byname_cluster::Server;
 
@@ -21,7 +21,10 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Reaches the other servers of the cluster.
 pub trait Peers: Send + Sync + 'static {
     /// The operations of another server. They are done for the caller in the context, whom this server has admitted.
-    fn service(&self, server: &Server) -> Arc<dyn NameService>;
+    ///
+    /// # Errors
+    /// When it is not known how to reach that server.
+    fn service(&self, server: &Server) -> Result<Arc<dyn NameService>>;
 }
 
 impl Node {
@@ -53,12 +56,16 @@ impl Inner {
         }
         let primary = role.of.unwrap_or_default();
         if cx.caller.via.is_some() {
-            return Err(Error::new(Code::Unavailable, format!("server {primary} is the primary now: ask again")));
+            let what = format!("server {primary} is the primary now: ask again");
+            return Err(Error::new(Code::Unavailable, what).field(NO_PRIMARY));
         }
         let member = self.cluster.members().into_iter().find(|member| member.server.id == primary);
         match (member, self.peers.get()) {
-            (Some(member), Some(peers)) => Ok(Some(peers.service(&member.server))),
-            _ => Err(Error::new(Code::Unavailable, format!("server {primary} is the primary: ask there"))),
+            (Some(member), Some(peers)) => peers.service(&member.server).map(Some),
+            _ => {
+                Err(Error::new(Code::Unavailable, format!("server {primary} is the primary: ask there"))
+                    .field(NO_PRIMARY))
+            }
         }
     }
 
@@ -84,4 +91,5 @@ fn no_primary() -> Error {
         Code::Unavailable,
         "there is no primary: a majority of the servers cannot be reached (`byname cluster status`); reads go on",
     )
+    .field(NO_PRIMARY)
 }

@@ -41,7 +41,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use byname_api::agent;
-use byname_api::error::{Code, Error, Result};
+use byname_api::error::{Code, Error, NO_PRIMARY, Result};
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
@@ -50,11 +50,13 @@ use byname_name::Pattern;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
 pub use forward::Peers;
-pub use identity::Setup;
+pub use identity::{Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
 
 /// How long a server that leads may take to be ready for it.
 const LEADS_SOON: Duration = Duration::from_secs(1);
+/// Between two questions to a cluster that has no primary yet.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -94,6 +96,8 @@ pub(crate) struct Inner {
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
     peers: OnceLock<Arc<dyn Peers>>,
+    /// Nobody but other servers is admitted before this server can tell who is who.
+    awaits_identity: AtomicBool,
     /// Told when the view has changed.
     published: Arc<Notify>,
     /// The term in which this server leads, or 0.
@@ -178,6 +182,7 @@ impl Node {
             has_ended: OnceLock::new(),
             identity: OnceLock::new(),
             peers: OnceLock::new(),
+            awaits_identity: AtomicBool::new(false),
             published,
             reign: AtomicU64::new(0),
             since: Mutex::new(Instant::now()),
@@ -191,6 +196,7 @@ impl Node {
             }
         }
         tokio::spawn(role::follow(inner.clone()));
+        tokio::spawn(members::promote(inner.clone()));
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
@@ -230,6 +236,22 @@ impl Node {
     /// Answers what another server of the cluster sent, as the transport brought it.
     pub fn answer(&self, request: Bytes) -> impl Future<Output = Bytes> + Send + use<> {
         self.inner.cluster.answer(request)
+    }
+
+    /// Admits nobody but other servers until [`Node::establish`] is done: without it, callers are taken at their word.
+    pub fn await_identity(&self) {
+        self.inner.awaits_identity.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until this server has what was answered before it was asked. A server that is alone has it.
+    pub async fn catch_up(&self) {
+        let cluster = &self.inner.cluster;
+        while cluster.members().len() != 1 && cluster.confirm().await.is_err() {
+            if self.inner.stopping() {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// The process of another server has ended, as its broken connections say.
@@ -284,6 +306,9 @@ impl Inner {
                 Error::new(Code::TooLarge, format!("the request takes {bytes} bytes, and {limit} is the most"))
             }
             ProposeError::Overloaded => Error::new(Code::Unavailable, error.to_string()),
+            ProposeError::NotPrimary { .. } | ProposeError::Unknown(_) => {
+                Error::new(Code::Unavailable, error.to_string()).field(NO_PRIMARY)
+            }
             other => Error::new(Code::Unavailable, other.to_string()),
         })?;
         match stored::decode_reply(&reply)? {

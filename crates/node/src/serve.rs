@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, StreamExt};
 
 use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::audit::{AuditReply, AuditRequest};
@@ -349,6 +349,32 @@ impl NameService for Node {
             stalled: status.stalled,
             started: inner.started.clone(),
         })
+    }
+
+    async fn change_servers(&self, cx: &Context, change: ChangeServers) -> Result<ServerInfo> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.change_servers(cx, change).await;
+        }
+        self.inner.authorise(&cx.caller, Right::Admin, &Name::root())?;
+        let done = self.inner.change_servers(change).await;
+        let (operation, server) = match change {
+            ChangeServers::Remove(server) => ("remove-server", server),
+            ChangeServers::Transfer(server) => ("transfer", server),
+        };
+        self.inner.note_change(cx, operation, crate::members::name_of(server).ok().as_ref(), &done);
+        done?;
+        self.info(cx).await
+    }
+
+    async fn backup(&self, cx: &Context) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.backup(cx).await;
+        }
+        self.inner.authorise(&cx.caller, Right::Admin, &Name::root())?;
+        let pieces = self.inner.cluster.backup().await.map_err(|e| Error::new(Code::Unavailable, e.to_string()));
+        self.inner.note_change(cx, "backup", None, &pieces);
+        let pieces = StreamExt::map(pieces?, |piece| piece.map_err(|e| Error::new(Code::Unavailable, e.to_string())));
+        Ok(pieces.boxed())
     }
 
     async fn attach_agent(

@@ -308,6 +308,32 @@ impl TryFrom<Member> for request::Member {
     }
 }
 
+impl From<request::ChangeServers> for super::ChangeServersRequest {
+    fn from(value: request::ChangeServers) -> Self {
+        use super::change_servers_request::What;
+        let what = match value {
+            request::ChangeServers::Remove(server) => What::Remove(server),
+            request::ChangeServers::Transfer(server) => What::Transfer(server),
+        };
+        super::ChangeServersRequest { what: Some(what) }
+    }
+}
+
+impl TryFrom<super::ChangeServersRequest> for request::ChangeServers {
+    type Error = Error;
+
+    fn try_from(message: super::ChangeServersRequest) -> Result<Self> {
+        use super::change_servers_request::What;
+        match message.what {
+            Some(What::Remove(server)) => Ok(request::ChangeServers::Remove(server)),
+            Some(What::Transfer(server)) => Ok(request::ChangeServers::Transfer(server)),
+            None => {
+                Err(Error::new(crate::Code::InvalidArgument, "the request says not what to change: remove or transfer"))
+            }
+        }
+    }
+}
+
 impl From<request::ServerInfo> for ServerInfo {
     fn from(value: request::ServerInfo) -> Self {
         ServerInfo {

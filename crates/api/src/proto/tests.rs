@@ -509,14 +509,16 @@ proptest! {
         (instance, principal, validity) in (of(instance_id()), of(name()), of(span())),
         (join_as, computer, ttl) in (one_of(&[i::JoinAs::Agent, i::JoinAs::Server]), of(name()), of(span())),
         (secret, root, servers, expires) in (secret(), text(), texts(), at()),
-        (joining, cluster_key) in (name(), of(secret())),
+        (joining, cluster_key, address) in (name(), of(secret()), of(text())),
+        (id, domain, authority) in (any::<u64>(), text(), text()),
     ) {
         equal::<_, CertifyRequest>(i::CertifyRequest { request: request.clone(), instance, principal, validity, audience });
         equal::<_, CertifyReply>(certificate.clone());
         equal::<_, InviteRequest>(i::InviteRequest { join_as, computer, ttl });
         equal::<_, InviteReply>(i::InviteReply { secret: secret.clone(), root, servers, expires });
-        equal::<_, JoinRequest>(i::JoinRequest { secret, computer: joining, request });
-        equal::<_, JoinReply>(i::JoinReply { certificate, cluster_key });
+        equal::<_, JoinRequest>(i::JoinRequest { secret, computer: joining, request, address });
+        let server = cluster_key.is_some().then_some(i::JoinedServer { id, domain, authority });
+        equal::<_, JoinReply>(i::JoinReply { certificate, cluster_key, server });
     }
 
     #[test]
