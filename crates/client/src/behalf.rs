@@ -8,6 +8,7 @@ use std::sync::Arc;
 use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::agent::{Order, Report};
 use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::error::{Code, Error, NO_PRIMARY};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::{NameService, Result};
@@ -37,12 +38,20 @@ impl OnBehalf {
     }
 }
 
+/// A primary that cannot be reached will not be it for long: whoever asked tries again.
+fn gone(error: Error) -> Error {
+    match error.code() {
+        Code::Unavailable if error.at_field().is_none() => error.field(NO_PRIMARY),
+        _ => error,
+    }
+}
+
 macro_rules! on_behalf {
     ($($method:ident($($argument:ident: $request:ty)?) -> $reply:ty;)*) => {
         #[async_trait::async_trait]
         impl NameService for OnBehalf {
             $(async fn $method(&self, cx: &Context $(, $argument: $request)?) -> Result<$reply> {
-                CALLER.scope(cx.caller.pass_on(), self.0.$method(cx $(, $argument)?)).await
+                CALLER.scope(cx.caller.pass_on(), self.0.$method(cx $(, $argument)?)).await.map_err(gone)
             })*
         }
     };
