@@ -17,12 +17,14 @@ mod agent;
 mod call;
 mod clerk;
 mod dial;
+mod health;
 pub mod introduction;
 mod link;
 mod status;
 
 pub use clerk::{Clerk, Options};
 pub use dial::{Dial, Stream};
+pub use health::ask_health;
 
 /// The client's side of the services, generated.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

@@ -77,8 +77,15 @@ pub(crate) async fn report(session: &mut Session, args: ReportArgs, env: &Enviro
         (None, Some(own)) => Some(own.parse()?),
         (given, _) => given,
     };
-    let request =
-        ReportRequest { name: Some(name.clone()), instance, load: args.load, uses: args.uses, credential: None };
+    let request = ReportRequest {
+        name: Some(name.clone()),
+        instance,
+        load: args.load,
+        uses: args.uses,
+        health: args.health,
+        note: args.note,
+        credential: None,
+    };
     let reply = session.service.report(&session.cx, request).await?;
     match session.screen.format {
         Format::Json => session.screen.json(&reply)?,
