@@ -436,6 +436,21 @@ mod tests {
                 "kind = 'service'\n[launch]\ncommand = ['x']\nlisten = ['127.0.0.1:5432', 'unix:/run/x.sock']\nhandover = 'fds'",
             ),
             (
+                &[
+                    "--check",
+                    "http,path=/healthz,status=200-299,interval=1s,rise=1,restart=true",
+                    "--check",
+                    "command,timeout=5s,command=./look --all 'a, b'",
+                    "--check",
+                    "ttl",
+                    "--",
+                    "x",
+                ],
+                "kind = 'service'\n[launch]\ncommand = ['x']\ncheck = [\
+                 { kind = 'http', path = '/healthz', status = '200-299', interval = '1s', rise = 1, restart = true },\
+                 { kind = 'command', timeout = '5s', command = ['/here/look', '--all', 'a, b'] }, { kind = 'ttl' }]",
+            ),
+            (
                 &["--kind", "principal", "--disabled", "--audit", "reads"],
                 "kind = 'principal'\ndisabled = true\naudit = 'reads'",
             ),
@@ -507,6 +522,7 @@ mod tests {
             (&["--junction-server", "/a"], "interface"),
             (&["--junction-server", "a//b", "--interface", "dns"], "servers"),
             (&["--handover", "fds", "--", "x"], "launch.handover"),
+            (&["--check", "tcp", "--check", "http,path=x", "--", "x"], "launch.check[1].path"),
             (&["--index", "a b"], "index"),
             (&["--value-file", "/does/not/exist"], "value"),
             (&["--certified", "/does/not/exist"], "certified"),

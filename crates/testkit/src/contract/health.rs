@@ -48,7 +48,7 @@ pub async fn reported_health_counts(f: &dyn Fixture) {
 /// With a check of kind `ttl` no word is a bad word.
 pub async fn who_does_not_report_in_time_is_critical(f: &dyn Fixture) {
     let owner = f.owner();
-    let check = Check { ttl: Some(Span::from_secs(1)), ..Check::of(CheckKind::Ttl) };
+    let check = Check { ttl: Some(Span::from_secs(2)), ..Check::of(CheckKind::Ttl) };
     let launch = Launch { check: Some(vec![check]), ..f.launch(Program::Serves) };
     owner.add("/s", service(launch)).await.unwrap();
     owner.find("/s").await.unwrap();
@@ -57,7 +57,7 @@ pub async fn who_does_not_report_in_time_is_critical(f: &dyn Fixture) {
         (health == Some(Health::Critical)).then_some((state, note))
     };
     let (state, note) = eventually_async("its silence is noticed", silent).await;
-    assert_eq!((state, note.as_deref()), (State::Unhealthy, Some("no report within 1s")));
+    assert_eq!((state, note.as_deref()), (State::Unhealthy, Some("no report within 2s")));
     refused(owner.find("/s").await, Code::Unavailable, None);
     owner.report_health("/s", Health::Passing, "").await.unwrap();
     owner.find("/s").await.unwrap();
