@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::identity::Secret;
 use crate::launch::{Handover, Launch};
 use crate::object::{Choose, InstanceId};
-use crate::service::{Endpoint, Exit};
+use crate::service::{Endpoint, Exit, Health};
 use crate::span::Timestamp;
 
 /// From the primary to an agent. Orders carry the primary's term: an agent refuses those of an older term than the
@@ -263,6 +263,18 @@ pub struct InstanceReport {
     pub endpoints: Vec<Endpoint>,
     /// When the process was started.
     pub started: Option<Timestamp>,
+    /// What its checks found; absent before they found anything. Told when it gets better or worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
+}
+
+/// What the checks of an instance found: the worst of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// How well it is.
+    pub health: Health,
+    /// What the worst check found, made printable.
+    pub note: String,
 }
 
 /// Where an instance stands, from the agent's side.

@@ -12,6 +12,10 @@ use crate::access::Subject;
 use crate::error::{Error, Result};
 use crate::span::Span;
 
+mod check;
+
+pub use check::{Check, CheckKind, StatusRange};
+
 /// What a file, a request or a patch says about a service's launch. A field that is absent is unsaid: it keeps its
 /// value in a patch and takes its default when the service is started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,6 +87,9 @@ pub struct Launch {
     /// What the agent does with it when cut off from the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_partition: Option<OnPartition>,
+    /// How it is found out whether a copy that was ready is well.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "check::one_or_many")]
+    pub check: Option<Vec<Check>>,
 }
 
 /// The value of one environment variable.
@@ -308,7 +315,7 @@ impl Launch {
         if self.idle_stop.is_some_and(|t| t.as_millis() < 100) {
             return field("idle_stop", "must be at least 100ms");
         }
-        Ok(())
+        check::check_all(self)
     }
 
     /// Lays the fields that `patch` gives over this one.
@@ -335,6 +342,7 @@ impl Launch {
             limits,
             user,
             on_partition,
+            check,
         );
         // The two ways to say what runs exclude each other, so the newer one wins.
         if patch.program.is_some() || patch.command.is_some() {
@@ -371,6 +379,7 @@ impl Launch {
             limits,
             user,
             on_partition,
+            check,
         )
     }
 

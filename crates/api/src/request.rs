@@ -9,7 +9,7 @@ use byname_name::Name;
 use crate::caller::Caller;
 use crate::error::{Code, Error, Result};
 use crate::object::{Attributes, InstanceId, Kind, Object, ServiceStatus, Spec, Stamp, Version};
-use crate::service::{Endpoint, Instance, State};
+use crate::service::{Endpoint, Health, Instance, State};
 use crate::span::{Span, Timestamp};
 
 /// What comes with every operation, whatever its front end.
@@ -697,6 +697,10 @@ pub struct ReportRequest {
     pub load: Option<f64>,
     /// So many uses since the last report, for programs whose use shows neither in connections nor in finds.
     pub uses: Option<u64>,
+    /// How well it is. With a check of kind `ttl` it must be told again before that has passed.
+    pub health: Option<Health>,
+    /// Why, in words; goes with `health`.
+    pub note: Option<String>,
     /// The instance's credential; needed by callers that may not advertise the name.
     pub credential: Option<String>,
 }

@@ -141,9 +141,12 @@ pub struct Instance {
     /// Its share among several copies; 1 when unsaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
-    /// What it says about its health, when it is not well.
+    /// How well it is, by its own word, its checks and what is reported of it; absent when nobody looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<String>,
+    pub health: Option<Health>,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Connections that it had when its agent last looked; only where that is looked at (`idle_stop`, `listen`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,

@@ -199,7 +199,7 @@ pub(crate) enum Command {
         long_about = "Say what load a running copy of a service has, or that it was used. The load decides where \
             `choose = \"least-loaded\"` leads; a use puts off `idle_stop`.\n\n\
             Within a program that Byname launched the instance is its own.",
-        after_long_help = "Examples:\n  byname report /BVODS/QS --load 0.7\n  byname report \"$BYNAME_NAME\" --uses 1"
+        after_long_help = "Examples:\n  byname report /BVODS/QS --load 0.7\n  byname report \"$BYNAME_NAME\" --uses 1\n  byname report \"$BYNAME_NAME\" --health warning --note 'the queue is long'"
     )]
     Report(ReportArgs),
     /// Hold the lock of a name, or run a command while it is held
@@ -853,6 +853,11 @@ mod tests {
             "watch --count 0",
             "report /a",
             "report /a --load much",
+            "report /a --health good",
+            "report /a --load 1 --note why",
+            "add /a --check htp",
+            "add /a --check http,interval",
+            "add /a --check http,rise=two",
             "run /a",
             "run /a --port 1 --endpoint h:1 -- x",
             "run /a --ready-port -- x",

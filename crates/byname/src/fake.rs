@@ -167,6 +167,7 @@ fn instance() -> Instance {
         load: None,
         weight: None,
         health: None,
+        note: None,
         connections: None,
     }
 }
@@ -491,7 +492,9 @@ impl NameService for Fake {
     }
 
     async fn report(&self, _cx: &Context, r: ReportRequest) -> Result<ReportReply> {
-        self.note(format!("report {} instance={:?} load={:?} uses={:?}", r.name.unwrap(), r.instance, r.load, r.uses));
+        let health = r.health.map(|health| format!(" health={health} note={:?}", r.note)).unwrap_or_default();
+        let (name, instance, load, uses) = (r.name.unwrap(), r.instance, r.load, r.uses);
+        self.note(format!("report {name} instance={instance:?} load={load:?} uses={uses:?}{health}"));
         Ok(ReportReply { instance: r.instance.unwrap_or(InstanceId(7)) })
     }
 

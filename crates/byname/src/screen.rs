@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use byname_api::Error;
 use byname_api::request::Problem;
-use byname_api::service::State;
+use byname_api::service::{Health, State};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, Mistake};
@@ -51,6 +51,15 @@ impl Paint {
             State::Starting | State::Stopping => Paint::Yellow,
             State::Unhealthy | State::Failed => Paint::Red,
             State::Stopped => Paint::Dim,
+        }
+    }
+
+    /// The colour of a copy's health.
+    pub(crate) fn of_health(health: Health) -> Self {
+        match health {
+            Health::Passing => Paint::Green,
+            Health::Warning => Paint::Yellow,
+            Health::Critical => Paint::Red,
         }
     }
 

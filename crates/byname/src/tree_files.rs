@@ -218,6 +218,11 @@ impl Source<'_> {
             for text in launch.command.iter_mut().chain(&mut launch.args).flatten() {
                 *text = beside(folder, text);
             }
+            for check in launch.check.iter_mut().flatten() {
+                for text in check.command.iter_mut().chain(&mut check.args).flatten() {
+                    *text = beside(folder, text);
+                }
+            }
             for variable in launch.env.iter_mut().flat_map(|env| env.values_mut()) {
                 match variable {
                     EnvValue::Text(text) => *text = beside(folder, text),

@@ -54,6 +54,7 @@ pages! {
     tree;
     catalogue;
     readiness;
+    health;
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;

@@ -38,6 +38,6 @@ macro_rules! scenarios {
 
 scenarios! {
     advertise, alias_chains, aliases, apply, bad_batches, bad_filters, bad_names, bad_programs, catalogue, first_steps,
-    hold_and_restart, introduction, listens_elsewhere, offline_root, readiness, sign_in, slow_patterns, state_table,
+    health, hold_and_restart, introduction, listens_elsewhere, offline_root, readiness, sign_in, slow_patterns, state_table,
     too_large, two_on_one_port, watch_from, who_may, wrong_files,
 }

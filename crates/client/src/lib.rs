@@ -27,6 +27,7 @@ mod cache;
 mod call;
 mod clerk;
 mod dial;
+mod health;
 pub mod introduction;
 mod link;
 mod servers;
@@ -37,6 +38,7 @@ pub use behalf::OnBehalf;
 pub use cache::{Bounds, CacheOptions, CacheStats, CachingClerk, Found};
 pub use clerk::{Clerk, Options};
 pub use dial::{Dial, Stream};
+pub use health::ask_health;
 
 /// The client's side of the services, generated.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

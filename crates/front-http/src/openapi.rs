@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::routes::{Answer, Body, Content, HeaderParam, Operation, Param, ParamKind, Route, Shape, every};
 
 /// The schemas of what is declared, and of what operations take and give.
-const SCHEMAS: [&str; 3] = [
+const SCHEMAS: [&str; 4] = [
     include_str!("schemas/objects.json"),
+    include_str!("schemas/health.json"),
     include_str!("schemas/operations.json"),
     include_str!("schemas/identity.json"),
 ];

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use byname_api::object::{InstanceId, Spec, Version};
 use byname_api::request::*;
-use byname_api::service::Endpoint;
+use byname_api::service::{Endpoint, Health};
 use byname_api::span::Span;
 use byname_api::{Code, Error, NameService, Result};
 use byname_name::{Name, http as path};
@@ -212,6 +212,8 @@ impl Call<'_> {
             instance: body.instance,
             load: body.load,
             uses: body.uses,
+            health: body.health,
+            note: body.note,
             credential: body.credential,
         };
         Ok(json(&self.service.report(&self.cx, request).await?))
@@ -364,6 +366,8 @@ struct ReportBody {
     instance: Option<InstanceId>,
     load: Option<f64>,
     uses: Option<u64>,
+    health: Option<Health>,
+    note: Option<String>,
     credential: Option<String>,
 }
 

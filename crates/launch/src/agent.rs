@@ -23,6 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::alive::Alive;
 use crate::catalogue::{Catalogue, Problem};
 use crate::cgroup::Cgroups;
+use crate::check::GrpcHealth;
 use crate::identity::{Identities, Issuer};
 use crate::instance::{self, Command};
 use crate::link::{self, Link};
@@ -120,6 +121,7 @@ impl Agent {
             porters: Porters::default(),
             identities: Arc::default(),
             holders: Holders::default(),
+            grpc: RwLock::default(),
             config,
             runtime: Handle::current(),
             table: Mutex::default(),
@@ -127,6 +129,7 @@ impl Agent {
             term: tokio::sync::Mutex::new(term),
             _lock: lock,
         });
+        metrics::describe_counter!("byname_checks_total", "Health checks made, by what they found.");
         let agent = Agent { inner };
         folder::remove_spare(&dir);
         agent.inner.spare.refill();
@@ -201,6 +204,11 @@ impl Agent {
         self.inner.identities.set_issuer(issuer);
     }
 
+    /// Sets how checks of kind `grpc` are made. Before, they fail.
+    pub fn set_grpc_health(&self, grpc: Arc<dyn GrpcHealth>) {
+        *self.inner.grpc.write() = Some(grpc);
+    }
+
     /// What programs on this host may ask the agent for.
     pub fn workloads(&self) -> Arc<dyn Workloads> {
         self.inner.clone()
@@ -251,6 +259,7 @@ pub(crate) struct Inner {
     pub(crate) porters: Porters,
     pub(crate) identities: Arc<Identities>,
     pub(crate) holders: Holders,
+    pub(crate) grpc: RwLock<Option<Arc<dyn GrpcHealth>>>,
     pub(crate) runtime: Handle,
     table: Mutex<Table>,
     /// Something was added to the table's `news`, or the link was replaced.

@@ -80,6 +80,7 @@ mod tests {
             pid: Some(pid),
             endpoints: Vec::new(),
             started: None,
+            checked: None,
         }
     }
 

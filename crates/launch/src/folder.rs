@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use byname_api::agent::Checked;
 use byname_api::launch::Ready;
 use byname_api::object::InstanceId;
 use byname_api::service::Endpoint;
@@ -20,7 +21,7 @@ use byname_api::span::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{self, End, Running};
+use crate::wire::{self, End, Identity, Running, Text};
 
 /// How many ended instances of a service keep their logs.
 const KEPT: usize = 5;
@@ -49,6 +50,62 @@ pub(crate) struct Intent {
     /// Where its certificate and key are, when it has some.
     #[serde(default)]
     pub(crate) identity: Option<Place>,
+    /// The checks that are made once it is ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) checks: Vec<StoredCheck>,
+}
+
+/// One check, with everything decided.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoredCheck {
+    pub(crate) probe: StoredProbe,
+    pub(crate) interval_ms: u64,
+    pub(crate) timeout_ms: u64,
+    pub(crate) rise: u32,
+    pub(crate) fall: u32,
+    pub(crate) restart: bool,
+}
+
+/// What a check does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredProbe {
+    Tcp {
+        endpoint: StoredEndpoint,
+    },
+    Http {
+        endpoint: StoredEndpoint,
+        path: String,
+        /// The statuses that are good, both ends included.
+        from: u16,
+        to: u16,
+    },
+    Grpc {
+        endpoint: StoredEndpoint,
+        service: String,
+    },
+    Command(Box<StoredRun>),
+    /// A later agent wrote what this one does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A command that a check runs. No secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredRun {
+    pub(crate) argv: Vec<Text>,
+    pub(crate) env: Vec<(Text, Text)>,
+    /// The instance's `work` folder when none.
+    pub(crate) directory: Option<Text>,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What each check said last that counted, in the order of the intent's, as the file `checked` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredHealth {
+    pub(crate) each: Vec<Option<Checked>>,
 }
 
 /// Where an instance's certificate and key are, and whose.
@@ -190,6 +247,19 @@ impl Folder {
     pub(crate) async fn connect(&self) -> io::Result<tokio::net::UnixStream> {
         let fd = self.open(OFlags::PATH)?;
         tokio::net::UnixStream::connect(format!("/proc/self/fd/{}/control", fd.as_raw_fd())).await
+    }
+
+    /// What its checks said; nothing when none has said anything.
+    pub(crate) fn health(&self) -> StoredHealth {
+        self.read("checked").unwrap_or_default()
+    }
+
+    /// Writes down what its checks say, for an agent that comes later.
+    pub(crate) fn store_health(&self, health: &StoredHealth) -> io::Result<()> {
+        let new = self.path.join("checked.new");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&wire::seal("checked", health)?)?;
+        std::fs::rename(new, self.path.join("checked"))
     }
 
     /// Writes the end of an instance whose holder could not.

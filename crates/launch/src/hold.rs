@@ -31,6 +31,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use crate::wire::{self, End, Failure, HolderState, Running, Step, ToHolder, Why, Work};
 use crate::{porter, proc};
 use output::Output;
+pub(crate) use output::escape;
 
 /// How long a program may take to end when the holder itself gets SIGTERM.
 const SHUTDOWN: Duration = Duration::from_secs(10);

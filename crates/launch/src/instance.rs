@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::agent::Inner;
-use crate::folder::{Folder, Intent, StoredReady};
+use crate::check::{Checks, Verdict};
+use crate::folder::{Folder, Intent, StoredCheck, StoredHealth, StoredReady};
 use crate::plan;
 use crate::spare::Conn;
 use crate::wire::{End, Failure, HolderState, Step, ToHolder, Why, Work};
@@ -168,6 +169,7 @@ fn prepare(agent: &Inner, order: &StartOrder, certified: bool) -> Result<Prepare
             && order.launch.endpoints().is_empty()
             && order.launch.ready() == Ready::Port,
         identity: plan.identity,
+        checks: plan.checks,
         counted: order.launch.idle_stop.is_some() || order.launch.listen.as_ref().is_some_and(|l| !l.is_empty()),
     };
     let failed = |what: &'static str| {
@@ -204,6 +206,11 @@ struct Watch {
     ready_at_start: bool,
     start_timeout: Duration,
     stop_timeout: Duration,
+    declared: Vec<StoredCheck>,
+    /// Begun when it is ready.
+    checks: Option<Checks>,
+    /// What a check said for which it is ended.
+    given_up: Option<String>,
     /// When a program that is not ready is given up.
     deadline: Instant,
     ready: bool,
@@ -225,6 +232,9 @@ impl Watch {
             ready_at_start: intent.ready_at_start,
             start_timeout: Duration::from_millis(intent.start_timeout_ms),
             stop_timeout: Duration::from_millis(intent.stop_timeout_ms),
+            declared: intent.checks.clone(),
+            checks: None,
+            given_up: None,
             deadline,
             ready: false,
             stop: None,
@@ -279,6 +289,7 @@ impl Watch {
                     self.agent.refill();
                 }
                 () = &mut found_ready, if !self.ready => self.become_ready(holder).await,
+                verdict = next_verdict(&mut self.checks) => self.judge(verdict, holder).await,
                 command = commands.recv() => match command {
                     Some(Command::Advertised) => self.become_ready(holder).await,
                     Some(Command::Stop { now }) => {
@@ -318,7 +329,41 @@ impl Watch {
             self.become_ready(holder).await;
         } else {
             self.ready |= self.state.ready;
+            self.watch_health();
             self.publish();
+        }
+    }
+
+    /// Begins the checks, once it is ready and while nobody ends it.
+    fn watch_health(&mut self) {
+        if self.declared.is_empty()
+            || self.checks.is_some()
+            || !self.ready
+            || self.stop.is_some()
+            || self.state.stopping
+        {
+            return;
+        }
+        let known = self.folder.health().each;
+        let checks = Checks::begin(&self.agent, self.id, self.folder.path.clone(), &self.declared, known);
+        let told = checks.told().cloned();
+        self.agent.set(self.id, |report| report.checked = told);
+        self.checks = Some(checks);
+    }
+
+    async fn judge(&mut self, verdict: Verdict, holder: &mut Conn) {
+        let Verdict { mut checked, each, restart } = verdict;
+        tracing::info!(instance = %self.id, name = %self.name, health = %checked.health, "{}", checked.note);
+        if let Err(error) = self.folder.store_health(&StoredHealth { each }) {
+            tracing::warn!(instance = %self.id, %error, "what its checks say cannot be written down");
+        }
+        if restart {
+            checked.note.push_str(", and is ended for it");
+            self.given_up = Some(checked.note.clone());
+        }
+        self.agent.publish(self.id, |report| report.checked = Some(checked));
+        if restart {
+            self.end(holder, Why::Critical, self.stop_timeout).await;
         }
     }
 
@@ -328,6 +373,7 @@ impl Watch {
             // First the holder, so that an agent that comes after a crash knows what the primary was told. An error
             // shows as the end of the connection, after which `remind` says it again.
             let _ = holder.send(&ToHolder::Ready).await;
+            self.watch_health();
             self.publish();
             self.agent.refill();
         }
@@ -339,6 +385,8 @@ impl Watch {
             None => (why, timeout),
         };
         self.stop = Some((why, timeout));
+        // What is on its way out is judged no more.
+        self.checks = None;
         self.agent.no_more_for(self.service, self.id);
         self.publish();
         let _ = holder.send(&ToHolder::Stop { why, timeout_ms: timeout.as_millis() as u64 }).await;
@@ -474,6 +522,10 @@ impl Watch {
                 let message = format!("{name} was not ready within {wait}: {how}; {lines}");
                 Some(Error::new(Code::StartTimeout, message))
             }
+            Some(Why::Critical) => {
+                let why = self.given_up.as_deref().unwrap_or("a check found it critical, and it is ended for it");
+                Some(Error::new(Code::Unavailable, format!("{name}: {why}")))
+            }
             _ if ready => None,
             _ => {
                 let left = match end.left {
@@ -505,6 +557,14 @@ impl Watch {
     }
 }
 
+/// Waits for what the checks come to; for ever when there are none.
+async fn next_verdict(checks: &mut Option<Checks>) -> Verdict {
+    match checks {
+        Some(checks) => checks.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Found {
     Holder(Conn),
     Ended(End),
@@ -517,7 +577,15 @@ fn sentence(error: &std::io::Error) -> String {
 
 /// The state of an instance of which nothing is known yet.
 pub(crate) fn unknown(instance: InstanceId, service: u64) -> InstanceReport {
-    InstanceReport { instance, service, phase: Phase::Started, pid: None, endpoints: Vec::new(), started: None }
+    InstanceReport {
+        instance,
+        service,
+        phase: Phase::Started,
+        pid: None,
+        endpoints: Vec::new(),
+        started: None,
+        checked: None,
+    }
 }
 
 pub(crate) fn now_ms() -> u64 {

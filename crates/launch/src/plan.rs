@@ -12,7 +12,8 @@ use byname_api::{Code, Error};
 use nix::unistd::{Gid, User};
 
 use crate::catalogue::{Catalogue, Entry, denied};
-use crate::folder::{Folder, Place};
+use crate::check;
+use crate::folder::{Folder, Place, StoredCheck};
 use crate::ports::{Ports, Taken, Transport};
 use crate::wire::{self, Identity, Text, Work};
 use crate::{Config, cgroup::Cgroups, porters};
@@ -26,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) endpoints: Vec<Endpoint>,
     /// Where its certificate and key go.
     pub(crate) identity: Option<Place>,
+    /// The checks that the agent makes once it is ready.
+    pub(crate) checks: Vec<StoredCheck>,
 }
 
 /// Decides whether and how an order is carried out. `certified`: a certificate is asked for. On an error, ports that were chosen are still the instance's;
@@ -116,7 +119,8 @@ pub(crate) fn plan(
         ticket: ticket(&order.ticket.program, &order.ticket.server),
         log_bytes: LOG_BYTES,
     });
-    Ok(Plan { work, endpoints, identity })
+    let checks = check::plan(order, &endpoints, &variables, &work, config, catalogue)?;
+    Ok(Plan { work, endpoints, identity, checks })
 }
 
 fn ticket(program: &[u8; 32], server: &[u8; 32]) -> String {
@@ -213,7 +217,7 @@ fn variables(order: &StartOrder, endpoints: &[Endpoint]) -> BTreeMap<String, Str
 }
 
 /// Puts `${VARIABLE}` in place. `$${` stands for `${`; a variable that is not known stays as it is.
-fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -332,15 +336,19 @@ fn limits(asked: Option<&Limits>, allowed: Option<&Limits>) -> Limits {
     }
 }
 
-struct Account {
-    identity: Identity,
+pub(crate) struct Account {
+    pub(crate) identity: Identity,
     name: OsString,
     home: OsString,
     shell: OsString,
 }
 
 /// Whom to run as; none stays the agent's own user.
-fn user(entry: Option<(&str, &Entry)>, asked: Option<&str>, config: &Config) -> Result<Option<Account>, Error> {
+pub(crate) fn user(
+    entry: Option<(&str, &Entry)>,
+    asked: Option<&str>,
+    config: &Config,
+) -> Result<Option<Account>, Error> {
     let fixed = entry.and_then(|(_, e)| e.user.as_deref());
     if let (Some(fixed), Some(asked)) = (fixed, asked)
         && fixed != asked

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use byname_api::service::Endpoint;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::check::Connection;
 use crate::ports::Transport;
 
 /// The shortest and the longest pause between two attempts to connect. In between a pause is an eighth of the time
@@ -20,6 +21,8 @@ const PAUSE_MIN: Duration = Duration::from_micros(300);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// How long one attempt may take.
 const CONNECT: Duration = Duration::from_secs(1);
+/// How much of an answer over HTTP is read for a check.
+const PAGE: usize = 4 << 10;
 /// How long an answer over HTTP may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -53,10 +56,8 @@ pub(crate) async fn probe(endpoints: &[Endpoint], addresses: &[String]) -> bool 
     true
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-async fn connect(endpoint: &Endpoint, addresses: &[String]) -> io::Result<Box<dyn Stream>> {
+/// Connects to an endpoint. `addresses` are those of this computer, for one that names none.
+pub(crate) async fn connect(endpoint: &Endpoint, addresses: &[String]) -> io::Result<Box<dyn Connection>> {
     if endpoint.protocol == "unix" {
         return Ok(Box::new(timeout(CONNECT, UnixStream::connect(&endpoint.address)).await??));
     }
@@ -90,6 +91,49 @@ fn candidates(address: &str, own: &[String]) -> Vec<IpAddr> {
 
 /// The status of the answer to a GET.
 async fn get(endpoint: &Endpoint, addresses: &[String], path: &str) -> io::Result<u16> {
+    let mut head = Vec::new();
+    let mut stream = ask(endpoint, addresses, path).await?;
+    // `HTTP/1.1 200`
+    while head.len() < 12 {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    status(&head)
+}
+
+/// The status of the answer to a GET, and the beginning of what came with it.
+pub(crate) async fn page(endpoint: &Endpoint, addresses: &[String], path: &str) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = ask(endpoint, addresses, path).await?;
+    let mut answer = Vec::new();
+    while answer.len() < PAGE {
+        match stream.read_buf(&mut answer).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // A server that has said enough may be rude.
+            Err(error) if answer.len() < 12 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let status = status(&answer)?;
+    let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| answer.split_off(at + 4));
+    Ok((status, body.unwrap_or_default()))
+}
+
+/// An error of the system without its number.
+pub(crate) fn sentence(error: &io::Error) -> String {
+    match (error.raw_os_error(), error.kind()) {
+        (Some(number), _) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        (None, io::ErrorKind::UnexpectedEof) => "closed the connection without an answer".into(),
+        (None, io::ErrorKind::InvalidData) => "answered, and not over HTTP".into(),
+        (None, _) => error.to_string(),
+    }
+}
+
+async fn ask(endpoint: &Endpoint, addresses: &[String], path: &str) -> io::Result<Box<dyn Connection>> {
     let mut stream = connect(endpoint, addresses).await?;
     let host = if endpoint.address.is_empty() || endpoint.protocol == "unix" { "localhost" } else { &endpoint.address };
     let host =
@@ -98,13 +142,10 @@ async fn get(endpoint: &Endpoint, addresses: &[String], path: &str) -> io::Resul
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: byname\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::new();
-    // `HTTP/1.1 200`
-    while head.len() < 12 {
-        if stream.read_buf(&mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
+    Ok(stream)
+}
+
+fn status(head: &[u8]) -> io::Result<u16> {
     std::str::from_utf8(head.get(..12).unwrap_or_default())
         .ok()
         .filter(|line| line.starts_with("HTTP/1."))

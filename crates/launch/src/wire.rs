@@ -55,6 +55,8 @@ pub(crate) enum Why {
     Ordered,
     /// It was not ready in time.
     Timeout,
+    /// A check found it critical, and its declaration says that it shall be ended then.
+    Critical,
     /// The holder itself got SIGTERM: the host goes down.
     Shutdown,
 }

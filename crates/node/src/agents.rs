@@ -313,6 +313,17 @@ async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<
         let _ = orders.try_send(order);
         return;
     }
+    // Told again, or with news of its checks only.
+    let known = copy.is_some_and(|copy| {
+        matches!(copy.state, State::Running | State::Unhealthy) && copy.health.is_none() && copy.pid == report.pid
+    });
+    let checked = report.checked.filter(|_| matches!(report.phase, Phase::Ready | Phase::Unhealthy { .. }));
+    if known
+        && report.phase == Phase::Ready
+        && let Some(checked) = checked
+    {
+        return inner.take_checked(id, checked).await;
+    }
     let change = match report.phase {
         Phase::Started => {
             // Nobody waits for this one: it must not hold up the word that the program is ready.
@@ -327,6 +338,9 @@ async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<
         Phase::Ended { exit, last_lines, error, ordered } => Change::Ended { exit, last_lines, error, ordered },
     };
     propose_report(inner, id, change, u32::MAX).await;
+    if let Some(checked) = checked {
+        inner.take_checked(id, checked).await;
+    }
 }
 
 async fn lost(inner: &Arc<Inner>, id: InstanceId) {

@@ -18,6 +18,7 @@ use byname_registry::service::Instance;
 use byname_registry::{Command, Reply, Tree, query};
 
 use crate::Inner;
+use crate::health::MAX_NOTE;
 
 impl Inner {
     /// A service changed: what runs of it and shall stop when idle is followed from now on.
@@ -78,8 +79,14 @@ impl Inner {
         if request.load.is_some_and(|load| !load.is_finite() || load < 0.0) {
             return Err(Error::invalid("load", "must be a number, zero or more"));
         }
-        if request.load.is_none() && request.uses.is_none() {
-            return Err(Error::invalid("load", "say something: a load, or uses"));
+        if request.load.is_none() && request.uses.is_none() && request.health.is_none() {
+            return Err(Error::invalid("load", "say something: a load, uses or its health"));
+        }
+        if request.note.is_some() && request.health.is_none() {
+            return Err(Error::invalid("note", "a note says why the health is what it is: say the health, too"));
+        }
+        if request.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE) {
+            return Err(Error::invalid("note", format!("{MAX_NOTE} bytes at most")));
         }
         let tree = self.view.load_full();
         let shown =
@@ -104,6 +111,10 @@ impl Inner {
         }
         if request.uses.is_some_and(|uses| uses > 0) {
             self.usage.touch(instance.id);
+        }
+        if let Some(health) = request.health {
+            let note = request.note.unwrap_or_default();
+            self.take_report(&cx.caller.principal, &instance, health, note).await?;
         }
         Ok(ReportReply { instance: instance.id })
     }

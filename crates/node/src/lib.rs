@@ -12,6 +12,7 @@ mod agents;
 mod auditing;
 mod find;
 mod forward;
+mod health;
 mod identity;
 mod idle;
 mod leases;
@@ -86,6 +87,7 @@ pub(crate) struct Inner {
     leases: leases::Leases<InstanceId>,
     lock_leases: leases::Leases<ObjectId>,
     usage: usage::Usage,
+    reports: health::Reports,
     sockets: sockets::Sockets,
     measured: speed::Measured,
     hub: watch::Hub,
@@ -161,6 +163,7 @@ impl Node {
         metrics::describe_counter!("byname_denials_total", "Requests refused for want of a right or a ticket.");
         metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
         metrics::describe_counter!("byname_knocks_total", "Connections to stable sockets that had to wait for a copy.");
+        metrics::describe_gauge!("byname_instances", "Running copies, by their health.");
         metrics::describe_counter!("byname_idle_stops_total", "Copies stopped because nobody used them.");
         let inner = Arc::new(Inner {
             config,
@@ -171,6 +174,7 @@ impl Node {
             leases: leases::Leases::default(),
             lock_leases: leases::Leases::default(),
             usage: usage::Usage::default(),
+            reports: health::Reports::default(),
             sockets: sockets::Sockets::default(),
             measured: speed::Measured::default(),
             hub,
@@ -201,6 +205,7 @@ impl Node {
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
         tokio::spawn(idle::stop_the_idle(inner.clone()));
+        tokio::spawn(health::judge_the_silent(inner.clone()));
         Ok(Node { inner })
     }
 
@@ -273,6 +278,7 @@ impl Node {
         metrics::gauge!("byname_agents").set(self.inner.agents.computers().len() as f64);
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
+        self.inner.measure_health(&tree);
         let (watchers, events, bytes) = self.inner.hub.measure();
         metrics::gauge!("byname_watchers").set(watchers as f64);
         metrics::gauge!("byname_watch_events_kept").set(events as f64);
@@ -395,6 +401,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                     inner.follow_use(id);
                     inner.follow_sockets(id);
                     inner.follow_speed(id);
+                    inner.follow_health(id);
                     let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
                     if short {
                         tokio::spawn(inner.clone().keep_running(id));
@@ -409,6 +416,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                 Event::Ended { instance, computer } => {
                     inner.leases.end(instance);
                     inner.usage.forget(instance);
+                    inner.forget_health(instance);
                     if let Some(computer) = computer {
                         inner.agents.send(&computer, agent::Order::Forget { instance });
                     }

@@ -69,6 +69,7 @@ impl Inner {
                 }
             }
         }
+        self.begin_reports(&tree);
         for node in tree.live() {
             self.follow_speed(node.id);
         }

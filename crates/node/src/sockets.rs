@@ -17,6 +17,7 @@ use byname_api::object::{InstanceId, Listening, ObjectId};
 use byname_api::request::{FindRequest, OpResult, Outcome};
 use byname_api::service::{Endpoint, State};
 use byname_name::Name;
+use byname_registry::health::keep_best;
 use byname_registry::query::{self, Wants};
 use byname_registry::{Node as Object, Tree};
 
@@ -146,12 +147,14 @@ fn listen_of(tree: &Tree, node: &Object, computer: &Name) -> Option<Listen> {
     })
 }
 
-/// Where connections may go: the running copies with something to connect to.
+/// Where connections may go: the running copies with something to connect to, those with a warning only where no other is.
 fn backends_of(tree: &Tree, node: &Object) -> Vec<Backend> {
     let connectable = |e: &&Endpoint| !matches!(e.protocol.as_str(), "udp" | "dns" | "quic" | "h3");
     let instances = query::service_status(tree, node).map(|s| s.instances).unwrap_or_default();
-    let running = instances.into_iter().filter(|i| i.state == State::Running);
+    let mut running: Vec<_> = instances.into_iter().filter(|i| i.state == State::Running).collect();
+    keep_best(&mut running, |copy| copy.health);
     running
+        .into_iter()
         .filter_map(|i| Some(Backend { instance: i.id, endpoint: i.endpoints.iter().find(connectable)?.clone() }))
         .collect()
 }

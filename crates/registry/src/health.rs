@@ -60,11 +60,6 @@ impl Instance {
         }
     }
 
-    /// Whether it is well enough to be named while better ones are not there, and worse than those.
-    pub(crate) fn is_second_choice(&self) -> bool {
-        self.well().0 == Some(Health::Warning)
-    }
-
     /// Lets its state follow from its health. Copies that start or stop are what they are.
     pub(crate) fn settle(&mut self) {
         if !matches!(self.state, State::Running | State::Unhealthy) {
@@ -72,6 +67,14 @@ impl Instance {
         }
         let ill = self.revoked || self.well().0 == Some(Health::Critical);
         self.state = if ill { State::Unhealthy } else { State::Running };
+    }
+}
+
+/// Of copies that may be named, leaves those that have no warning, if there are any.
+pub fn keep_best<T>(copies: &mut Vec<T>, health: impl Fn(&T) -> Option<Health>) {
+    let warned = |copy: &T| health(copy) == Some(Health::Warning);
+    if !copies.iter().all(warned) {
+        copies.retain(|copy| !warned(copy));
     }
 }
 
@@ -98,6 +101,8 @@ pub(crate) fn changed(
         (source, Some(v)) => {
             let by = match source {
                 Source::Checks => String::new(),
+                // It did not report itself.
+                Source::Reports if stamp.by == "byname" => String::new(),
                 Source::Reports => format!(", reported by {}", stamp.by),
             };
             let note = if v.note.is_empty() { String::new() } else { format!(": {}", v.note) };

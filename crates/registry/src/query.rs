@@ -11,6 +11,7 @@ use byname_name::ldap::LeafType;
 use byname_name::{Name, NameKey, Pattern, dns, http, ldap, spiffe};
 
 use crate::access::Sight;
+use crate::health;
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
 use crate::stored::packed::Slot;
@@ -126,8 +127,9 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
     let Some(service) = node.service.as_deref() else {
         return Outlook::Refuse(Error::internal(format!("service {} has no state", node.name)));
     };
-    let running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
+    let mut running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
     if !running.is_empty() {
+        health::keep_best(&mut running, |copy| copy.well().0);
         let chosen = if wants.all {
             let there = |i: &&Instance| matches!(i.state, State::Running | State::Unhealthy) && !i.revoked;
             service.instances.iter().filter(there).collect()
@@ -167,7 +169,7 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
     let full = service.instances.len() >= launch.copies().max as usize;
     match state {
         State::Unhealthy if full || !may_start(launch, wants) => {
-            let why = service.instances.iter().find_map(|i| i.health.as_deref()).unwrap_or("no reason given");
+            let why = service.instances.iter().find_map(|i| i.well().1).unwrap_or("no reason given");
             return Outlook::Refuse(Error::new(
                 Code::Unavailable,
                 format!("every copy of `{}` is unhealthy ({why}) and no other may be started", node.name),
@@ -267,7 +269,8 @@ fn instance(tree: &Tree, instance: &Instance) -> InstanceView {
         last_seen: None,
         load: None,
         weight: instance.weight,
-        health: instance.health.clone(),
+        health: instance.well().0,
+        note: instance.well().1.map(str::to_owned),
         connections: None,
     }
 }

@@ -175,7 +175,7 @@ fn a_revoked_instance_is_found_by_nobody_and_speaks_for_nobody() {
     assert!(!matches!(query::find(w.registry.tree(), &name("/s"), all, &()), Ok(Outlook::Answer(_))));
     let node = w.registry.tree().get(&name("/s")).unwrap();
     let status = query::service_status(w.registry.tree(), &node).unwrap();
-    assert!(status.instances[0].health.as_deref().unwrap().starts_with("revoked by liu"), "{status:?}");
+    assert!(status.instances[0].note.as_deref().unwrap().starts_with("revoked by liu"), "{status:?}");
     assert!(!node.service.as_deref().unwrap().instances[0].holds_ticket());
     for evidence in [Evidence::Ticket([1; 32]), Evidence::Credential([3; 32]), Evidence::Right] {
         assert_eq!(refused(w.run(advertise("/s", 5, evidence))).code(), Code::Denied);

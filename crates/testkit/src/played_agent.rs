@@ -171,6 +171,7 @@ impl PlayedAgent {
             pid: Some(p.pid),
             endpoints: p.endpoints.clone(),
             started: None,
+            checked: None,
         });
         if let Some(report) = report {
             self.report(Report::Instance(report));

@@ -46,7 +46,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic", &["client", "front-grpc", "front-spiffe"]),
     ("tonic-prost", &["client", "front-grpc", "front-spiffe"]),
-    ("tonic-health", &["front-grpc"]),
+    ("tonic-health", &["client", "front-grpc"]),
     ("tonic-reflection", &["front-grpc"]),
     ("prost", &["api", "front-spiffe"]),
     ("prost-types", &["api", "front-spiffe"]),

@@ -1,8 +1,8 @@
 //! How a service is started.
 
 use super::field::{all_into, each, port, protocol, span, span_option, within};
-use super::word::{text_option, word_option};
-use super::{Copies, EndpointSpec, EndpointSpecs, Env, EnvValue, Launch, Limits, Restart, env_value};
+use super::word::{Word, text_option, word_option};
+use super::{Check, Checks, Copies, EndpointSpec, EndpointSpecs, Env, EnvValue, Launch, Limits, Restart, env_value};
 use crate::error::{Error, Result};
 use crate::launch;
 use crate::span::Span;
@@ -32,6 +32,7 @@ impl From<launch::Launch> for Launch {
             user: value.user,
             on_partition: text_option(value.on_partition),
             handover: text_option(value.handover),
+            check: value.check.map(|list| Checks { values: all_into(list) }),
         }
     }
 }
@@ -70,6 +71,52 @@ impl TryFrom<Launch> for launch::Launch {
             user: message.user,
             on_partition: word_option(message.on_partition, "on_partition")?,
             handover: word_option(message.handover, "handover")?,
+            check: message.check.map(|list| each(list.values, "check")).transpose()?,
+        })
+    }
+}
+
+impl From<launch::Check> for Check {
+    fn from(value: launch::Check) -> Self {
+        Check {
+            kind: value.kind.text().into(),
+            endpoint: value.endpoint,
+            path: value.path,
+            status: value.status.map(|range| range.to_string()),
+            service: value.service,
+            command: value.command.map(Into::into),
+            program: value.program,
+            args: value.args.map(Into::into),
+            interval_ms: value.interval.map(Span::as_millis),
+            timeout_ms: value.timeout.map(Span::as_millis),
+            ttl_ms: value.ttl.map(Span::as_millis),
+            rise: value.rise,
+            fall: value.fall,
+            restart: value.restart,
+        }
+    }
+}
+
+impl TryFrom<Check> for launch::Check {
+    type Error = Error;
+
+    fn try_from(message: Check) -> Result<Self> {
+        let status = message.status.map(|text| text.parse().map_err(|why: String| Error::invalid("status", why)));
+        Ok(launch::Check {
+            kind: Word::read(&message.kind, "kind")?,
+            endpoint: message.endpoint,
+            path: message.path,
+            status: status.transpose()?,
+            service: message.service,
+            command: message.command.map(Into::into),
+            program: message.program,
+            args: message.args.map(Into::into),
+            interval: span_option(message.interval_ms, "interval_ms")?,
+            timeout: span_option(message.timeout_ms, "timeout_ms")?,
+            ttl: span_option(message.ttl_ms, "ttl_ms")?,
+            rise: message.rise,
+            fall: message.fall,
+            restart: message.restart,
         })
     }
 }

@@ -1,8 +1,10 @@
 //! Objects, services and instances as replies show them.
 
 use super::field::{all_into, each, id, name, name_option, option, port, protocol, required};
-use super::word::{state, state_option};
-use super::{Endpoint, Fresh, Instance, LastExit, Listening, Lock, Object, Problem, ServiceStatus, Stamp, State};
+use super::word::{health_option, number_option, state, state_option};
+use super::{
+    Endpoint, Fresh, Health, Instance, LastExit, Listening, Lock, Object, Problem, ServiceStatus, Stamp, State,
+};
 use crate::error::{Code, Error, Result};
 use crate::span::Timestamp;
 use crate::{object, request, service};
@@ -66,7 +68,8 @@ impl From<service::Instance> for Instance {
             last_seen_ms: value.last_seen.map(|at| at.0),
             load: value.load,
             weight: value.weight,
-            health: value.health,
+            note: value.note,
+            health: number_option::<Health, _>(value.health),
             connections: value.connections,
         }
     }
@@ -86,7 +89,8 @@ impl TryFrom<Instance> for service::Instance {
             last_seen: message.last_seen_ms.map(Timestamp),
             load: message.load,
             weight: message.weight,
-            health: message.health,
+            health: health_option(message.health, "health")?,
+            note: message.note,
             connections: message.connections,
         })
     }
@@ -246,7 +250,7 @@ impl From<request::Entry> for super::Entry {
         super::Entry {
             name: value.name.as_str().into(),
             kind: super::Kind::from(value.kind).into(),
-            state: super::word::number_option::<State, _>(value.state),
+            state: number_option::<State, _>(value.state),
             target: value.target.map(|name| name.as_str().into()),
             version: value.version.to_string(),
         }

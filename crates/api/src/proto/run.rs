@@ -3,9 +3,9 @@
 use byname_name::Name;
 
 use super::field::{all_into, each, id, id_option, missing, name, pattern, span_option, within};
-use super::word::state;
+use super::word::{health_option, number_option, state};
 use super::{
-    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LockReply, LockRequest, LogsRequest, Member,
+    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, Health, LockReply, LockRequest, LogsRequest, Member,
     ReportReply, ReportRequest, ServerInfo, State, UnlockReply, UnlockRequest, WithdrawReply, WithdrawRequest,
 };
 use crate::error::{Error, Result};
@@ -82,6 +82,8 @@ impl From<request::ReportRequest> for ReportRequest {
             load: value.load,
             uses: value.uses,
             credential: value.credential,
+            health: number_option::<Health, _>(value.health),
+            note: value.note,
         }
     }
 }
@@ -95,6 +97,8 @@ impl TryFrom<ReportRequest> for request::ReportRequest {
             instance: id_option(message.instance, "instance")?,
             load: message.load,
             uses: message.uses,
+            health: health_option(message.health, "health")?,
+            note: message.note,
             credential: message.credential,
         })
     }

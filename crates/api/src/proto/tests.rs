@@ -86,12 +86,33 @@ fn endpoint_spec() -> impl Strategy<Value = l::EndpointSpec> {
     })
 }
 
+fn check() -> BoxedStrategy<l::Check> {
+    check_unboxed().boxed()
+}
+
+prop_compose! {
+    fn check_unboxed()(
+        kind in word(),
+        (endpoint, path, service, program) in (of(text()), of(text()), of(text()), of(text())),
+        (command, args) in (of(texts()), of(texts())),
+        status in of((100..=599u16, 100..=599u16)
+            .prop_map(|(a, b)| l::StatusRange { from: a.min(b), to: a.max(b) })),
+        (interval, timeout, ttl) in (of(span()), of(span()), of(span())),
+        (rise, fall, restart) in (of(any::<u32>()), of(any::<u32>()), of(any::<bool>())),
+    ) -> l::Check {
+        l::Check {
+            kind, endpoint, path, status, service, command, program, args, interval, timeout, ttl, rise, fall, restart,
+        }
+    }
+}
+
 prop_compose! {
     fn launch_unboxed()(
         (program, command, args, directory, hosts) in (of(text()), of(texts()), of(texts()), of(text()), of(texts())),
         env in of(btree_map(text(), env_value(), 0..3)),
         copies in of((any::<u32>(), any::<u32>()).prop_map(|(min, max)| l::Copies { min, max })),
         (start, ready, on_partition, handover) in (of(word()), of(word()), of(word()), of(word())),
+        check in of(vec(check(), 0..3)),
         (start_by, listen, ready_path, user) in (of(texts()), of(texts()), of(text()), of(text())),
         (dns_start, idle_stop, start_timeout, stop_timeout) in (of(any::<bool>()), of(span()), of(span()), of(span())),
         endpoints in of(vec(endpoint_spec(), 0..3)),
@@ -102,6 +123,7 @@ prop_compose! {
         l::Launch {
             program, command, args, env, directory, hosts, copies, start, start_by, dns_start, idle_stop, endpoints,
             listen, ready, ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition, handover,
+            check,
         }
     }
 }
@@ -304,9 +326,10 @@ prop_compose! {
         endpoints in vec(endpoint(), 0..3),
         state in one_of(&s::State::ALL),
         (pid, weight, load) in (of(any::<u32>()), of(any::<u32>()), of(-1e9..1e9)),
-        (started, last_seen, health, connections) in (of(at()), of(at()), of(text()), of(any::<u32>())),
+        (started, last_seen, note, connections) in (of(at()), of(at()), of(text()), of(any::<u32>())),
+        health in of(one_of(&s::Health::ALL)),
     ) -> s::Instance {
-        s::Instance { id, computer, endpoints, state, pid, started, last_seen, load, weight, health, connections }
+        s::Instance { id, computer, endpoints, state, pid, started, last_seen, load, weight, health, note, connections }
     }
 }
 
@@ -457,9 +480,11 @@ proptest! {
         (name, instance, id) in (name(), of(instance_id()), instance_id()),
         (load, uses, secret) in (of(-1e9..1e9), of(any::<u64>()), of(text())),
         (ttl, wait, fence, ttl_ms) in (of(span()), of(span()), any::<u64>(), any::<u64>()),
+        health in of(one_of(&s::Health::ALL)),
     ) {
         let named = Some(name.clone());
-        same::<_, ReportRequest>(r::ReportRequest { name: named, instance, load, uses, credential: secret.clone() });
+        let (credential, note) = (secret.clone(), secret.clone());
+        same::<_, ReportRequest>(r::ReportRequest { name: named, instance, load, uses, health, note, credential });
         same::<_, ReportReply>(r::ReportReply { instance: id });
         same::<_, LockRequest>(r::LockRequest { name: name.clone(), ttl, wait, key: secret.clone(), renew: fence % 2 == 0 });
         same::<_, LockReply>(r::LockReply { name: name.clone(), fence, key: secret.clone(), ttl_ms });

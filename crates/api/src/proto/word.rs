@@ -1,10 +1,10 @@
 //! Closed sets of words: as enums where many messages carry them, as text where only declarations do.
 
-use super::{Change, Kind, Outcome, State};
+use super::{Change, Health, Kind, Outcome, State};
 use crate::audit::Outcome as AuditOutcome;
 use crate::error::{Error, Result};
 use crate::identity::JoinAs;
-use crate::launch::{Handover, OnPartition, Ready, Start};
+use crate::launch::{CheckKind, Handover, OnPartition, Ready, Start};
 use crate::object::{self, Audited, Choose};
 use crate::{request, service};
 
@@ -62,6 +62,7 @@ words! {
     JoinAs { Agent = "agent", Server = "server" }
     Audited { Changes = "changes", Reads = "reads" }
     Handover { Relay = "relay", Fds = "fds" }
+    CheckKind { Tcp = "tcp", Http = "http", Grpc = "grpc", Command = "command", Ttl = "ttl" }
 }
 
 /// An enum that travels as a number, with 0 for unsaid.
@@ -88,6 +89,7 @@ macro_rules! numbers {
         }
 
         /// Reads the number; 0 is an error.
+        #[allow(dead_code, reason = "some sets are never required")]
         pub(super) fn $read(number: i32, field: &str) -> Result<$domain> {
             $read_option(number, field)?.ok_or_else(|| super::field::missing(field))
         }
@@ -97,6 +99,7 @@ macro_rules! numbers {
 numbers! {
     object::Kind, Kind, kind, kind_option { Directory, Service, Alias, Group, Computer, Record, Junction, Principal, Secret }
     service::State, State, state, state_option { Stopped, Starting, Running, Unhealthy, Stopping, Failed }
+    service::Health, Health, health, health_option { Passing, Warning, Critical }
     request::Outcome, Outcome, outcome, outcome_option { Created, Changed, Unchanged, Deleted, Checked }
     request::Change, Change, change, change_option { Present, Created, Changed, Deleted, State }
 }

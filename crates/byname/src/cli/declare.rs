@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
 use byname_api::launch::{
-    Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart, StableSocket, Start,
+    Check, Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart, StableSocket, Start,
 };
 use byname_api::object::{Audited, Choose, Kind, Spec};
 use byname_api::request::parse_attribute;
@@ -140,6 +140,10 @@ pub(crate) struct LaunchArgs {
     /// A bound on a copy: memory=512M, cpu=0.5 or files=1024; may be repeated
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = limit)]
     pub limits: Vec<Limits>,
+    /// A health check, KIND[,KEY=VALUE…]: tcp, http,path=/healthz,interval=2s, grpc,service=NAME, ttl,ttl=30s or
+    /// command,command=LINE (last); may be repeated
+    #[arg(long = "check", value_name = "CHECK", value_parser = check)]
+    pub checks: Vec<Check>,
     /// The user to run as
     #[arg(long)]
     pub user: Option<String>,
@@ -296,6 +300,7 @@ fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
         user: args.user.clone(),
         on_partition: args.on_partition,
         dns_start: None,
+        check: (!args.checks.is_empty()).then(|| args.checks.iter().map(|check| near(check, folder)).collect()),
     };
     Ok((launch != Launch::default()).then_some(launch))
 }
@@ -308,6 +313,36 @@ fn pair<'a>(field: &str, text: &'a str) -> Result<(&'a str, &'a str)> {
     text.split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| Error::invalid(field, format!("`{}` is not NAME=VALUE", text.escape_debug())))
+}
+
+/// A check whose command is relative to a folder.
+fn near(check: &Check, folder: &Path) -> Check {
+    let local = |list: &Option<Vec<String>>| list.as_ref().map(|l| l.iter().map(|t| beside(folder, t)).collect());
+    Check { command: local(&check.command), args: local(&check.args), ..check.clone() }
+}
+
+/// `http,path=/healthz,interval=2s`: the kind, then fields; a command line is the last and may hold commas.
+fn check(text: &str) -> Result<Check, String> {
+    let (kind, mut rest) = text.split_once(',').unwrap_or((text, ""));
+    let mut fields = serde_json::Map::new();
+    fields.insert("kind".into(), kind.into());
+    while !rest.is_empty() {
+        let (field, after) = match rest.strip_prefix("command=") {
+            Some(_) => (rest, ""),
+            None => rest.split_once(',').unwrap_or((rest, "")),
+        };
+        rest = after;
+        let (key, value) = field.split_once('=').ok_or_else(|| format!("`{field}` is not KEY=VALUE"))?;
+        let value = match key {
+            "rise" | "fall" => value.parse::<u32>().map(Into::into).map_err(|_| format!("{key} must be a number"))?,
+            "restart" => {
+                value.parse::<bool>().map(Into::into).map_err(|_| "restart must be true or false".to_owned())?
+            }
+            _ => serde_json::Value::from(value),
+        };
+        fields.insert(key.into(), value);
+    }
+    serde_json::from_value(fields.into()).map_err(|error| error.to_string())
 }
 
 fn copies(text: &str) -> Result<Copies, String> {
@@ -401,6 +436,21 @@ mod tests {
                 "kind = 'service'\n[launch]\ncommand = ['x']\nlisten = ['127.0.0.1:5432', 'unix:/run/x.sock']\nhandover = 'fds'",
             ),
             (
+                &[
+                    "--check",
+                    "http,path=/healthz,status=200-299,interval=1s,rise=1,restart=true",
+                    "--check",
+                    "command,timeout=5s,command=./look --all 'a, b'",
+                    "--check",
+                    "ttl",
+                    "--",
+                    "x",
+                ],
+                "kind = 'service'\n[launch]\ncommand = ['x']\ncheck = [\
+                 { kind = 'http', path = '/healthz', status = '200-299', interval = '1s', rise = 1, restart = true },\
+                 { kind = 'command', timeout = '5s', command = ['/here/look', '--all', 'a, b'] }, { kind = 'ttl' }]",
+            ),
+            (
                 &["--kind", "principal", "--disabled", "--audit", "reads"],
                 "kind = 'principal'\ndisabled = true\naudit = 'reads'",
             ),
@@ -472,6 +522,7 @@ mod tests {
             (&["--junction-server", "/a"], "interface"),
             (&["--junction-server", "a//b", "--interface", "dns"], "servers"),
             (&["--handover", "fds", "--", "x"], "launch.handover"),
+            (&["--check", "tcp", "--check", "http,path=x", "--", "x"], "launch.check[1].path"),
             (&["--index", "a b"], "index"),
             (&["--value-file", "/does/not/exist"], "value"),
             (&["--certified", "/does/not/exist"], "certified"),

@@ -4,7 +4,10 @@
 use clap::Args;
 
 use byname_api::object::InstanceId;
+use byname_api::service::Health;
 use byname_api::span::Span;
+
+use super::declare::word;
 
 /// `search`.
 #[derive(Debug, Args)]
@@ -50,11 +53,17 @@ pub(crate) struct ReportArgs {
     #[arg(long)]
     pub instance: Option<InstanceId>,
     /// Its load, in a unit of its own: the least loaded is chosen first
-    #[arg(long, value_name = "NUMBER", value_parser = finite, required_unless_present = "uses")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite, required_unless_present_any = ["uses", "health"])]
     pub load: Option<f64>,
     /// So many uses since the last report, for `idle_stop`
     #[arg(long, value_name = "N")]
     pub uses: Option<u64>,
+    /// How well it is: a critical copy is named in no answer, one with a warning only where no better one is there
+    #[arg(long, value_parser = word::<Health>(["passing", "warning", "critical"]))]
+    pub health: Option<Health>,
+    /// Why, in a few words
+    #[arg(long, value_name = "TEXT", requires = "health")]
+    pub note: Option<String>,
 }
 
 /// `lock`.

@@ -77,8 +77,15 @@ pub(crate) async fn report(session: &mut Session, args: ReportArgs, env: &Enviro
         (None, Some(own)) => Some(own.parse()?),
         (given, _) => given,
     };
-    let request =
-        ReportRequest { name: Some(name.clone()), instance, load: args.load, uses: args.uses, credential: None };
+    let request = ReportRequest {
+        name: Some(name.clone()),
+        instance,
+        load: args.load,
+        uses: args.uses,
+        health: args.health,
+        note: args.note,
+        credential: None,
+    };
     let reply = session.service.report(&session.cx, request).await?;
     match session.screen.format {
         Format::Json => session.screen.json(&reply)?,
@@ -272,6 +279,9 @@ mod tests {
     async fn a_report_is_of_the_instance_that_is_meant() {
         let done = run("report /web --load 0.25 --uses 3 --instance i5").await;
         assert_eq!(done.log, ["report /web instance=Some(InstanceId(5)) load=Some(0.25) uses=Some(3)"]);
+        let done = run("report /web --health warning --note why --instance i5").await;
+        let expected = "report /web instance=Some(InstanceId(5)) load=None uses=None health=warning note=Some(\"why\")";
+        assert_eq!(done.log, [expected]);
         assert_eq!(done.out, "reported /web (i5)\n");
         for (own, expected) in [("/web", "Some(InstanceId(9))"), ("/other", "None")] {
             let env =

@@ -1,7 +1,7 @@
 //! `find`: where is it?
 
 use byname_api::request::{FindReply, FindRequest, Junction};
-use byname_api::service::Instance;
+use byname_api::service::{Health, Instance};
 
 use super::{Session, address};
 use crate::cli::FindArgs;
@@ -84,6 +84,7 @@ pub(crate) fn instances(screen: &mut Screen, instances: &[Instance]) -> Outcome 
 /// Which columns of samples a table has: those that some instance has a value for.
 #[derive(Clone, Copy)]
 pub(crate) struct Samples {
+    health: bool,
     load: bool,
     connections: bool,
 }
@@ -91,8 +92,9 @@ pub(crate) struct Samples {
 impl Samples {
     /// The columns for these instances.
     pub(crate) fn of<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Self {
-        let mut samples = Samples { load: false, connections: false };
+        let mut samples = Samples { health: false, load: false, connections: false };
         for instance in instances {
+            samples.health |= instance.health.is_some();
             samples.load |= instance.load.is_some();
             samples.connections |= instance.connections.is_some();
         }
@@ -101,14 +103,17 @@ impl Samples {
 
     /// Their headings.
     pub(crate) fn heads(self) -> impl Iterator<Item = &'static str> {
-        [(self.load, "LOAD"), (self.connections, "CONNECTIONS")].into_iter().filter(|(on, _)| *on).map(|(_, head)| head)
+        let heads = [(self.health, "HEALTH"), (self.load, "LOAD"), (self.connections, "CONNECTIONS")];
+        heads.into_iter().filter(|(on, _)| *on).map(|(_, head)| head)
     }
 
     /// Their cells in the line of an instance, or of a service that has none.
     pub(crate) fn cells(self, of: Option<&Instance>) -> impl Iterator<Item = Cell> {
+        let word = |health: Health| Cell::new(health.as_str(), Paint::of_health(health));
+        let health = self.health.then(|| of.and_then(|i| i.health).map_or_else(|| Cell::from("-"), word));
         let load = self.load.then(|| Cell::from(of.and_then(|i| i.load)));
         let connections = self.connections.then(|| Cell::from(of.and_then(|i| i.connections)));
-        load.into_iter().chain(connections)
+        health.into_iter().chain(load).chain(connections)
     }
 }
 

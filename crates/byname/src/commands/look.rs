@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use byname_api::object::{Listening, Object, ServiceStatus};
 use byname_api::request::{ListReply, ListRequest, ReadReply, ReadRequest, StatusReply};
+use byname_api::service::Health;
 use byname_api::span::Span;
 use byname_api::{Code, Error};
 use byname_name::Pattern;
@@ -156,7 +157,8 @@ fn status_rows(session: &Session, table: &mut Table, service: &ServiceStatus, sa
         table.row(row.chain(samples.cells(None)).chain([note.clone().into()]));
     }
     for instance in &service.instances {
-        let note = instance.health.as_ref().map_or(note.clone(), |health| health.clone());
+        let unwell = instance.note.as_ref().filter(|_| instance.health != Some(Health::Passing));
+        let note = unwell.unwrap_or(&note).clone();
         let row = [
             name(),
             Cell::new(instance.state.as_str(), Paint::of(instance.state)),

@@ -8,13 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use byname_api::error::{Code, Error, Result};
 use byname_front_spiffe::{Claims, Tokens};
 use byname_identity::jwt::JwtKeys;
-use byname_launch::{Agent, Issuer};
+use byname_launch::{Agent, Connection, GrpcHealth, Issuer};
 use byname_name::spiffe;
 
 /// Gives the agent's programs certificates, and serves the socket as long as the process lives. A socket that cannot be
 /// made is no reason to start no programs.
 pub(super) fn serve(agent: &Agent, issuer: Arc<dyn Issuer>) {
     agent.set_issuer(issuer.clone());
+    agent.set_grpc_health(Arc::new(OverGrpc));
     let listener = match agent.listen_for_workloads() {
         Ok(listener) => listener,
         Err(error) => {
@@ -29,6 +30,16 @@ pub(super) fn serve(agent: &Agent, issuer: Arc<dyn Issuer>) {
             tracing::error!("programs cannot ask who they are any more: {error}");
         }
     });
+}
+
+/// Asks programs for their health over gRPC, for the agent's checks.
+struct OverGrpc;
+
+#[async_trait::async_trait]
+impl GrpcHealth for OverGrpc {
+    async fn ask(&self, connection: Box<dyn Connection>, service: &str) -> std::result::Result<(bool, String), String> {
+        byname_client::ask_health(connection, service).await
+    }
 }
 
 /// Checks tokens by the keys that the server tells.

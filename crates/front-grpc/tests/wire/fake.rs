@@ -65,6 +65,7 @@ fn instance() -> Instance {
         load: Some(0.5),
         weight: None,
         health: None,
+        note: None,
         connections: None,
     }
 }

@@ -130,6 +130,7 @@ fn instance() -> Instance {
         load: None,
         weight: None,
         health: None,
+        note: None,
         connections: None,
     }
 }

@@ -114,14 +114,7 @@ fn printable(tail: &[u8]) -> String {
     let mut lines = Vec::new();
     let mut bytes = 0;
     for line in text.trim_end_matches(['\n', '\r', '\0']).rsplit('\n').take(LAST_LINES) {
-        let mut shown = String::new();
-        for c in line.trim_end_matches('\r').chars() {
-            if c == '\t' || !(c.is_control() || is_direction(c)) {
-                shown.push(c);
-            } else {
-                shown.extend(c.escape_default());
-            }
-        }
+        let shown = escape(line.trim_end_matches('\r'));
         if bytes + shown.len() + 1 > LAST_BYTES {
             let room = LAST_BYTES.saturating_sub(bytes + 4);
             let from = (shown.len().saturating_sub(room)..=shown.len()).find(|at| shown.is_char_boundary(*at));
@@ -135,6 +128,19 @@ fn printable(tail: &[u8]) -> String {
     }
     lines.reverse();
     lines.join("\n")
+}
+
+/// A line that can be shown: what would change how it looks is escaped.
+pub(crate) fn escape(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c == '\t' || !(c.is_control() || is_direction(c)) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
 }
 
 /// Characters that change how the text around them is laid out.

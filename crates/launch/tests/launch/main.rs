@@ -6,6 +6,7 @@
 mod activation;
 mod adoption;
 mod bench;
+mod health;
 mod host;
 mod identity;
 mod limits;
@@ -40,8 +41,9 @@ fn main() {
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 10] = [
+    let modules: [&[Test]; 11] = [
         readiness::TESTS,
+        health::TESTS,
         policy::TESTS,
         trouble::TESTS,
         adoption::TESTS,

@@ -4,6 +4,7 @@
 //! runs them in process with a [`PlayedAgent`](crate::PlayedAgent), the clerk over the wire with real programs.
 
 pub mod advertise;
+pub mod health;
 pub mod list;
 pub mod locks;
 pub mod services;
@@ -211,6 +212,9 @@ macro_rules! contract_tests {
             advertise:
             an_advertised_name_is_found_until_withdrawn, a_lease_that_is_not_renewed_ends, a_credential_renews_one_instance,
             a_ticket_is_good_once, wrong_endpoints_name_the_field;
+            health:
+            reported_health_counts, who_does_not_report_in_time_is_critical, health_is_reported_by_whoever_may,
+            wrong_checks_name_the_field;
             locks:
             a_lock_has_one_holder, a_lock_that_is_asked_for_again_is_the_same, a_lock_ends_with_its_lease,
             a_lock_is_waited_for, a_batch_checks_what_it_takes_for_granted, loads_are_reported_and_chosen_by,
