@@ -113,6 +113,7 @@ impl Agent {
         };
         let inner = Arc::new(Inner {
             catalogue: RwLock::new(Arc::new(catalogue)),
+            addresses: RwLock::new(config.addresses.clone().into()),
             ports: Ports::new(config.port_range.clone()),
             cgroups: Cgroups::find(),
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
@@ -172,6 +173,11 @@ impl Agent {
     /// `Synced` after them.
     pub fn connect(&self) -> Link {
         link::open(&self.inner)
+    }
+
+    /// What is told of this host's addresses from the next link on: those that others can reach, the best first.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        *self.inner.addresses.write() = addresses.into();
     }
 
     /// Reads the catalogue again. When it has errors the old one stays.
@@ -244,6 +250,7 @@ impl Drop for Agent {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    addresses: RwLock<Arc<[String]>>,
     pub(crate) ports: Ports,
     pub(crate) cgroups: Cgroups,
     pub(crate) spare: Arc<Spare>,
@@ -282,6 +289,11 @@ struct Entry {
 }
 
 impl Inner {
+    /// The addresses of this host that others can reach, the best first.
+    pub(crate) fn addresses(&self) -> Arc<[String]> {
+        self.addresses.read().clone()
+    }
+
     /// Starts an instance, unless it was before.
     pub(crate) fn start(self: &Arc<Self>, order: StartOrder) {
         let (id, inner) = (order.instance, self.clone());

@@ -304,7 +304,7 @@ impl Watch {
             StoredReady::Advertise | StoredReady::Notify => return None,
         };
         let (endpoints, agent) = (self.endpoints.clone(), self.agent.clone());
-        Some(Box::pin(async move { ready::wait(&endpoints, &agent.config.addresses, http.as_deref()).await }))
+        Some(Box::pin(async move { ready::wait(&endpoints, &agent.addresses(), http.as_deref()).await }))
     }
 
     async fn learn(&mut self, state: HolderState, holder: &mut Conn) {

@@ -41,7 +41,7 @@ pub(crate) fn open(agent: &Arc<Inner>) -> Link {
 async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) {
     let hello = Report::Hello {
         computer: agent.config.computer.clone(),
-        addresses: agent.config.addresses.clone(),
+        addresses: agent.addresses().to_vec(),
         facts: facts(&agent),
     };
     if reports.send(hello).await.is_err() {
@@ -149,7 +149,8 @@ impl Work {
                 let (agent, reports) = (self.agent.clone(), self.reports.clone());
                 self.tasks.spawn(async move {
                     let begun = std::time::Instant::now();
-                    let answers = tokio::time::timeout(PROBE, ready::probe(&endpoints, &agent.config.addresses));
+                    let addresses = agent.addresses();
+                    let answers = tokio::time::timeout(PROBE, ready::probe(&endpoints, &addresses));
                     let alive = agent.is_running(instance) && answers.await == Ok(true);
                     let micros = begun.elapsed().as_micros() as u64;
                     let _ = reports.send(Report::Probed { request, alive, micros }).await;

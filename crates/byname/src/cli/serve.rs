@@ -1,6 +1,6 @@
 //! The words of `dev`, `server` and `agent`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -108,6 +108,10 @@ pub(crate) struct AgentArgs {
     /// The label of this host beneath /computers [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub computer: Option<String>,
+    /// An address at which others reach this host, the best first; may be repeated [default: that of the interface by
+    /// which it reaches the server, then its others; 127.0.0.1 when the server is on this host]
+    #[arg(long = "address", value_name = "IP")]
+    pub addresses: Vec<IpAddr>,
     /// Join the servers that made this token, once: the agent keeps what it is given (`byname cluster invite --agent`)
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -64,6 +65,8 @@ pub(crate) struct AgentFile {
     programs: Option<Vec<PathBuf>>,
     /// Let orders name plain commands, too, and not only entries of the catalogue.
     allow_commands: Option<bool>,
+    /// Addresses of this host that others can reach, the best first.
+    addresses: Option<Vec<IpAddr>>,
 }
 
 /// What a server needs.
@@ -97,6 +100,8 @@ pub(crate) struct AgentSettings {
     computer: Option<String>,
     programs: Vec<PathBuf>,
     allow_commands: bool,
+    /// The addresses to announce, where somebody said which.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// `dev` has no file.
@@ -162,6 +167,7 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
         computer: args.computer.or(file.computer),
         programs,
         allow_commands: file.allow_commands.unwrap_or(false),
+        addresses: Some(args.addresses).filter(|given| !given.is_empty()).or(file.addresses).unwrap_or_default(),
     })
 }
 
@@ -199,7 +205,8 @@ pub(crate) fn agent_launch(
     byname_launch::Config {
         dir: data.path("launch"),
         computer: computer(settings),
-        addresses: vec!["127.0.0.1".into()],
+        // What is announced is found out before each connection.
+        addresses: Vec::new(),
         programs: settings.programs.clone(),
         allow_commands: settings.allow_commands,
         holder: holder(),

@@ -1,5 +1,6 @@
 //! The commands that serve: `dev`, `server` and `agent`. Each reads as the order in which things start and stop.
 
+mod announce;
 mod config;
 mod files;
 mod issuer;
@@ -84,10 +85,11 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let member = join::member(&env, &data, &settings).await?;
     let launch = config::agent_launch(&data, &settings, &member.servers, &env);
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
-    let clerk = member.clerk.clone();
+    let (clerk, servers) = (member.clerk.clone(), member.servers.clone());
     workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
     tokio::spawn(member.renew());
-    let serving = serve_agent(&clerk, &agent);
+    let announce = announce::Announce::new(&settings.addresses, &servers);
+    let serving = serve_agent(&clerk, &agent, &announce);
     tokio::pin!(serving);
     loop {
         tokio::select! {
@@ -106,10 +108,11 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
 }
 
 /// Keeps an agent connected to a server: programs go on while it is not.
-async fn serve_agent(clerk: &Clerk, agent: &Agent) -> Error {
+async fn serve_agent(clerk: &Clerk, agent: &Agent, announce: &announce::Announce) -> Error {
     let cx = Context::of(Caller::internal());
     let (mut pause, mut ready) = (Duration::from_millis(100), false);
     loop {
+        agent.set_addresses(announce.addresses().await);
         let link = agent.connect();
         match clerk.attach_agent(&cx, ReceiverStream::new(link.reports).boxed()).await {
             Ok(mut orders) => {
