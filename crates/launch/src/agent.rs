@@ -26,6 +26,7 @@ use crate::cgroup::Cgroups;
 use crate::identity::{Identities, Issuer};
 use crate::instance::{self, Command};
 use crate::link::{self, Link};
+use crate::partition::Partition;
 use crate::porters::Porters;
 use crate::ports::Ports;
 use crate::spare::Spare;
@@ -114,6 +115,7 @@ impl Agent {
         let inner = Arc::new(Inner {
             catalogue: RwLock::new(Arc::new(catalogue)),
             addresses: RwLock::new(config.addresses.clone().into()),
+            partition: Partition::default(),
             ports: Ports::new(config.port_range.clone()),
             cgroups: Cgroups::find(),
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
@@ -251,6 +253,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) catalogue: RwLock<Arc<Catalogue>>,
     addresses: RwLock<Arc<[String]>>,
+    pub(crate) partition: Partition,
     pub(crate) ports: Ports,
     pub(crate) cgroups: Cgroups,
     pub(crate) spare: Arc<Spare>,
@@ -462,6 +465,12 @@ impl Inner {
             counts.then(|| (*id, entry.report.service, entry.report.endpoints.clone()))
         };
         table.entries.iter().filter_map(counted).collect()
+    }
+
+    /// How many instances have not ended.
+    pub(crate) fn living_count(&self) -> usize {
+        let table = self.table.lock();
+        table.entries.values().filter(|entry| !matches!(entry.report.phase, Phase::Ended { .. })).count()
     }
 
     /// The service of an instance that has not ended, and where it listens.

@@ -49,6 +49,9 @@ pub(crate) struct Intent {
     /// Where its certificate and key are, when it has some.
     #[serde(default)]
     pub(crate) identity: Option<Place>,
+    /// It is stopped when the primary has not heard this host for so long.
+    #[serde(default)]
+    pub(crate) stop_after_ms: Option<u64>,
 }
 
 /// Where an instance's certificate and key are, and whose.

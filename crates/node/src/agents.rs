@@ -151,7 +151,7 @@ pub(crate) async fn attach(
     only: Option<Name>,
 ) -> Result<BoxStream<'static, Order>> {
     let hello = tokio::time::timeout(Duration::from_secs(10), reports.next()).await;
-    let Ok(Some(Report::Hello { computer, addresses, facts })) = hello else {
+    let Ok(Some(Report::Hello { computer, addresses, facts, beats })) = hello else {
         return Err(Error::invalid("report", "an agent begins with `hello`"));
     };
     let name =
@@ -162,7 +162,7 @@ pub(crate) async fn attach(
             format!("the certificate is another host's: it does not speak for `{name}`"),
         ));
     }
-    let hello = Command::Computer { name: name.clone(), addresses, facts };
+    let hello = Command::Arrive { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
     let stream = inner.agents.next.fetch_add(1, Ordering::Relaxed);
@@ -173,11 +173,44 @@ pub(crate) async fn attach(
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
     let _ = orders.send(Order::Welcome { term: inner.cluster.term(), known: known.clone() }).await;
     inner.agents.connected.lock().insert(name.clone(), agent);
+    inner.hosts.arrived(&name, beats);
+    if beats {
+        let times = inner.hosts.times();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let _ = orders.send(Order::Beat { every_ms: ms(times.beat), stop_after_ms: ms(times.stop_after) }).await;
+    }
+    let reports = hear(inner.clone(), name.clone(), orders.clone(), reports);
     inner.tell_sockets(&name);
     inner.agents.arrived.notify_waiters();
     let stream = Stream { computer: name, stream, orders, known, sent };
     tokio::spawn(stream.listen(inner, reports));
     Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
+}
+
+/// Hears an agent apart from doing what follows from its words: a log that is slow must not make the agent look dead.
+fn hear(
+    inner: Arc<Inner>,
+    computer: Name,
+    orders: mpsc::Sender<Order>,
+    mut reports: BoxStream<'static, Report>,
+) -> BoxStream<'static, Report> {
+    let (forward, out) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Some(report) = reports.next().await {
+            inner.hosts.spoke(&computer);
+            if let Report::Beat { beat, load, memory_free, .. } = report {
+                inner.hosts.sampled(&computer, load, memory_free);
+                // Not heard, if it takes no orders.
+                let _ = orders.try_send(Order::Heard { beat });
+                continue;
+            }
+            if forward.send(report).await.is_err() {
+                break;
+            }
+        }
+        inner.hosts.left(&computer);
+    });
+    tokio_stream::wrappers::ReceiverStream::new(out).boxed()
 }
 
 /// One agent's stream.
@@ -194,7 +227,7 @@ impl Stream {
         let mut seen = HashSet::new();
         while let Some(report) = reports.next().await {
             match report {
-                Report::Hello { .. } => {}
+                Report::Hello { .. } | Report::Beat { .. } => {}
                 Report::Instance(report) => {
                     if self.sent.lock().is_some() {
                         seen.insert(report.instance);
@@ -202,7 +235,10 @@ impl Stream {
                     }
                     take_report(&inner, &self.computer, &self.orders, report).await;
                 }
-                Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
+                Report::Synced => {
+                    self.bury_the_lost(&inner, std::mem::take(&mut seen)).await;
+                    inner.hosts.synced(&self.computer);
+                }
                 Report::Probed { request, alive, micros } => {
                     if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
                         let _ = waiting.send(Probed { alive, took: Duration::from_micros(micros) });
@@ -303,7 +339,12 @@ async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<
         Phase::Ready => Change::Ready { pid: report.pid, endpoints: report.endpoints },
         Phase::Unhealthy { why } => Change::Unhealthy { why },
         Phase::Stopping => return,
-        Phase::Ended { exit, last_lines, error, ordered } => Change::Ended { exit, last_lines, error, ordered },
+        Phase::Ended { exit, last_lines, error, ordered } => {
+            if let Some(node) = node.filter(|_| !ordered && exit != Exit::Status(0)) {
+                inner.hosts.failed(node.id, computer);
+            }
+            Change::Ended { exit, last_lines, error, ordered }
+        }
     };
     propose_report(inner, id, change, u32::MAX).await;
 }

@@ -10,13 +10,16 @@ mod act;
 mod advertise;
 mod agents;
 mod auditing;
+mod drain;
 mod find;
+mod hosts;
 mod identity;
 mod idle;
 mod leases;
 mod locks;
 mod logs;
 mod machine;
+mod place;
 mod serve;
 mod sockets;
 mod speed;
@@ -37,6 +40,7 @@ use tokio::time::Instant;
 
 use byname_api::agent;
 use byname_api::error::{Code, Error, Result};
+use byname_api::host::HostState;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
@@ -45,6 +49,7 @@ use byname_name::Pattern;
 use byname_registry::service::Origin;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
+pub use hosts::HostTimes;
 pub use identity::Setup;
 use machine::{RegistryMachine, View};
 
@@ -72,6 +77,7 @@ pub(crate) struct Inner {
     cluster: Cluster,
     view: View,
     agents: agents::Agents,
+    hosts: hosts::Hosts,
     waits: waits::Waits,
     leases: leases::Leases<InstanceId>,
     lock_leases: leases::Leases<ObjectId>,
@@ -135,6 +141,7 @@ impl Node {
             cluster,
             view,
             agents: agents::Agents::default(),
+            hosts: hosts::Hosts::default(),
             waits: waits::Waits::default(),
             leases: leases::Leases::default(),
             lock_leases: leases::Leases::default(),
@@ -156,7 +163,14 @@ impl Node {
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
         tokio::spawn(idle::stop_the_idle(inner.clone()));
+        tokio::spawn(hosts::follow(inner.clone()));
+        tokio::spawn(drain::follow(inner.clone()));
         Ok(Node { inner })
+    }
+
+    /// When hosts are judged; the agents that are connected already go on by what they were told.
+    pub fn set_host_times(&self, times: HostTimes) {
+        self.inner.hosts.set_times(times);
     }
 
     /// This server's number.
@@ -194,6 +208,10 @@ impl Node {
         metrics::gauge!("byname_objects").set(tree.len() as f64);
         metrics::gauge!("byname_revision").set(tree.revision as f64);
         metrics::gauge!("byname_agents").set(self.inner.agents.computers().len() as f64);
+        for state in HostState::ALL {
+            let count = tree.hosts().filter(|(_, host)| host.state() == state).count();
+            metrics::gauge!("byname_hosts", "state" => state.as_str()).set(count as f64);
+        }
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
         let (watchers, events, bytes) = self.inner.hub.measure();
@@ -207,6 +225,7 @@ impl Node {
 impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
+        self.hosts.grant_all();
         let tree = self.view.load_full();
         for node in tree.live() {
             for instance in node.service.iter().flat_map(|s| &s.instances) {
@@ -265,6 +284,11 @@ impl Inner {
         if let Some(status) = &mut object.status {
             self.add_to_instances(status);
             status.listening = self.sockets.of(object.id);
+        }
+        if let Some(host) = &mut object.host
+            && let Some((heard, seen)) = self.hosts.of(&object.name)
+        {
+            (host.last_seen, host.load, host.memory_free) = (seen, heard.load, heard.memory_free);
         }
     }
 
@@ -335,6 +359,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
                 }
                 Event::Lease { instance, renewal, ttl_ms } => inner.leases.grant(instance, renewal, ttl_ms),
                 Event::LockLease { object, renewal, ttl_ms } => inner.lock_leases.grant(object, renewal, ttl_ms),
+                Event::Host(_) => inner.hosts.news.notify_one(),
                 // Those who wait for a lock of it.
                 Event::Object { node, .. } => inner.waits.wake(node.id),
             }

@@ -21,7 +21,7 @@ use byname_registry::{Command, Node as Object, Reply, Tree};
 use crate::Inner;
 
 /// How long a server that has just been started waits for agents to find it.
-const AGENT_GRACE: Duration = Duration::from_secs(3);
+pub(crate) const AGENT_GRACE: Duration = Duration::from_secs(3);
 
 /// Instances that were ordered and whose agents have not been told yet: a sync must not take them for lost.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl Inner {
     ) -> Result<Option<InstanceId>> {
         let node = self.view.load().by_id(service);
         let Some(node) = node else { return Err(Error::new(Code::NotFound, "the service is not there any more")) };
-        let computer = self.place(&node, deadline).await?;
+        let (computer, how) = self.place(&node, deadline).await?;
         let instance = InstanceId(rand::random::<u64>() >> 4);
         let ticket = TicketPair { program: rand::random(), server: rand::random() };
         let order = Order {
@@ -54,7 +54,7 @@ impl Inner {
             ticket: Sha256::digest(ticket.program).into(),
             proof: Sha256::digest(ticket.server).into(),
             wanted,
-            why,
+            why: why + &how,
         };
         self.on_the_way.0.lock().insert(instance);
         let reply = self.propose("byname", None, Command::Order(order)).await;
@@ -109,49 +109,6 @@ impl Inner {
         Err(error)
     }
 
-    /// The host for a new copy: one that the launch allows and whose agent is connected, with the fewest copies of this
-    /// service, not the one where it just failed if there is another.
-    async fn place(&self, node: &Object, deadline: Instant) -> Result<Name> {
-        let hosts = node.spec.launch.as_ref().and_then(|l| l.hosts.as_deref());
-        loop {
-            let arrived = self.agents.arrived.notified();
-            let connected = self.agents.computers();
-            let tree = self.view.load_full();
-            let mut fitting: Vec<&Name> = match hosts {
-                None => connected.iter().collect(),
-                Some(list) => connected.iter().filter(|c| list.iter().any(|h| allows(&tree, h, c, 0))).collect(),
-            };
-            let copies = |c: &Name| {
-                node.service.iter().flat_map(|s| &s.instances).filter(|i| i.computer.as_ref() == Some(c)).count()
-            };
-            fitting.sort_by_key(|c| copies(c));
-            if let Some(best) = fitting.first() {
-                return Ok((*best).clone());
-            }
-            let patience = (self.started_at + AGENT_GRACE).min(deadline);
-            if Instant::now() < patience {
-                let _ = tokio::time::timeout_at(patience, arrived).await;
-                continue;
-            }
-            return Err(Error::new(
-                Code::NoHost,
-                match (connected.is_empty(), hosts) {
-                    (true, _) => format!(
-                        "no agent is connected, so `{}` can be started nowhere: start `byname agent` on a host",
-                        node.name
-                    ),
-                    (false, Some(list)) => format!(
-                        "`{}` may run on {} only, and no such host has a connected agent (connected: {})",
-                        node.name,
-                        list.join(", "),
-                        connected.iter().map(|n| n.leaf().unwrap_or_default()).collect::<Vec<_>>().join(", ")
-                    ),
-                    (false, None) => format!("no host can run `{}`", node.name),
-                },
-            ));
-        }
-    }
-
     /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.
     pub(crate) async fn keep_running(self: Arc<Self>, id: ObjectId) {
         loop {
@@ -192,7 +149,7 @@ pub(crate) fn missing_copies(node: &Object) -> Option<u32> {
     let (service, launch) = (node.service.as_ref()?, node.spec.launch.as_ref()?);
     let wanted = always(launch)?;
     let copies = launch.copies();
-    let room = service.instances.len() < copies.max as usize;
+    let room = service.taken() < copies.max as usize;
     (service.copies() < wanted as usize && room && service.held.is_none() && !service.failed).then_some(wanted)
 }
 

@@ -122,9 +122,16 @@ async fn serve_agent(clerk: &Clerk, agent: &Agent, announce: &announce::Announce
                 }
                 pause = Duration::from_millis(100);
                 tracing::info!("connected to a server");
-                while let Some(order) = orders.next().await {
-                    if link.orders.send(order).await.is_err() {
-                        break;
+                loop {
+                    tokio::select! {
+                        order = orders.next() => {
+                            let Some(order) = order else { break };
+                            if link.orders.send(order).await.is_err() {
+                                break;
+                            }
+                        }
+                        // The agent was not heard for too long: the server may be gone without a word.
+                        () = link.orders.closed() => break,
                     }
                 }
                 tracing::warn!("the server has gone; programs go on");

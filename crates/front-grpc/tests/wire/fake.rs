@@ -135,6 +135,7 @@ impl NameService for Fake {
             created: stamp(),
             modified: stamp(),
             status: Some(status_of(request.name)),
+            host: None,
             lock: None,
             forms: None,
         };
@@ -146,6 +147,7 @@ impl NameService for Fake {
             name: name(&format!("/{}{n}", "x".repeat(50))),
             kind: Kind::Record,
             state: None,
+            host: None,
             target: None,
             version: Version(n.into()),
         };
