@@ -86,6 +86,7 @@ pub(crate) struct Inner {
     measured: speed::Measured,
     hub: watch::Hub,
     on_the_way: start::OnTheWay,
+    kept: start::Kept,
     turn: AtomicU64,
     started_at: Instant,
     started: Stamp,
@@ -150,6 +151,7 @@ impl Node {
             measured: speed::Measured::default(),
             hub,
             on_the_way: start::OnTheWay::default(),
+            kept: start::Kept::default(),
             turn: AtomicU64::new(0),
             started_at: Instant::now(),
             started: Stamp { at: start::now(), by: "byname".into() },
@@ -240,7 +242,7 @@ impl Inner {
         for node in tree.special() {
             self.follow_use(node.id);
             if start::missing_copies(&node).is_some() {
-                tokio::spawn(self.clone().keep_running(node.id));
+                self.keep(node.id);
             }
         }
         for node in tree.locked() {
@@ -341,7 +343,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Ve
                     inner.follow_speed(id);
                     let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
                     if short {
-                        tokio::spawn(inner.clone().keep_running(id));
+                        inner.keep(id);
                     }
                 }
                 Event::Stop { instance, computer } => {

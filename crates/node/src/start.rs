@@ -27,6 +27,11 @@ pub(crate) const AGENT_GRACE: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(crate) struct OnTheWay(Mutex<HashSet<InstanceId>>);
 
+/// Services that are being brought to their number of copies: each by one task, so that every copy is placed with the one
+/// before in view.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<HashSet<ObjectId>>);
+
 impl Inner {
     /// Whether its agent may not know of it yet.
     pub(crate) fn is_on_its_way(&self, id: InstanceId) -> bool {
@@ -109,10 +114,34 @@ impl Inner {
         Err(error)
     }
 
+    /// Brings a service that shall always run to its number of copies, in the background.
+    pub(crate) fn keep(self: &Arc<Self>, id: ObjectId) {
+        if !self.kept.0.lock().insert(id) {
+            return;
+        }
+        let inner = self.clone();
+        tokio::spawn(async move {
+            loop {
+                inner.keep_running(id).await;
+                inner.kept.0.lock().remove(&id);
+                // Something may have happened after the last look and before that.
+                let missing = inner.view.load().by_id(id).is_some_and(|node| missing_copies(&node).is_some());
+                if !missing || inner.gone() || !inner.kept.0.lock().insert(id) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether it is not this server's business any more what runs.
+    fn gone(&self) -> bool {
+        self.stopping() || !self.cluster.is_primary()
+    }
+
     /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.
-    pub(crate) async fn keep_running(self: Arc<Self>, id: ObjectId) {
+    async fn keep_running(self: &Arc<Self>, id: ObjectId) {
         loop {
-            if self.stopping() {
+            if self.gone() {
                 return;
             }
             let Some(node) = self.view.load().by_id(id) else { return };
