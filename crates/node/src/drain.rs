@@ -39,7 +39,7 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
         if inner.stopping() {
             return;
         }
-        if inner.cluster.is_primary() {
+        if inner.reigns() {
             inner.empty_hosts(&mut begun).await;
         } else {
             begun.clear();

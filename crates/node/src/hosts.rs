@@ -255,7 +255,7 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
         if inner.stopping() {
             return;
         }
-        let was = std::mem::replace(&mut primary, inner.cluster.is_primary());
+        let was = std::mem::replace(&mut primary, inner.reigns());
         if !primary {
             last = Instant::now();
             continue;

@@ -84,7 +84,7 @@ impl Inner {
                 },
                 Err(refusal) => refusal,
             };
-            let patience = (self.started_at + AGENT_GRACE).min(deadline);
+            let patience = (*self.since.lock() + AGENT_GRACE).min(deadline);
             if Instant::now() >= patience {
                 return Err(refusal);
             }

@@ -87,7 +87,7 @@ impl Inner {
             Err(error) => return self.not_started(instance, error).await,
         };
         let start = StartOrder {
-            term: self.cluster.term(),
+            term: self.order_term(),
             instance,
             service: service.0,
             name: node.name.clone(),
@@ -135,7 +135,7 @@ impl Inner {
 
     /// Whether it is not this server's business any more what runs.
     fn gone(&self) -> bool {
-        self.stopping() || !self.cluster.is_primary()
+        self.stopping() || !self.reigns()
     }
 
     /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.

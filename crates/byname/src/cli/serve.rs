@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use byname_api::span::Span;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -88,6 +89,12 @@ pub(crate) struct ServerArgs {
     // It takes the place of the `--ca FILE` of every command, which asks a server: so it has that one's type.
     #[arg(long, value_name = "WHERE", value_parser = where_root())]
     pub ca: Option<PathBuf>,
+    /// A host whose agent was silent for so long is down: what runs there is not answered [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    pub host_silence: Option<Span>,
+    /// The copies on a host that was silent for so long are started elsewhere, those that shall always run [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub host_grace: Option<Span>,
     /// Join the servers that made this token
     #[arg(long, value_name = "TOKEN", value_parser = no_join)]
     pub join: Option<String>,

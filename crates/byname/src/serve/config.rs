@@ -5,11 +5,14 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use byname_api::error::{Code, Error, Result};
+use byname_api::span::Span;
+use byname_node::HostTimes;
 
 use super::files::DataDir;
 use crate::cli::serve::{AgentArgs, DevArgs, Listen, ServerArgs};
@@ -36,6 +39,10 @@ pub(crate) struct ServerFile {
     host_names: Option<Vec<String>>,
     /// `own`: the server makes the root of the trust domain; `external`: the root is elsewhere (`byname ca`).
     ca: Option<Ca>,
+    /// A host whose agent was silent for so long is down.
+    host_silence: Option<Span>,
+    /// Copies on a host that was silent for so long are started elsewhere.
+    host_grace: Option<Span>,
 }
 
 /// Where the root of the trust domain is.
@@ -67,6 +74,10 @@ pub(crate) struct AgentFile {
     allow_commands: Option<bool>,
     /// Addresses of this host that others can reach, the best first.
     addresses: Option<Vec<IpAddr>>,
+    /// Where programs of this host ask the agent.
+    socket: Option<PathBuf>,
+    /// Local users, by number, that may look through the agent.
+    serve_users: Option<Vec<u32>>,
 }
 
 /// What a server needs.
@@ -85,6 +96,8 @@ pub(crate) struct ServerSettings {
     pub dev: bool,
     /// Folders of catalogue files (`dev`).
     pub programs: Vec<PathBuf>,
+    /// When hosts are judged.
+    pub host_times: HostTimes,
 }
 
 /// What an agent needs.
@@ -97,6 +110,10 @@ pub(crate) struct AgentSettings {
     pub join: Option<String>,
     /// The file with the bearer token.
     pub token_file: Option<PathBuf>,
+    /// The socket for the programs of this host.
+    pub socket: Option<PathBuf>,
+    /// Local users, beside its own and root, that may look through the agent.
+    pub serve_users: Vec<u32>,
     computer: Option<String>,
     programs: Vec<PathBuf>,
     allow_commands: bool,
@@ -122,6 +139,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         external_ca: false,
         dev: true,
         programs: args.programs,
+        host_times: HostTimes::default(),
     })
 }
 
@@ -147,7 +165,23 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         },
         dev: false,
         programs: Vec::new(),
+        host_times: host_times(args.host_silence.or(file.host_silence), args.host_grace.or(file.host_grace))?,
     })
+}
+
+/// When hosts are judged, as far as somebody says.
+fn host_times(silence: Option<Span>, grace: Option<Span>) -> Result<HostTimes> {
+    let usual = HostTimes::default();
+    let silence = silence.map_or(usual.silence, |span| span.duration());
+    let grace = grace.map_or(usual.grace.max(silence), |span| span.duration());
+    if silence < Duration::from_millis(500) {
+        return Err(Error::invalid("host_silence", "half a second is the least: a beat may be late"));
+    }
+    if grace < silence {
+        return Err(Error::invalid("host_grace", "must not be shorter than `host_silence`"));
+    }
+    // Two beats may be lost before a host is taken to be down.
+    Ok(HostTimes { beat: usual.beat.min(silence / 3), silence, grace, ..usual })
 }
 
 /// `agent`.
@@ -168,6 +202,8 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
         programs,
         allow_commands: file.allow_commands.unwrap_or(false),
         addresses: Some(args.addresses).filter(|given| !given.is_empty()).or(file.addresses).unwrap_or_default(),
+        socket: file.socket,
+        serve_users: file.serve_users.unwrap_or_default(),
     })
 }
 

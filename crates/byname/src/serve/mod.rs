@@ -6,6 +6,7 @@ mod files;
 mod issuer;
 mod join;
 mod listeners;
+mod local;
 mod trust;
 mod workloads;
 
@@ -87,6 +88,11 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let (clerk, servers) = (member.clerk.clone(), member.servers.clone());
     workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
+    let local = local::Local::start(&data, &settings, &member)?;
+    data.write_agent_endpoints(local.socket())?;
+    if let Err(error) = reach::remember_agent(&env, local.socket()) {
+        tracing::info!("commands need --server unix://{}: cannot note it down: {error}", local.socket().display());
+    }
     tokio::spawn(member.renew());
     let announce = announce::Announce::new(&settings.addresses, &servers);
     let serving = serve_agent(&clerk, &agent, &announce);
@@ -94,7 +100,10 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     loop {
         tokio::select! {
             // Refused for good: it ends only with an error.
-            error = &mut serving => return Err(error.into()),
+            error = &mut serving => {
+                local.stop().await;
+                return Err(error.into());
+            }
             next = signals.next() => match next {
                 Signal::Stop => break,
                 Signal::Reload => if let Err(error) = agent.reload().await {
@@ -103,6 +112,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
             },
         }
     }
+    reach::forget_agent(&env, local.socket());
+    data.remove_endpoints();
+    local.stop().await;
     agent.shutdown().await;
     Ok(())
 }
@@ -173,6 +185,7 @@ impl Server {
         })
         .await
         .map_err(cannot_start)?;
+        node.set_host_times(settings.host_times);
         let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;
         let tls = trust::establish(&node, &data, settings, api).await?;
