@@ -10,6 +10,7 @@ mod host;
 mod identity;
 mod limits;
 mod logs;
+mod partition;
 mod policy;
 mod readiness;
 mod relay_bench;
@@ -40,12 +41,13 @@ fn main() {
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 10] = [
+    let modules: [&[Test]; 11] = [
         readiness::TESTS,
         policy::TESTS,
         trouble::TESTS,
         adoption::TESTS,
         logs::TESTS,
+        partition::TESTS,
         limits::TESTS,
         activation::TESTS,
         sockets::TESTS,
