@@ -201,6 +201,7 @@ impl NameService for Fake {
             created: stamp.clone(),
             modified: stamp,
             status: None,
+            host: None,
             lock: None,
             forms: None,
         };
@@ -215,6 +216,7 @@ impl NameService for Fake {
             .iter()
             .filter(|(name, _)| pattern.matches(name))
             .map(|(name, (spec, version))| Entry {
+                host: None,
                 name: name.clone(),
                 kind: spec.kind(),
                 state: None,
