@@ -413,6 +413,9 @@ pub struct JoinRequest {
     pub computer: Name,
     /// A PKCS#10 request in PEM for its certificate.
     pub request: String,
+    /// Where its peers reach it, `HOST:PORT`, for a server. Its name is `/byname/servers/new` then: the cluster numbers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// What a computer that joined is.
@@ -423,6 +426,21 @@ pub struct JoinReply {
     /// The cluster key, for a server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_key: Option<Secret>,
+    /// What a server is beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<JoinedServer>,
+}
+
+/// What a server that joined is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinedServer {
+    /// Its number.
+    pub id: u64,
+    /// The trust domain.
+    pub domain: String,
+    /// The authority of the trust domain, sealed under the cluster key, in base64.
+    pub authority: String,
 }
 
 /// Takes trust away. In effect when it is answered.

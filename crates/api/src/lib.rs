@@ -127,6 +127,15 @@ pub trait NameService: Send + Sync + 'static {
     }
     /// About the server itself.
     async fn info(&self, cx: &Context) -> Result<ServerInfo>;
+    /// Takes a server out of the cluster, or hands the lead to one; answers about the server that did it.
+    async fn change_servers(&self, _cx: &Context, _change: ChangeServers) -> Result<ServerInfo> {
+        Err(not_here("change-servers"))
+    }
+    /// All that the servers know, as of now: a file to restore a cluster from. It holds secrets, sealed under the cluster
+    /// key.
+    async fn backup(&self, _cx: &Context) -> Result<BoxStream<'static, Result<bytes::Bytes>>> {
+        Err(not_here("backup"))
+    }
     /// The stream of an agent: reports come in, orders go out.
     async fn attach_agent(
         &self,

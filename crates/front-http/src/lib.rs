@@ -11,6 +11,7 @@
 //!       events       what a watch tells, as server-sent events
 //!       problem      every error, as problem details (RFC 9457)
 //!       openapi      the table again, as a document
+//!     peers      where other servers of the cluster leave HTTP for the lines between servers
 //!       pages        where people sign in and make passkeys
 //! ```
 //!
@@ -32,6 +33,7 @@ mod openapi;
 mod operations;
 mod pages;
 mod patch;
+mod peers;
 mod problem;
 mod router;
 mod routes;
@@ -43,6 +45,7 @@ use std::sync::Arc;
 use byname_api::NameService;
 
 pub use listen::{Bound, Limits, serve, serve_with};
+pub use peers::{PEERS_PATH, PEERS_PROTOCOL, peers};
 pub use secure::{Secure, Stream};
 
 /// What is served beside the operations.

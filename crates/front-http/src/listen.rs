@@ -244,7 +244,7 @@ impl Server {
         }
         let io = TokioIo::new(stream);
         let ended = match version {
-            Version::Http1 => converse!(self.http1.serve_connection(io, service)),
+            Version::Http1 => converse!(self.http1.serve_connection(io, service).with_upgrades()),
             Version::Http2 => converse!(self.http2.serve_connection(io, service)),
         };
         if let Err(e) = ended {

@@ -156,23 +156,34 @@ impl Node {
         Ok(())
     }
 
+    /// The authority of the trust domain as it lies in the replicated state, sealed under the cluster key. With it, a server
+    /// can prove itself to the others before it has heard from them.
+    pub fn sealed_authority(&self) -> Option<Vec<u8>> {
+        self.inner.view.load().vault(AUTHORITY).map(<[u8]>::to_vec)
+    }
+
+    /// Opens what [`sealed_authority`](Node::sealed_authority) gave.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument` when it was sealed under another key or is damaged.
+    pub fn open_authority(key: &ClusterKey, sealed: &[u8]) -> Result<Authority> {
+        Authority::from_sealed_form(&key.open(AUTHORITY, sealed)?)
+    }
+
     /// What the audit log's head was when it was last anchored: to open the log with.
     pub fn anchored(&self) -> Option<byname_audit::Anchor> {
         let (sequence, hash) = self.inner.view.load().anchors(self.inner.config.id).pop()?;
         Some(byname_audit::Anchor { sequence, hash })
     }
 
-    /// A certificate for this server itself, for these host names and addresses.
+    /// The authority of the trust domain, as it is now.
     ///
     /// # Errors
     ///
-    /// `invalid-argument` for a host name that the authority may not certify.
-    pub fn server_certificate(&self, request: &str, dns: Vec<String>, addresses: Vec<IpAddr>) -> Result<Certificate> {
-        let identity = self.inner.own_identity()?;
-        let name = Name::parse(&format!("/byname/servers/{}", self.inner.config.id))?;
-        let subject = Subject { name, id: None, instance: None, dns, addresses, usage: Usage::Both };
-        let request = SigningRequest::parse(request.as_bytes())?;
-        identity.authority.load().certify(&request, &subject, certify::SERVER, start::now())
+    /// `unsupported` before [`Node::establish`].
+    pub fn authority(&self) -> Result<Arc<Authority>> {
+        Ok(self.inner.own_identity()?.authority.load_full())
     }
 
     /// The root certificates of the trust domain, and what their names may be.
@@ -184,15 +195,28 @@ impl Node {
         Ok(self.inner.own_identity()?.authority.load().bundle_pem())
     }
 
-    /// Whether the server's certificate may have this host name.
-    pub fn permits_host(&self, host: &str) -> bool {
-        self.inner.identity().is_some_and(|identity| identity.authority.load().permits_host(host))
-    }
-
     /// Writes and anchors what the audit log holds: the last thing before a server goes.
     pub async fn anchor_audit(&self) {
         crate::auditing::anchor_now(&self.inner, 0).await;
     }
+}
+
+/// A certificate for a server itself, for these host names and addresses.
+///
+/// # Errors
+///
+/// `invalid-argument` for a host name that the authority may not certify.
+pub fn server_certificate(
+    authority: &Authority,
+    server: u64,
+    request: &str,
+    dns: Vec<String>,
+    addresses: Vec<IpAddr>,
+) -> Result<Certificate> {
+    let name = crate::members::name_of(server)?;
+    let subject = Subject { name, id: None, instance: None, dns, addresses, usage: Usage::Both };
+    let request = SigningRequest::parse(request.as_bytes())?;
+    authority.certify(&request, &subject, certify::SERVER, start::now())
 }
 
 const AUTHORITY: &str = "authority";
@@ -223,8 +247,15 @@ impl Inner {
                 )
             })
         };
-        if let Some(sealed) = self.view.load().vault(name) {
-            return open(sealed);
+        loop {
+            if let Some(sealed) = self.view.load().vault(name) {
+                return open(sealed);
+            }
+            if self.reigns() || self.cluster.is_primary() || self.cluster.status().stalled.is_some() {
+                break;
+            }
+            // The others have made it, and it is on its way here; or this server becomes the primary and makes it.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         match self.put_vault(name, key.seal(name, &make()?)?, true).await {
             Err(error) if error.code() != Code::Conflict => return Err(error),
@@ -234,6 +265,18 @@ impl Inner {
         match self.view.load().vault(name) {
             Some(sealed) => open(sealed),
             None => Err(Error::internal(format!("`{name}` was sealed and is not there"))),
+        }
+    }
+
+    /// Takes the authority that the primary has renewed.
+    fn take_over_authority(&self, identity: &Identity) {
+        let Some(sealed) = self.view.load().vault(AUTHORITY).map(<[u8]>::to_vec) else { return };
+        match Node::open_authority(&identity.key, &sealed) {
+            Ok(authority) if authority.issuing_pem() != identity.authority.load().issuing_pem() => {
+                identity.authority.store(Arc::new(authority));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(error = error.log_line(), "the authority cannot be opened"),
         }
     }
 
@@ -332,6 +375,10 @@ async fn renew_authority(inner: Arc<Inner>) {
             return;
         }
         let Some(identity) = inner.identity() else { return };
+        if !inner.reigns() {
+            inner.take_over_authority(identity);
+            continue;
+        }
         let renewed = identity.authority.load().renewed(start::now());
         let stored = match renewed {
             Ok(None) => continue,

@@ -114,7 +114,12 @@ async fn invite(server: &Established, join_as: JoinAs, computer: Option<&str>) -
 }
 
 fn join(secret: &str, computer: &str) -> JoinRequest {
-    JoinRequest { secret: Secret(secret.into()), computer: name(computer), request: new_key().unwrap().request_pem }
+    JoinRequest {
+        secret: Secret(secret.into()),
+        computer: name(computer),
+        request: new_key().unwrap().request_pem,
+        address: None,
+    }
 }
 
 #[tokio::test]

@@ -160,6 +160,7 @@ fn need(method: Method) -> Need {
         Method::ServicesReport => On(Advertise),
         Method::ServicesLogs => On(Launch),
         Method::ClusterInfo => Root(Find),
+        Method::ClusterChangeServers | Method::ClusterBackup => Root(Admin),
         Method::AgentsConnect => Root(Admin),
         Method::IdentityLogin => Free,
         Method::IdentityLogout => On(Admin),
@@ -431,6 +432,9 @@ impl World {
             }
             Method::ServicesLogs => node.logs(cx, LogsRequest { name: at, tail: None, follow: false }).await.map(drop),
             Method::ClusterInfo => node.info(cx).await.map(drop),
+            // To whom the lead goes that has it: nothing changes.
+            Method::ClusterChangeServers => node.change_servers(cx, ChangeServers::Transfer(1)).await.map(drop),
+            Method::ClusterBackup => node.backup(cx).await.map(drop),
             Method::AgentsConnect => node.attach_agent(cx, futures_util::stream::empty().boxed()).await.map(drop),
             Method::IdentityLogin => node.login(cx, LoginRequest::PageStart { principal: None }).await.map(drop),
             Method::IdentityLogout => node.logout(cx, LogoutRequest { everywhere: false, principal: Some(at) }).await,
@@ -460,7 +464,12 @@ impl World {
             }
             Method::IdentityJoin => {
                 let request = byname_identity::authority::new_key().unwrap().request_pem;
-                let join = JoinRequest { secret: Secret("7".repeat(64)), computer: name("/computers/new"), request };
+                let join = JoinRequest {
+                    secret: Secret("7".repeat(64)),
+                    computer: name("/computers/new"),
+                    request,
+                    address: None,
+                };
                 node.join(cx, join).await.map(drop)
             }
             Method::IdentityRevoke => node.revoke(cx, RevokeRequest::Principal { principal: at }).await,

@@ -169,6 +169,7 @@ async fn no_secret_is_in_a_file_an_answer_an_error_or_the_log() {
             secret: invited.secret.clone(),
             computer: name("/byname/servers/2"),
             request: new_key().unwrap().request_pem,
+            address: Some("192.0.2.2:7600".into()),
         };
         told.push(("a request to join", format!("{join:?}")));
         let joined = node.join(&server.stranger(), join).await;

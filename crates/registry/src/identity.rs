@@ -400,12 +400,13 @@ pub(crate) fn join(
         Some(_) if invite.computer.is_none() => return Err(refused()),
         Some(node) => node,
         None => {
-            let op = Op::Add { name: place.clone(), spec: Spec::of(Kind::Computer) };
+            let kind = if server { Kind::Service } else { Kind::Computer };
+            let op = Op::Add { name: place.clone(), spec: Spec::of(kind) };
             batch::apply(tree, &[op], None, stamp, false, events)?;
             tree.get(&place).ok_or_else(|| Error::internal(format!("`{place}` was made and is not there")))?
         }
     };
-    if node.kind() != Kind::Computer {
+    if node.kind() != if server { Kind::Service } else { Kind::Computer } {
         return Err(Error::new(
             Code::Conflict,
             format!("`{}` is {}: a computer needs a name of its own", node.name, node.kind().with_article()),

@@ -6,9 +6,9 @@ use super::field::{all_into, each, id, id_option, missing, name, name_option, sp
 use super::word::Word;
 use super::{
     CertifyReply, CertifyRequest, EnrolReply, EnrolRequest, IntroduceReply, IntroduceRequest, InviteReply,
-    InviteRequest, JoinReply, JoinRequest, LoginReply, LoginRequest, LogoutReply, LogoutRequest, RevokeReply,
-    RevokeRequest, TrustReply, VerifyReply, VerifyRequest, WhoamiReply, enrol_reply, enrol_request, login_reply,
-    login_request, revoke_request,
+    InviteRequest, JoinReply, JoinRequest, JoinedServer, LoginReply, LoginRequest, LogoutReply, LogoutRequest,
+    RevokeReply, RevokeRequest, TrustReply, VerifyReply, VerifyRequest, WhoamiReply, enrol_reply, enrol_request,
+    login_reply, login_request, revoke_request,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::{self, Blob, Secret, Session};
@@ -496,7 +496,12 @@ impl From<InviteReply> for identity::InviteReply {
 
 impl From<identity::JoinRequest> for JoinRequest {
     fn from(value: identity::JoinRequest) -> Self {
-        JoinRequest { secret: value.secret.0, computer: text(&value.computer), request: value.request }
+        JoinRequest {
+            secret: value.secret.0,
+            computer: text(&value.computer),
+            request: value.request,
+            address: value.address,
+        }
     }
 }
 
@@ -508,13 +513,23 @@ impl TryFrom<JoinRequest> for identity::JoinRequest {
             secret: Secret(message.secret),
             computer: name(&message.computer, "computer")?,
             request: message.request,
+            address: message.address,
         })
     }
 }
 
 impl From<identity::JoinReply> for JoinReply {
     fn from(value: identity::JoinReply) -> Self {
-        JoinReply { certificate: Some(value.certificate.into()), cluster_key: value.cluster_key.map(|key| key.0) }
+        let server = value.server.map(|server| JoinedServer {
+            id: server.id,
+            domain: server.domain,
+            authority: server.authority,
+        });
+        JoinReply {
+            certificate: Some(value.certificate.into()),
+            cluster_key: value.cluster_key.map(|key| key.0),
+            server,
+        }
     }
 }
 
@@ -525,6 +540,11 @@ impl TryFrom<JoinReply> for identity::JoinReply {
         Ok(identity::JoinReply {
             certificate: message.certificate.ok_or_else(|| missing("certificate"))?.into(),
             cluster_key: message.cluster_key.map(Secret),
+            server: message.server.map(|server| identity::JoinedServer {
+                id: server.id,
+                domain: server.domain,
+                authority: server.authority,
+            }),
         })
     }
 }

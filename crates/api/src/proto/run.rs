@@ -5,7 +5,7 @@ use byname_name::Name;
 use super::field::{all_into, each, id, id_option, missing, name, pattern, span_option, within};
 use super::word::{health_option, number_option, state};
 use super::{
-    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, Health, LockReply, LockRequest, LogsRequest,
+    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, Health, LockReply, LockRequest, LogsRequest, Member,
     ReportReply, ReportRequest, ServerInfo, State, UnlockReply, UnlockRequest, WithdrawReply, WithdrawRequest,
 };
 use crate::error::{Error, Result};
@@ -296,6 +296,48 @@ impl TryFrom<LogsRequest> for request::LogsRequest {
     }
 }
 
+impl From<request::Member> for Member {
+    fn from(value: request::Member) -> Self {
+        let request::Member { id, name, address, voter, primary, up, behind } = value;
+        Member { id, name: name.to_string(), address, voter, primary, up, behind }
+    }
+}
+
+impl TryFrom<Member> for request::Member {
+    type Error = Error;
+
+    fn try_from(message: Member) -> Result<Self> {
+        let Member { id, name: text, address, voter, primary, up, behind } = message;
+        Ok(request::Member { id, name: name(&text, "members")?, address, voter, primary, up, behind })
+    }
+}
+
+impl From<request::ChangeServers> for super::ChangeServersRequest {
+    fn from(value: request::ChangeServers) -> Self {
+        use super::change_servers_request::What;
+        let what = match value {
+            request::ChangeServers::Remove(server) => What::Remove(server),
+            request::ChangeServers::Transfer(server) => What::Transfer(server),
+        };
+        super::ChangeServersRequest { what: Some(what) }
+    }
+}
+
+impl TryFrom<super::ChangeServersRequest> for request::ChangeServers {
+    type Error = Error;
+
+    fn try_from(message: super::ChangeServersRequest) -> Result<Self> {
+        use super::change_servers_request::What;
+        match message.what {
+            Some(What::Remove(server)) => Ok(request::ChangeServers::Remove(server)),
+            Some(What::Transfer(server)) => Ok(request::ChangeServers::Transfer(server)),
+            None => {
+                Err(Error::new(crate::Code::InvalidArgument, "the request says not what to change: remove or transfer"))
+            }
+        }
+    }
+}
+
 impl From<request::ServerInfo> for ServerInfo {
     fn from(value: request::ServerInfo) -> Self {
         ServerInfo {
@@ -306,6 +348,7 @@ impl From<request::ServerInfo> for ServerInfo {
             revision: value.revision,
             objects: value.objects,
             servers: value.servers,
+            members: value.members.into_iter().map(Member::from).collect(),
             agents: value.agents,
             log_bytes: value.log_bytes,
             snapshot_index: value.snapshot_index,
@@ -327,6 +370,7 @@ impl TryFrom<ServerInfo> for request::ServerInfo {
             revision: message.revision,
             objects: message.objects,
             servers: message.servers,
+            members: message.members.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             agents: message.agents,
             log_bytes: message.log_bytes,
             snapshot_index: message.snapshot_index,

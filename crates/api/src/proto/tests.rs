@@ -534,14 +534,16 @@ proptest! {
         (instance, principal, validity) in (of(instance_id()), of(name()), of(span())),
         (join_as, computer, ttl) in (one_of(&[i::JoinAs::Agent, i::JoinAs::Server]), of(name()), of(span())),
         (secret, root, servers, expires) in (secret(), text(), texts(), at()),
-        (joining, cluster_key) in (name(), of(secret())),
+        (joining, cluster_key, address) in (name(), of(secret()), of(text())),
+        (id, domain, authority) in (any::<u64>(), text(), text()),
     ) {
         equal::<_, CertifyRequest>(i::CertifyRequest { request: request.clone(), instance, principal, validity, audience });
         equal::<_, CertifyReply>(certificate.clone());
         equal::<_, InviteRequest>(i::InviteRequest { join_as, computer, ttl });
         equal::<_, InviteReply>(i::InviteReply { secret: secret.clone(), root, servers, expires });
-        equal::<_, JoinRequest>(i::JoinRequest { secret, computer: joining, request });
-        equal::<_, JoinReply>(i::JoinReply { certificate, cluster_key });
+        equal::<_, JoinRequest>(i::JoinRequest { secret, computer: joining, request, address });
+        let server = cluster_key.is_some().then_some(i::JoinedServer { id, domain, authority });
+        equal::<_, JoinReply>(i::JoinReply { certificate, cluster_key, server });
     }
 
     #[test]
@@ -593,10 +595,16 @@ proptest! {
     fn a_server_s_word_about_itself_comes_back(
         (version, agents, stalled, started) in (text(), texts(), of(text()), stamp()),
         (n, primary, servers) in (any::<[u64; 6]>(), any::<bool>(), vec(any::<u64>(), 0..3)),
+        members in vec((any::<[u64; 2]>(), any::<[bool; 3]>(), name(), text()), 0..3),
     ) {
+        let member = |([id, behind], [voter, primary, up], name, address): ([u64; 2], [bool; 3], Name, String)| {
+            r::Member { id, name, address, voter, primary, up, behind }
+        };
+        let members = members.into_iter().map(member).collect();
         let [server, term, revision, objects, log_bytes, snapshot_index] = n;
         same::<_, ServerInfo>(r::ServerInfo {
-            version, server, term, primary, revision, objects, servers, agents, log_bytes, snapshot_index, stalled, started,
+            version, server, term, primary, revision, objects, servers, members, agents, log_bytes, snapshot_index, stalled,
+            started,
         });
     }
 

@@ -88,8 +88,11 @@ pub(crate) struct ServerArgs {
     // It takes the place of the `--ca FILE` of every command, which asks a server: so it has that one's type.
     #[arg(long, value_name = "WHERE", value_parser = where_root())]
     pub ca: Option<PathBuf>,
-    /// Join the servers that made this token
-    #[arg(long, value_name = "TOKEN", value_parser = no_join)]
+    /// Where the other servers reach this one: HOST:PORT, or a host alone [default: what it listens on]
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<String>,
+    /// Join the servers that made this token, once: the server keeps what it is given (`byname cluster invite --name-server`)
+    #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
 }
 
@@ -129,8 +132,4 @@ fn off(text: &str) -> Result<Listen, String> {
         Listen::Off => Ok(Listen::Off),
         Listen::At(_) => Err("this front end is not in this build yet: leave it `off`".into()),
     }
-}
-
-fn no_join(_token: &str) -> Result<String, String> {
-    Err("joining other servers is not in this build yet: run one server".into())
 }

@@ -33,6 +33,8 @@ pub(crate) struct ServerFile {
     domain: Option<String>,
     /// Host names, beside those beneath the trust domain, that clients reach this server by. Fixed at the first start.
     host_names: Option<Vec<String>>,
+    /// Where the other servers reach this one: `HOST:PORT`, or a host alone.
+    address: Option<String>,
     /// `own`: the server makes the root of the trust domain; `external`: the root is elsewhere (`byname ca`).
     ca: Option<Ca>,
 }
@@ -64,6 +66,10 @@ pub(crate) struct AgentFile {
     programs: Option<Vec<PathBuf>>,
     /// Let orders name plain commands, too, and not only entries of the catalogue.
     allow_commands: Option<bool>,
+    /// Where programs of this host ask the agent.
+    socket: Option<PathBuf>,
+    /// Local users, by number, that may look through the agent.
+    serve_users: Option<Vec<u32>>,
 }
 
 /// What a server needs.
@@ -76,6 +82,10 @@ pub(crate) struct ServerSettings {
     pub domain: String,
     /// Host names that clients reach it by.
     pub host_names: Vec<String>,
+    /// Where the other servers reach it.
+    pub address: Option<String>,
+    /// The token of the servers that it joins.
+    pub join: Option<String>,
     /// The root of the trust domain is elsewhere.
     pub external_ca: bool,
     /// `byname dev`: for one person on one machine.
@@ -94,6 +104,10 @@ pub(crate) struct AgentSettings {
     pub join: Option<String>,
     /// The file with the bearer token.
     pub token_file: Option<PathBuf>,
+    /// The socket for the programs of this host.
+    pub socket: Option<PathBuf>,
+    /// Local users, beside its own and root, that may look through the agent.
+    pub serve_users: Vec<u32>,
     computer: Option<String>,
     programs: Vec<PathBuf>,
     allow_commands: bool,
@@ -114,6 +128,8 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         listen: args.listen.listen.unwrap_or_default(),
         domain: DOMAIN.into(),
         host_names: Vec::new(),
+        address: None,
+        join: None,
         external_ca: false,
         dev: true,
         programs: args.programs,
@@ -136,6 +152,8 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
+        address: args.address.or(file.address),
+        join: args.join,
         external_ca: match &args.ca {
             Some(word) => word == Path::new("external"),
             None => file.ca == Some(Ca::External),
@@ -162,6 +180,8 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
         computer: args.computer.or(file.computer),
         programs,
         allow_commands: file.allow_commands.unwrap_or(false),
+        socket: file.socket,
+        serve_users: file.serve_users.unwrap_or_default(),
     })
 }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use byname_api::NameService;
 use byname_api::caller::Caller;
 use byname_api::error::{Code, Error, Result};
@@ -14,10 +17,14 @@ use byname_api::request::Context;
 use byname_client::{Clerk, Options};
 use byname_identity::authority;
 use byname_identity::join::JoinToken;
+use byname_identity::seal::ClusterKey;
 use byname_name::Name;
 
-use super::config::{AgentSettings, computer};
+use super::config::{AgentSettings, ServerSettings, computer};
 use super::files::DataDir;
+use super::trust::{self, Own};
+use crate::cli::serve::Listen;
+use crate::commands::advertise::unhex;
 use crate::dial::TlsDial;
 use crate::environment::Environment;
 use crate::reach;
@@ -47,7 +54,8 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
         let kept = fs::read_to_string(folder.join("servers")).unwrap_or_default();
         let servers = settings.server.clone().unwrap_or_else(|| kept.trim().to_owned());
         let dial = TlsDial::new(&folder.join("ca.pem"), Some(&shown(&folder)))?;
-        let options = Options { tls: Some(dial.clone()), ..Options::default() };
+        let known = data.folder("clerk")?.join("servers");
+        let options = Options { tls: Some(dial.clone()), learn: true, servers_file: Some(known), ..Options::default() };
         let clerk = Arc::new(Clerk::connect(&servers, options)?);
         return Ok(Member { servers, clerk, certificate: Some((folder, dial)) });
     }
@@ -65,6 +73,44 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
     Ok(Member { clerk: Arc::new(Clerk::connect(&servers, options)?), servers, certificate: None })
 }
 
+/// Uses a server's join token, if there is one and it was not used yet. What it is given is all that it needs to meet the
+/// other servers, who have it among them when this returns.
+pub(super) async fn server(data: &DataDir, settings: &ServerSettings) -> Result<()> {
+    let Some(token) = settings.join.as_deref().filter(|_| !Own::is_there(data)) else { return Ok(()) };
+    let token: JoinToken = token.parse().map_err(|error: Error| error.field("join"))?;
+    let Listen::At(listen) = settings.listen else {
+        return Err(Error::invalid("listen", "a server that joins others must be reached by them: it cannot be `off`"));
+    };
+    if listen.port() == 0 && settings.address.is_none() {
+        // What it will listen on is not known yet; it says so itself when it is.
+        tracing::info!("joining with a port that is still to be chosen");
+    }
+    let address = match trust::peer_address(Some(listen), settings)? {
+        address if address.ends_with(":0") => format!("{}:1", address.trim_end_matches(":0")),
+        address => address,
+    };
+    let options = Options { tls: Some(TlsDial::pinned(token.root)?), ..Options::default() };
+    let clerk = Clerk::connect(&token.servers.join(","), options)?;
+    let key = authority::new_key()?;
+    let request = JoinRequest {
+        secret: Secret(token.secret().iter().map(|byte| format!("{byte:02x}")).collect()),
+        computer: Name::parse("/byname/servers/new").map_err(Error::from)?,
+        request: key.request_pem,
+        address: Some(address),
+    };
+    let reply = clerk.join(&Context::of(Caller::anonymous()), request).await?;
+    let (Some(server), Some(cluster_key)) = (reply.server, reply.cluster_key) else {
+        return Err(Error::internal("the servers let this one in without a key"));
+    };
+    let bytes = unhex(&cluster_key.0).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let (Some(bytes), Ok(sealed)) = (bytes, STANDARD.decode(&server.authority)) else {
+        return Err(Error::internal("the servers sent a key that is none"));
+    };
+    Own::keep(data, &ClusterKey::from_bytes(bytes), server.id, &sealed)?;
+    tracing::info!(server = server.id, domain = server.domain, "joined; the token is used up");
+    Ok(())
+}
+
 /// Uses a join token: the key is made here and stays here.
 async fn join(folder: &Path, token: &str, settings: &AgentSettings) -> Result<()> {
     let token: JoinToken = token.parse().map_err(|error: Error| error.field("join"))?;
@@ -78,6 +124,7 @@ async fn join(folder: &Path, token: &str, settings: &AgentSettings) -> Result<()
         secret: Secret(token.secret().iter().map(|byte| format!("{byte:02x}")).collect()),
         computer: name.clone(),
         request: key.request_pem.clone(),
+        address: None,
     };
     let reply = clerk.join(&Context::of(Caller::anonymous()), request).await?;
     write(&folder.join("servers"), &format!("{servers}\n"))?;
@@ -99,6 +146,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 impl Member {
+    /// Whether it has an identity of its own: a certificate, and not what an admin has.
+    pub(super) fn has_joined(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// Renews the certificate at half of its life, as long as the agent lives.
     pub(super) async fn renew(self) {
         let Some((folder, dial)) = &self.certificate else { return };

@@ -5,6 +5,8 @@ mod files;
 mod issuer;
 mod join;
 mod listeners;
+mod local;
+mod peers;
 mod trust;
 mod workloads;
 
@@ -22,6 +24,8 @@ use byname_api::caller::{Caller, Gate};
 use byname_api::error::{Code, Error, Result};
 use byname_api::request::Context;
 use byname_client::Clerk;
+use byname_cluster::disk::LocalDisk;
+use byname_cluster::links::Links;
 use byname_launch::Agent;
 use byname_node::Node;
 
@@ -65,6 +69,7 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
+    join::server(&data, &settings).await?;
     let server = Server::start(&env, data, &settings, None).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
@@ -86,13 +91,21 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
     workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
+    let local = local::Local::start(&data, &settings, &member)?;
+    data.write_agent_endpoints(local.socket())?;
+    if let Err(error) = reach::remember_agent(&env, local.socket()) {
+        tracing::info!("commands need --server unix://{}: cannot note it down: {error}", local.socket().display());
+    }
     tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
     loop {
         tokio::select! {
             // Refused for good: it ends only with an error.
-            error = &mut serving => return Err(error.into()),
+            error = &mut serving => {
+                local.stop().await;
+                return Err(error.into());
+            }
             next = signals.next() => match next {
                 Signal::Stop => break,
                 Signal::Reload => if let Err(error) = agent.reload().await {
@@ -101,6 +114,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
             },
         }
     }
+    reach::forget_agent(&env, local.socket());
+    data.remove_endpoints();
+    local.stop().await;
     agent.shutdown().await;
     Ok(())
 }
@@ -155,17 +171,65 @@ impl Server {
     ) -> Outcome<Server> {
         let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
         let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
-        let node = Node::open(byname_node::Config {
-            dir: data.path("log"),
-            id: 1,
-            dns_suffix: settings.domain.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        })
-        .await
-        .map_err(cannot_start)?;
+        let own = trust::Own::read(&data, settings)?;
         let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;
-        let tls = trust::establish(&node, &data, settings, api).await?;
+        let credentials = Arc::new(peers::Credentials::default());
+        let links = Links::new(Arc::new(peers::PeerDial(credentials.clone())));
+        let mut options = byname_cluster::Options::new(data.path("log"), own.id);
+        options.address = trust::peer_address(api, settings)?;
+        options.found = own.founder;
+        let config = byname_node::Config {
+            dir: data.path("log"),
+            id: own.id,
+            dns_suffix: own.domain.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let node = Node::open_with(Arc::new(LocalDisk), links.clone(), options, config).await.map_err(cannot_start)?;
+        node.await_identity();
+        node.reach_peers(Arc::new(peers::Services::new(credentials.clone())));
+        let early = own.tls(&node, settings, api, &credentials)?;
+        let measured = node.clone();
+        let metrics = move || {
+            measured.measure();
+            prometheus.render()
+        };
+        let asked = node.clone();
+        let ready = move || {
+            if asked.is_ready() {
+                Ok(())
+            } else {
+                Err("the server is cut off from the majority, or is stopping".into())
+            }
+        };
+        let service: Arc<dyn NameService> = Arc::new(node.clone());
+        let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
+        let meeting = node.clone();
+        let meet = move |from, stream| {
+            tokio::spawn(peers::meet(meeting.clone(), links.clone(), from, stream));
+        };
+        let app = byname_front_http::router(service.clone(), extras)
+            .merge(byname_front_http::peers(Arc::new(meet)))
+            .merge(byname_front_grpc::routes(service));
+        let gate = Gate::before(node.authenticator());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let limits = byname_front_http::Limits::default();
+        let serve = move |tls: Arc<trust::Tls>| {
+            tokio::spawn(byname_front_http::serve_with(bound.all, app, gate, limits, Some(tls as _), async {
+                let _ = stopped.await;
+            }))
+        };
+        let (serving, tls) = match early {
+            // The other servers must reach this one before it can hear from them.
+            Some(tls) => {
+                let serving = serve(tls.clone());
+                (serving, trust::establish(own, Some(tls), &node, &data, settings, api, &credentials).await?)
+            }
+            None => {
+                let tls = trust::establish(own, None, &node, &data, settings, api, &credentials).await?;
+                (serve(tls.clone()), tls)
+            }
+        };
         if let Some(agent) = agent {
             // Before anything is started: programs have certificates from their first moment on.
             workloads::serve(agent, issuer::Issuer::asking(Arc::new(node.clone())));
@@ -173,24 +237,6 @@ impl Server {
             let alive = agent.alive();
             node.ask_here_first(move |instance| alive.has_ended(instance));
         }
-        let measured = node.clone();
-        let metrics = move || {
-            measured.measure();
-            prometheus.render()
-        };
-        let asked = node.clone();
-        let ready =
-            move || if asked.is_ready() { Ok(()) } else { Err("the server is not the primary, or is stopping".into()) };
-        let service: Arc<dyn NameService> = Arc::new(node.clone());
-        let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
-        let app = byname_front_http::router(service.clone(), extras).merge(byname_front_grpc::routes(service));
-        let gate = Gate::before(node.authenticator());
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let limits = byname_front_http::Limits::default();
-        let secure = Some(tls.clone() as _);
-        let serving = tokio::spawn(byname_front_http::serve_with(bound.all, app, gate, limits, secure, async {
-            let _ = stopped.await;
-        }));
         if let Some(api) = api
             && let Err(error) = reach::remember(env, api, &data.path("token"))
         {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,39 +18,123 @@ use tokio::net::TcpStream;
 
 use super::config::ServerSettings;
 use super::files::DataDir;
+use super::peers::Credentials;
 use crate::commands::clock;
 
 /// How often a server looks whether its certificate is due.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
-/// Gives a server its identity: the authority, the audit log, and TLS.
+/// A server's own: its number, the key of its cluster, and the authority, if it was told before.
+pub(super) struct Own {
+    /// Its number.
+    pub(super) id: u64,
+    /// It has founded its cluster, or does so now; if not, it was let in by others.
+    pub(super) founder: bool,
+    /// The trust domain.
+    pub(super) domain: String,
+    key: ClusterKey,
+    authority: Option<Authority>,
+}
+
+/// Files of a server that is one of several.
+const NUMBER: &str = "identity/server";
+const SEALED: &str = "identity/authority.sealed";
+
+impl Own {
+    /// What lies in the data directory; a new one makes a server 1.
+    pub(super) fn read(data: &DataDir, settings: &ServerSettings) -> Result<Own> {
+        tls::install();
+        data.folder("identity")?;
+        let key = ClusterKey::load_or_create(&data.path("identity/cluster.key"))?;
+        let authority = match fs::read(data.path(SEALED)) {
+            Ok(sealed) => Some(Node::open_authority(&key, &sealed)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unreadable(&data.path(SEALED), &error)),
+        };
+        let (id, founder) = match fs::read_to_string(data.path(NUMBER)) {
+            Ok(text) => {
+                let id = text.trim().parse().map_err(|_| {
+                    let path = data.path(NUMBER).display().to_string();
+                    Error::invalid("data", format!("{path} does not hold the number of a server: restore it"))
+                })?;
+                (id, false)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (1, true),
+            Err(error) => return Err(unreadable(&data.path(NUMBER), &error)),
+        };
+        let domain = if founder { settings.domain.clone() } else { joined_domain(authority.as_ref())? };
+        Ok(Own { id, founder, domain, key, authority })
+    }
+
+    /// Keeps what a server was told that joined.
+    pub(super) fn keep(data: &DataDir, key: &ClusterKey, id: u64, sealed: &[u8]) -> Result<()> {
+        data.folder("identity")?;
+        key.store(&data.path("identity/cluster.key"))?;
+        data.write_private(SEALED, sealed)?;
+        // The last: whoever sees it finds the rest.
+        data.write_private(NUMBER, format!("{id}\n").as_bytes())
+    }
+
+    /// Whether a data directory is that of a server already.
+    pub(super) fn is_there(data: &DataDir) -> bool {
+        data.path(NUMBER).exists() || data.path("log").exists()
+    }
+
+    /// TLS with what it was told before; none for a founder at its first start.
+    pub(super) fn tls(
+        &self,
+        node: &Node,
+        settings: &ServerSettings,
+        api: Option<SocketAddr>,
+        peers: &Arc<Credentials>,
+    ) -> Result<Option<Arc<Tls>>> {
+        let Some(authority) = &self.authority else { return Ok(None) };
+        Tls::new(node.clone(), authority, self.id, settings, api, peers.clone()).map(|tls| Some(Arc::new(tls)))
+    }
+}
+
+fn joined_domain(authority: Option<&Authority>) -> Result<String> {
+    authority.map(|authority| authority.domain().to_owned()).ok_or_else(|| {
+        Error::invalid(
+            "data",
+            format!("{SEALED} is missing in the data directory: restore it, or join again with a new one"),
+        )
+    })
+}
+
+fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Error {
+    Error::new(Code::InvalidArgument, format!("cannot read {}: {error}", path.display()))
+}
+
+/// Gives a server its identity: the authority, the audit log, and TLS. Waits for the other servers, if there are any.
 ///
 /// # Errors
 ///
 /// With `--ca external` and no signed certificate yet: what to do with the request that was written.
 pub(super) async fn establish(
+    own: Own,
+    early: Option<Arc<Tls>>,
     node: &Node,
     data: &DataDir,
     settings: &ServerSettings,
     api: Option<SocketAddr>,
+    peers: &Arc<Credentials>,
 ) -> Result<Arc<Tls>> {
-    tls::install();
-    data.folder("identity")?;
-    let key = ClusterKey::load_or_create(&data.path("identity/cluster.key"))?;
+    node.catch_up().await;
     let audit = byname_audit::Audit::open(&data.path("audit"), node.id(), node.anchored())?;
-    let external = if settings.external_ca { Some(external(data, &settings.domain)?) } else { None };
+    let external = if settings.external_ca && own.founder { Some(external(data, &own.domain)?) } else { None };
     let port = api.map_or(0, |api| api.port());
-    let relying_party = if settings.dev { "localhost".to_owned() } else { settings.domain.clone() };
+    let relying_party = if settings.dev { "localhost".to_owned() } else { own.domain.clone() };
     let origins = if settings.dev {
         vec![format!("http://localhost:{port}"), format!("https://localhost:{port}")]
     } else {
-        let hosts = settings.host_names.iter().chain([&settings.domain]);
+        let hosts = settings.host_names.iter().chain([&own.domain]);
         hosts.map(|host| format!("https://{host}:{port}")).collect()
     };
     let servers = api.map(|api| reachable(api, settings)).unwrap_or_default();
     node.establish(Setup {
-        domain: settings.domain.clone(),
-        key,
+        domain: own.domain,
+        key: own.key,
         token: data.token()?,
         audit: Some(audit),
         anyone_looks: settings.dev,
@@ -61,9 +146,38 @@ pub(super) async fn establish(
     })
     .await?;
     data.write_public("ca.pem", node.bundle()?.as_bytes())?;
-    let tls = Arc::new(Tls::new(node.clone(), settings, api)?);
+    if let Some(sealed) = node.sealed_authority() {
+        data.write_private(SEALED, &sealed)?;
+    }
+    let authority = node.authority()?;
+    let tls = match early {
+        Some(tls) => tls,
+        None => Arc::new(Tls::new(node.clone(), &authority, own.id, settings, api, peers.clone())?),
+    };
+    tls.established(data.path(SEALED))?;
     tokio::spawn(tls.clone().renew());
     Ok(tls)
+}
+
+/// `HOST:PORT` where the other servers reach this one; empty when nobody does.
+pub(super) fn peer_address(api: Option<SocketAddr>, settings: &ServerSettings) -> Result<String> {
+    let Some(api) = api.filter(|_| !settings.dev) else { return Ok(String::new()) };
+    if let Some(address) = &settings.address {
+        let bare = address.strip_prefix("https://").unwrap_or(address);
+        let with_port = bare
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')));
+        if bare.is_empty() || bare.contains('/') {
+            return Err(Error::invalid("address", "write HOST:PORT, or a host alone"));
+        }
+        return Ok(match (with_port, bare.parse::<IpAddr>()) {
+            (true, _) => bare.to_owned(),
+            (false, Ok(address)) => format!("{}:{}", host_of(address), api.port()),
+            (false, Err(_)) => format!("{bare}:{}", api.port()),
+        });
+    }
+    let all = reachable(api, settings);
+    Ok(all.first().map(|first| first.trim_start_matches("https://").to_owned()).unwrap_or_default())
 }
 
 /// An authority whose root is elsewhere: its key and request are made at the first start, and it begins when the signed
@@ -137,34 +251,61 @@ fn addresses_of(api: SocketAddr) -> Vec<IpAddr> {
 /// The TLS of a server: its certificate can be exchanged while connections are open.
 pub(super) struct Tls {
     node: Node,
+    server: u64,
     acceptor: Acceptor,
+    /// What it shows to other servers.
+    peers: Arc<Credentials>,
     hosts: Vec<String>,
     api: Option<SocketAddr>,
     due: parking_lot::Mutex<Timestamp>,
+    /// Where the authority is kept for the next start.
+    sealed: std::sync::OnceLock<PathBuf>,
 }
 
 impl Tls {
-    fn new(node: Node, settings: &ServerSettings, api: Option<SocketAddr>) -> Result<Tls> {
+    fn new(
+        node: Node,
+        authority: &Authority,
+        server: u64,
+        settings: &ServerSettings,
+        api: Option<SocketAddr>,
+        peers: Arc<Credentials>,
+    ) -> Result<Tls> {
         let mut hosts = vec!["localhost".to_owned()];
         hosts.extend(settings.host_names.iter().cloned());
         for host in &hosts {
-            if !node.permits_host(host) {
+            if !authority.permits_host(host) {
                 return Err(Error::invalid(
                     "host_names",
                     format!("this trust domain's authority may not certify the host `{host}`"),
                 ));
             }
         }
-        let (identity, due) = certificate(&node, &hosts, api)?;
-        let acceptor = Acceptor::new(&identity, Roots::from_pem(&node.bundle()?)?)?;
-        Ok(Tls { node, acceptor, hosts, api, due: parking_lot::Mutex::new(due) })
+        let (identity, due) = certificate(authority, server, &hosts, api)?;
+        let roots = Roots::from_pem(&authority.bundle_pem())?;
+        let acceptor = Acceptor::new(&identity, roots.clone())?;
+        peers.set(identity, roots);
+        let due = parking_lot::Mutex::new(due);
+        Ok(Tls { node, server, acceptor, peers, hosts, api, due, sealed: std::sync::OnceLock::new() })
+    }
+
+    /// The server can tell who is who: from now on its certificates come from the replicated authority.
+    fn established(&self, sealed: PathBuf) -> Result<()> {
+        let _ = self.sealed.set(sealed);
+        Ok(())
     }
 
     /// Takes a new certificate. Open connections go on with the old one.
     pub(super) fn reload(&self) -> Result<()> {
-        let (identity, due) = certificate(&self.node, &self.hosts, self.api)?;
-        self.acceptor.reload(&identity, Roots::from_pem(&self.node.bundle()?)?)?;
+        let authority = self.node.authority()?;
+        let (identity, due) = certificate(&authority, self.server, &self.hosts, self.api)?;
+        let roots = Roots::from_pem(&authority.bundle_pem())?;
+        self.acceptor.reload(&identity, roots.clone())?;
+        self.peers.set(identity, roots);
         *self.due.lock() = due;
+        if let (Some(path), Some(sealed)) = (self.sealed.get(), self.node.sealed_authority()) {
+            super::files::write_private(path, &sealed).map_err(|error| unreadable(path, &error))?;
+        }
         tracing::info!("the server's certificate was renewed");
         Ok(())
     }
@@ -183,11 +324,16 @@ impl Tls {
     }
 }
 
-/// A new key and certificate of the server, and when to renew it.
-fn certificate(node: &Node, hosts: &[String], api: Option<SocketAddr>) -> Result<(Identity, Timestamp)> {
+/// A new key and certificate of a server, and when to renew it.
+fn certificate(
+    authority: &Authority,
+    server: u64,
+    hosts: &[String],
+    api: Option<SocketAddr>,
+) -> Result<(Identity, Timestamp)> {
     let key = authority::new_key()?;
     let addresses = api.map(addresses_of).unwrap_or_default();
-    let certificate = node.server_certificate(&key.request_pem, hosts.to_vec(), addresses)?;
+    let certificate = byname_node::server_certificate(authority, server, &key.request_pem, hosts.to_vec(), addresses)?;
     let due = Timestamp(certificate.not_before.0 + (certificate.not_after.0 - certificate.not_before.0) / 2);
     Ok((Identity { chain_pem: certificate.chain_pem, key_pem: key.key_pem }, due))
 }

@@ -98,6 +98,7 @@ pub(crate) struct Opened {
     /// The last entry, if there is one.
     pub(crate) last: Option<Id>,
     pub(crate) purged: Option<Id>,
+    pub(crate) vote: Option<Ballot>,
     /// The last change of members in the log, and where.
     pub(crate) members: Option<(Id, Members)>,
 }
@@ -171,6 +172,7 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
         handle: LogHandle { shared, thread: Mutex::new(Some(thread)) },
         last: found.last,
         purged: found.purged,
+        vote: found.vote,
         members: found.members.last().cloned(),
     })
 }

@@ -5,13 +5,14 @@
 //! when this server learns of a change that could matter.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use papaya::HashMap;
 use tokio::time::Instant;
 
 use byname_api::caller::{Authenticator, Caller, Certificate, Mechanism, Peer, Standing, same_secret, unknown_token};
-use byname_api::error::{Code, Error, Result};
+use byname_api::error::{Code, Error, NO_PRIMARY, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::span::Timestamp;
 use byname_name::Name;
@@ -67,12 +68,14 @@ struct Front(Arc<Inner>);
 
 impl Authenticator for Front {
     fn local(&self, uid: u32, pid: Option<u32>) -> Result<Caller> {
+        self.0.is_established()?;
         // The socket's mode lets only the server's own user and root connect.
         Ok(Caller::local(uid, pid))
     }
 
     fn bearer(&self, peer: Peer, token: &str) -> Result<Caller> {
         let inner = &self.0;
+        inner.is_established()?;
         let Some(identity) = inner.identity() else { return Err(unknown_token()) };
         let here = peer.is_loopback() || matches!(peer, Peer::Socket { .. });
         if token.starts_with(byname_identity::session::PREFIX) {
@@ -88,6 +91,15 @@ impl Authenticator for Front {
 
     fn certificate(&self, peer: Peer, certificate: &Certificate) -> Result<Caller> {
         let inner = &self.0;
+        if let Err(error) = inner.is_established() {
+            // Servers bring what this one waits for.
+            let server = certificate.id.is_none() && is_server(&certificate.name);
+            return if server {
+                Ok(Caller::full(certificate.name.to_string(), Mechanism::Certificate))
+            } else {
+                Err(error)
+            };
+        }
         let identity = inner.own_identity()?;
         let caller = inner.by_certificate(identity, certificate)?;
         identity.limits.request(peer, caller.id)?;
@@ -95,6 +107,7 @@ impl Authenticator for Front {
     }
 
     fn anonymous(&self, peer: Peer) -> Result<Caller> {
+        self.0.is_established()?;
         if let Some(identity) = self.0.identity() {
             identity.limits.request(peer, None)?;
         }
@@ -115,6 +128,16 @@ impl Authenticator for Front {
 }
 
 impl Inner {
+    /// Whether it can tell who is who, if it ever will.
+    fn is_established(&self) -> Result<()> {
+        if self.awaits_identity.load(Ordering::Relaxed) && self.identity().is_none() {
+            let what = "the server is starting, and has not heard from a majority of the others yet: ask another one, or \
+                        again";
+            return Err(Error::new(Code::Unavailable, what).field(NO_PRIMARY));
+        }
+        Ok(())
+    }
+
     fn session(&self, identity: &Identity, token: &str) -> Result<Caller> {
         let shown = Shown::Session(token.to_owned());
         if let Some(caller) = identity.known.recall(&shown) {
@@ -158,7 +181,14 @@ impl Inner {
         let caller = match certificate.id {
             Some(id) => self.still_there(&tree, &certificate.name, id, certificate.instance, certificate.issued)?,
             // Servers are no objects of the tree; nobody else gets a certificate without an id.
-            None if is_server(&certificate.name) => Caller::full(certificate.name.to_string(), Mechanism::Certificate),
+            None if is_server(&certificate.name) => {
+                // Not by who belongs to the cluster now: a server that is behind does not know the newest yet.
+                let gone = tree.get(&certificate.name).and_then(|node| tree.credentials(node.id).map(|_| ()));
+                if gone.is_some() {
+                    return Err(ended("the server was removed from the cluster"));
+                }
+                Caller::full(certificate.name.to_string(), Mechanism::Certificate)
+            }
             None => return Err(ended("the certificate has no id of who it names (`byname ca sign --id`)")),
         };
         let caller = Caller {

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use byname_api::caller::{Caller, Mechanism, Right};
 use byname_api::error::{Code, Error, Result};
-use byname_api::identity::{InviteReply, InviteRequest, JoinAs, JoinReply, JoinRequest, Secret};
+use byname_api::identity::{InviteReply, InviteRequest, JoinAs, JoinReply, JoinRequest, JoinedServer, Secret};
 use byname_api::object::ObjectId;
 use byname_api::request::Context;
 use byname_api::span::Timestamp;
+use byname_cluster::Server as Peer;
 use byname_name::Name;
 use byname_registry::{Command, Reply};
 
@@ -48,21 +51,28 @@ impl Inner {
         Ok(InviteReply {
             secret: Secret(hex::encode(secret)),
             root: hex::encode(identity.authority.load().root_fingerprint()),
-            servers: identity.servers.clone(),
+            servers: self.reachable(&identity.servers),
             expires,
         })
     }
 
     pub(crate) async fn join(self: &Arc<Self>, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
         let identity = self.own_identity()?;
-        identity.limits.sign_in(cx.caller.address)?;
+        if cx.caller.via.is_none() {
+            identity.limits.sign_in(cx.caller.address)?;
+        }
         let hash = hash_of(&request.secret.0, "secret")?;
         // Looked at before the token is used up by it.
         byname_identity::authority::SigningRequest::parse(request.request.as_bytes())?;
         let server = request.computer.parent() == Name::parse("/byname/servers").ok();
         check_computer(&request.computer, if server { JoinAs::Server } else { JoinAs::Agent })?;
-        let command = Command::Join { secret: hash, computer: request.computer.clone() };
-        let by = request.computer.as_str();
+        let peer = if server { Some(self.newcomer(&request)?) } else { None };
+        let computer = match &peer {
+            Some(peer) => crate::members::name_of(peer.id)?,
+            None => request.computer.clone(),
+        };
+        let command = Command::Join { secret: hash, computer: computer.clone() };
+        let by = computer.as_str();
         let (id, join_as) = match self.propose(by, None, command).await? {
             Reply::Joined { computer, join_as } => (computer, join_as),
             other => return Err(unexpected("join", &other)),
@@ -70,10 +80,35 @@ impl Inner {
         if (join_as == JoinAs::Server) != server {
             return Err(Error::new(Code::Denied, "the join token is for something else").field("secret"));
         }
-        let certificate =
-            self.certificate_of(&request.computer, Some(id), None, &request.request, certify::COMPUTER)?;
-        let cluster_key = server.then(|| Secret(hex::encode(identity.key.to_bytes().as_ref())));
-        Ok(JoinReply { certificate, cluster_key })
+        // A server is believed as long as it belongs to the cluster, and needs no object for that.
+        let bound = (!server).then_some(id);
+        let certificate = self.certificate_of(&computer, bound, None, &request.request, certify::COMPUTER)?;
+        let Some(peer) = peer else { return Ok(JoinReply { certificate, cluster_key: None, server: None }) };
+        let Some(authority) = self.view.load().vault(super::AUTHORITY).map(|sealed| STANDARD.encode(sealed)) else {
+            return Err(Error::internal("the authority is not in the replicated state"));
+        };
+        let told = JoinedServer { id: peer.id, domain: identity.domain.clone(), authority };
+        self.let_in(peer).await?;
+        let cluster_key = Some(Secret(hex::encode(identity.key.to_bytes().as_ref())));
+        Ok(JoinReply { certificate, cluster_key, server: Some(told) })
+    }
+
+    /// The server that wants to join, with a number that no other ever had.
+    fn newcomer(&self, request: &JoinRequest) -> Result<Peer> {
+        let address = request.address.clone().filter(|address| is_address(address));
+        let address = address.ok_or_else(|| {
+            Error::invalid("address", "a server that joins says where the others reach it: HOST:PORT")
+        })?;
+        let label = request.computer.leaf().unwrap_or_default();
+        let id = match label.parse() {
+            Ok(id) if id > 0 => id,
+            _ => self.next_server(),
+        };
+        if self.cluster.members().iter().any(|member| member.server.id == id) {
+            let what = format!("server {id} belongs to the cluster already: join as /byname/servers/new");
+            return Err(Error::new(Code::AlreadyExists, what).field("computer"));
+        }
+        Ok(Peer { id, address })
     }
 
     /// Who joined, for the audit log.
@@ -84,6 +119,17 @@ impl Inner {
         };
         Caller { address: cx.caller.address, ..caller }
     }
+}
+
+/// `HOST:PORT`.
+fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    text.len() <= 300
+        && parts.is_some_and(|(host, port)| {
+            !host.is_empty()
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
+                && host.bytes().all(|b| b.is_ascii_graphic())
+        })
 }
 
 fn check_computer(name: &Name, join_as: JoinAs) -> Result<()> {

@@ -1,0 +1,130 @@
+//! The servers of the cluster, as the tree and the operations know them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use byname_api::error::{Code, Error, NO_PRIMARY, Result};
+use byname_api::request::{ChangeServers, Member};
+use byname_cluster::ChangeError;
+use byname_name::{Name, Pattern};
+use byname_registry::Command;
+use byname_registry::command::Revoked;
+
+use crate::Inner;
+
+/// A server that was heard within this time is there.
+const UP: Duration = Duration::from_secs(2);
+/// How often the primary looks whether newcomers have caught up.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A newcomer that lacks fewer entries than this has caught up.
+const NEAR: u64 = 1_000;
+/// The most servers that an invitation names.
+const MAX_TOLD: usize = 16;
+/// No cluster ever had so many servers.
+const MANY: u32 = 10_000;
+
+/// The name of a server.
+pub(crate) fn name_of(id: u64) -> Result<Name> {
+    Ok(Name::parse(&format!("/byname/servers/{id}"))?)
+}
+
+/// Gives a vote to each server that has none and has caught up: what a join began is finished by whoever leads then.
+pub(crate) async fn promote(inner: Arc<Inner>) {
+    let mut every = tokio::time::interval(LOOK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !inner.stopping() {
+        every.tick().await;
+        if !inner.reigns() {
+            continue;
+        }
+        let ready = |member: &byname_cluster::Member| {
+            let heard = member.silent.is_some_and(|silent| silent < UP);
+            !member.voter && heard && member.behind.is_some_and(|behind| behind < NEAR)
+        };
+        for member in inner.cluster.members().into_iter().filter(ready) {
+            let id = member.server.id;
+            match inner.cluster.add_server(member.server).await {
+                Ok(()) => tracing::info!(server = id, "a new server has caught up, and has a vote"),
+                Err(error) => tracing::warn!(server = id, %error, "a new server gets no vote now"),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// A number that no server ever had: objects of those that were removed stay.
+    pub(crate) fn next_server(&self) -> u64 {
+        let tree = self.view.load();
+        let listed = Pattern::parse("/byname/servers/*")
+            .ok()
+            .and_then(|pattern| byname_registry::query::list(&tree, &pattern, Some(MANY), None, None, None).ok());
+        let entries = listed.map(|listed| listed.entries).unwrap_or_default();
+        let members = self.cluster.members().into_iter().map(|member| member.server.id);
+        let known = entries.iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()));
+        members.chain(known).max().unwrap_or(0) + 1
+    }
+
+    /// Makes a newcomer one of the cluster, without a vote yet.
+    pub(crate) async fn let_in(&self, server: byname_cluster::Server) -> Result<()> {
+        self.cluster.add_learner(server).await.map_err(refused)
+    }
+
+    /// Where servers are reached: this one's own word first, then the others.
+    pub(crate) fn reachable(&self, own: &[String]) -> Vec<String> {
+        let mut all = own.to_vec();
+        let others = self.members().into_iter().filter(|member| member.id != self.config.id && member.voter);
+        all.extend(others.map(|member| member.address).filter(|address| !address.is_empty()));
+        all.truncate(MAX_TOLD);
+        all
+    }
+
+    /// Takes a server out, or hands the lead to one.
+    pub(crate) async fn change_servers(&self, change: ChangeServers) -> Result<()> {
+        match change {
+            ChangeServers::Remove(id) => {
+                self.cluster.remove_server(id).await.map_err(refused)?;
+                // Whatever certificate it shows from now on is refused.
+                let object = self.view.load().get(&name_of(id)?).map(|node| node.id);
+                if let Some(object) = object {
+                    self.propose("byname", None, Command::Revoke(Revoked::Principal(object))).await?;
+                }
+                return Ok(());
+            }
+            ChangeServers::Transfer(to) => self.cluster.transfer(to).await,
+        }
+        .map_err(refused)
+    }
+
+    /// The servers of the cluster.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let members = self.cluster.members().into_iter();
+        let one = |member: byname_cluster::Member| {
+            let id = member.server.id;
+            let own = id == self.config.id;
+            let heard = member.silent.is_some_and(|silent| silent < UP);
+            Some(Member {
+                id,
+                name: name_of(id).ok()?,
+                address: if member.server.address.is_empty() {
+                    String::new()
+                } else {
+                    format!("https://{}", member.server.address)
+                },
+                voter: member.voter,
+                primary: member.primary,
+                up: own || heard || (member.primary && !self.cluster.freshness().stale),
+                behind: member.behind.unwrap_or(0),
+            })
+        };
+        members.filter_map(one).collect()
+    }
+}
+
+fn refused(error: ChangeError) -> Error {
+    let what = error.to_string();
+    match error {
+        ChangeError::NotPrimary { .. } => Error::new(Code::Unavailable, what).field(NO_PRIMARY),
+        ChangeError::Refused(_) => Error::new(Code::Conflict, what),
+        ChangeError::Stopped => Error::new(Code::Unavailable, what),
+    }
+}
