@@ -97,6 +97,7 @@ impl Inner {
         self.agents.part();
         self.leases.clear();
         self.lock_leases.clear();
+        self.reports.clear();
         self.usage.clear();
         self.sockets.clear();
         // Those who wait here for a start wait for nothing.
