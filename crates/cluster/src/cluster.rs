@@ -14,7 +14,7 @@ use openraft::{Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolic
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::disk::{Disk, LocalDisk};
+use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
 use crate::network::NoPeers;
 use crate::proposals::Proposals;
@@ -154,10 +154,10 @@ impl Cluster {
     pub async fn open_on<M: Machine>(disk: Arc<dyn Disk>, options: Options, machine: M) -> Result<Cluster, OpenError> {
         let node = options.node_id;
         let read = {
-            let options = options.clone();
+            let (disk, options) = (Arc::clone(&disk), options.clone());
             move || read_folder(&disk, &options, Box::new(machine))
         };
-        let folder = tokio::task::spawn_blocking(read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
+        let folder = blocking(&*disk, read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
         let Folder { store, state, log, snapshots, sole_voter } = folder;
         let config = engine_config(&options)?;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
@@ -321,16 +321,13 @@ impl Cluster {
         for task in &inner.tasks {
             task.abort();
         }
-        let close = || {
-            let log = Arc::clone(&inner.snapshotter.log);
-            tokio::task::spawn_blocking(move || log.close())
-        };
+        let log = &inner.snapshotter.log;
         // The engine may be waiting for a disk that takes no writes; closing the log ends that.
         if tokio::time::timeout(inner.drain_patience, inner.raft.shutdown()).await.is_err() {
-            let _ = close().await;
+            log.close().await;
             let _ = inner.raft.shutdown().await;
         }
-        let _ = close().await;
+        log.close().await;
     }
 }
 
@@ -472,7 +469,7 @@ impl Snapshotter {
         let snapshots = Arc::clone(&self.snapshots);
         let write = move || snapshots.write(&meta, |out| frozen.write(out));
         let failed = |e: &dyn std::fmt::Display| SnapshotError::Failed(e.to_string());
-        let file = tokio::task::spawn_blocking(write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        let file = blocking(self.snapshots.disk(), write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         self.log.snapshot_taken(written, self.snapshots.floor(), self.every.max(file.bytes));
 
         // The engine is told only now, when nothing can go wrong any more: it stops for good when a snapshot fails.

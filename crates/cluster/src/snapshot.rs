@@ -132,6 +132,10 @@ impl Snapshots {
         Ok(Some(meta))
     }
 
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// The newest snapshot.
     pub(crate) fn newest(&self) -> Option<(Meta, SnapshotFile)> {
         self.kept.lock().last().map(|kept| (kept.meta.clone(), kept.file.clone()))

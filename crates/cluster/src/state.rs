@@ -9,6 +9,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
 
+use crate::disk::blocking;
 use crate::raft::{Id, MembersAt, Meta, Term, Types, position};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::{Frozen, Machine, OpenError};
@@ -119,7 +120,7 @@ impl RaftStateMachine<Types> for StateMachine {
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotFile) -> io::Result<()> {
         let (meta, snapshots) = (meta.clone(), Arc::clone(&self.snapshots));
         let write = move || snapshots.adopt(&meta, &snapshot);
-        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+        blocking(self.snapshots.disk(), write).await??;
         let machine = self.machine.get_mut();
         let meta = self.snapshots.restore(|from| machine.restore(from)).map_err(io::Error::other)?.unwrap_or_default();
         if let Some(last) = &meta.last_log_id {
@@ -155,7 +156,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             Some(Work::Write(meta, frozen)) => {
                 let (snapshots, describe) = (Arc::clone(&self.snapshots), meta.clone());
                 let write = move || snapshots.write(&describe, |out| frozen.write(out));
-                let snapshot = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+                let snapshot = blocking(self.snapshots.disk(), write).await??;
                 Ok(Snapshot { meta, snapshot })
             }
             None => Err(io::Error::other("the snapshot was taken before")),

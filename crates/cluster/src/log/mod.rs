@@ -3,9 +3,10 @@
 //! - [`frame`]: the bytes.
 //! - [`read`]: walking over them.
 //! - [`recover`]: what a start makes of them.
-//! - [`writer`]: the thread that writes them.
+//! - [`writer`]: what writes them, and [`bell`], by which it is woken.
 //! - here: what the consensus engine sees.
 
+mod bell;
 pub(crate) mod frame;
 pub(crate) mod read;
 pub(crate) mod recover;
@@ -19,18 +20,18 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use futures_util::Stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::OpenError;
 use crate::disk::Disk;
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
+use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
 use read::{Frames, Next};
 use recover::{Mark, Recovered, Segment};
@@ -52,19 +53,22 @@ pub(crate) struct LogReader {
     shared: Arc<Shared>,
 }
 
-/// Owns the writing thread.
+/// Owns the writer.
 pub(crate) struct LogHandle {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    worker: Mutex<Option<Worker>>,
 }
 
-/// What the thread, the engine and the readers share.
+/// Who runs the writer.
+enum Worker {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
+}
+
+/// What the writer, the engine and the readers share.
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// Something waits to be written, or the log is closed.
-    wake: Condvar,
-    /// The log is closed.
-    wake_closed: Condvar,
+    bell: Bell,
     stalled: watch::Sender<Option<Arc<str>>>,
     snapshot_due: Notify,
 }
@@ -156,19 +160,21 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
             snapshot_every: u64::MAX,
             closed: false,
         }),
-        wake: Condvar::new(),
-        wake_closed: Condvar::new(),
+        bell: Bell::default(),
         stalled: watch::Sender::new(None),
         snapshot_due: Notify::new(),
     });
+    let as_task = disk.waits().is_some();
     let writer = Writer::new(disk, dir.clone(), segment_bytes, Arc::clone(&shared), current);
-    let thread = std::thread::Builder::new()
-        .name("byname-log".to_owned())
-        .spawn(move || writer.run())
-        .map_err(|e| OpenError::io("start the writer of", &dir, e))?;
+    let worker = if as_task {
+        Worker::Task(tokio::spawn(writer.run_as_task()))
+    } else {
+        let thread = std::thread::Builder::new().name("byname-log".to_owned()).spawn(move || writer.run());
+        Worker::Thread(thread.map_err(|e| OpenError::io("start the writer of", &dir, e))?)
+    };
     Ok(Opened {
         store: LogStore { shared: Arc::clone(&shared), committed: None },
-        handle: LogHandle { shared, thread: Mutex::new(Some(thread)) },
+        handle: LogHandle { shared, worker: Mutex::new(Some(worker)) },
         last: found.last,
         purged: found.purged,
         members: found.members.last().cloned(),
@@ -218,12 +224,18 @@ impl LogHandle {
         self.shared.snapshot_due.notified().await;
     }
 
-    /// Writes what waits and ends the thread. Blocks.
-    pub(crate) fn close(&self) {
+    /// Writes what waits and ends the writer.
+    pub(crate) async fn close(&self) {
         self.shared.close();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
+        let worker = self.worker.lock().take();
+        let ended = match worker {
+            Some(Worker::Thread(thread)) => {
+                tokio::task::spawn_blocking(move || thread.join().is_ok()).await.unwrap_or(false)
+            }
+            Some(Worker::Task(task)) => task.await.is_ok(),
+            None => true,
+        };
+        if !ended {
             tracing::error!("the writer of the log panicked");
         }
     }
@@ -238,8 +250,7 @@ impl Drop for LogHandle {
 impl Shared {
     fn close(&self) {
         self.inner.lock().closed = true;
-        self.wake.notify_all();
-        self.wake_closed.notify_all();
+        self.bell.ring_closed();
     }
 
     fn push(&self, inner: &mut Inner, record: Record, done: Done) -> io::Result<()> {
@@ -247,7 +258,7 @@ impl Shared {
             return Err(io::Error::other("the log is closed"));
         }
         inner.queue.push_back(Work { record, done });
-        self.wake.notify_one();
+        self.bell.ring_work();
         Ok(())
     }
 

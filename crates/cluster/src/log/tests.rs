@@ -90,7 +90,7 @@ async fn a_truncated_and_overwritten_log_reads_back_the_same_after_a_restart() {
     assert_eq!(all(&mut log.store).await, expected);
     log.handle.shared.inner.lock().shrink_tail(0);
     assert_eq!(all(&mut log.store).await, expected);
-    log.handle.close();
+    log.handle.close().await;
     let mut log = open_log(dir.path());
     assert_eq!(log.last, Some(id(3, 49)));
     assert_eq!(all(&mut log.store).await, expected);
@@ -111,7 +111,7 @@ async fn votes_and_purges_survive_the_files_they_were_written_in() {
     log.store.purge(id(7, 199)).await.unwrap();
     log.handle.settled().await;
     assert!(files() < before, "{} of {before} files are left", files());
-    log.handle.close();
+    log.handle.close().await;
     let mut log = open_log(dir.path());
     assert_eq!(log.store.get_log_reader().await.read_vote().await.unwrap(), Some(vote));
     assert_eq!((log.purged, log.last), (Some(id(7, 199)), Some(id(7, 200))));
