@@ -1,6 +1,7 @@
 //! The one handle the rest of the server has on the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +9,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::{Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::answer::Answering;
+use crate::confirm::Confirms;
 use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
-use crate::network::NoPeers;
+use crate::network::Network;
+use crate::peers::{NoPeers, Transport};
 use crate::proposals::Proposals;
 use crate::raft::{Types, position};
 use crate::snapshot::Snapshots;
 use crate::state::StateMachine;
-use crate::{Machine, OpenError, Position, ProposeError, SnapshotError};
+use crate::wire::{self, Request};
+use crate::{Lane, Machine, OpenError, Position, ProposeError, SnapshotError, members};
 
 /// The engine needs milliseconds; after this long something is wrong with it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +48,8 @@ pub struct Options {
     pub snapshot_every: u64,
     /// Between two heartbeats of the primary. Default 100 ms.
     pub heartbeat: Duration,
-    /// A backup that hears nothing from the primary for a time between these two starts an election. Default 600 ms to 1 s.
+    /// A backup that hears nothing from the primary for a time between these two starts an election. Default 300 to 600 ms; the
+    /// longer one is also the time for which a backup that has heard a primary stands by it.
     pub election: (Duration, Duration),
     /// At most this many proposals wait or are under way; default 65,536. Beyond it the oldest waiting is given up.
     pub proposals_max: usize,
@@ -52,6 +57,11 @@ pub struct Options {
     pub proposal_bytes_max: usize,
     /// While the disk takes no writes, proposals are answered after this long. Default 1 s.
     pub stall_patience: Duration,
+    /// Where the other servers reach this one, `HOST:PORT`; told to the cluster when it changes. Empty when there are none.
+    pub address: String,
+    /// Whether a new folder becomes a cluster of this one server. If not, it waits until the primary of a cluster has added
+    /// this server. Default true.
+    pub found: bool,
 }
 
 impl Options {
@@ -64,10 +74,12 @@ impl Options {
             segment_bytes: 16 << 20,
             snapshot_every: 64 << 20,
             heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(600), Duration::from_millis(1000)),
+            election: (Duration::from_millis(300), Duration::from_millis(600)),
             proposals_max: 65_536,
             proposal_bytes_max: 64 << 20,
             stall_patience: Duration::from_secs(1),
+            address: String::new(),
+            found: true,
         }
     }
 }
@@ -85,6 +97,26 @@ pub enum State {
     Learner,
     /// It has stopped and says why in the log.
     Stopped,
+}
+
+/// Whether this server decides, and since when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// The current term.
+    pub term: u64,
+    /// It is the primary of this term, and has applied all that was answered in earlier ones.
+    pub primary: bool,
+    /// The primary, when one is known.
+    pub of: Option<u64>,
+}
+
+/// How old what is read on a server may be (see [`Cluster::freshness`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// The time since the primary was heard; none on the primary itself.
+    pub age: Duration,
+    /// Cut off from the majority for longer than an election takes.
+    pub stale: bool,
 }
 
 /// A look at the log, for people and for metrics.
@@ -113,16 +145,22 @@ pub struct Status {
 /// The replicated log and the state machine above it. Clones share one log.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    raft: Raft<Types, StateMachine>,
-    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+pub(crate) struct Inner {
+    pub(crate) node: u64,
+    pub(crate) raft: Raft<Types, StateMachine>,
+    pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    pub(crate) network: Network,
+    pub(crate) election: (Duration, Duration),
+    answering: Arc<Answering>,
+    confirms: Arc<Confirms>,
+    role: watch::Receiver<Role>,
+    opened: tokio::time::Instant,
     proposals: Arc<Proposals>,
     snapshotter: Arc<Snapshotter>,
     stalled: watch::Receiver<Option<Arc<str>>>,
-    confirm_patience: Duration,
     drain_patience: Duration,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -152,6 +190,20 @@ impl Cluster {
     /// # Errors
     /// Those of [`open`](Cluster::open).
     pub async fn open_on<M: Machine>(disk: Arc<dyn Disk>, options: Options, machine: M) -> Result<Cluster, OpenError> {
+        Cluster::open_with(disk, Arc::new(NoPeers), options, machine).await
+    }
+
+    /// [`open_on`](Cluster::open_on) with a line to other servers. What they send is to be given to
+    /// [`answer`](Cluster::answer).
+    ///
+    /// # Errors
+    /// Those of [`open`](Cluster::open).
+    pub async fn open_with<M: Machine>(
+        disk: Arc<dyn Disk>,
+        transport: Arc<dyn Transport>,
+        options: Options,
+        machine: M,
+    ) -> Result<Cluster, OpenError> {
         let node = options.node_id;
         let read = {
             let (disk, options) = (Arc::clone(&disk), options.clone());
@@ -161,7 +213,9 @@ impl Cluster {
         let Folder { store, state, log, snapshots, sole_voter } = folder;
         let config = engine_config(&options)?;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
-        let raft = Raft::new(node, Arc::new(config), NoPeers, store, state).await.map_err(|e| engine(&e))?;
+        let network = Network::new(transport);
+        let raft = Raft::new(node, Arc::new(config), network.clone(), store, state).await.map_err(|e| engine(&e))?;
+        let metrics = raft.metrics();
 
         let stalled = log.stalled();
         let proposals = Arc::new(Proposals::new(options.proposals_max, options.proposal_bytes_max));
@@ -169,38 +223,54 @@ impl Cluster {
         let snapshotter = Arc::new(Snapshotter {
             raft: raft.clone(),
             log,
-            snapshots,
+            snapshots: Arc::clone(&snapshots),
             every: options.snapshot_every,
             turn: tokio::sync::Mutex::new(()),
         });
         snapshotter.arm();
+        let (tell_role, role) = watch::channel(Role::default());
         let tasks = vec![
             tokio::spawn(watch_stalls(stalled.clone(), Arc::clone(&proposals), options.stall_patience)),
             tokio::spawn(Arc::clone(&snapshotter).run()),
+            tokio::spawn(members::follow(metrics.clone(), network.clone(), tell_role)),
         ];
         let cluster = Cluster {
             inner: Arc::new(Inner {
-                metrics: raft.metrics(),
+                node,
+                confirms: Confirms::new(raft.clone(), network.clone(), node, options.election.1),
+                answering: Arc::new(Answering::new(raft.clone(), snapshots)),
+                metrics,
                 raft,
+                network,
+                election: options.election,
+                role,
+                opened: tokio::time::Instant::now(),
                 proposals,
                 snapshotter,
                 stalled,
-                confirm_patience: options.election.1,
                 drain_patience: options.stall_patience,
                 tasks,
             }),
         };
-        cluster.take_part(node, sole_voter).await?;
+        cluster.take_part(&options, sole_voter).await?;
+        if !options.address.is_empty() {
+            // Not one of the tasks: it ends by itself, and holds nothing that must go.
+            tokio::spawn(members::announce(Arc::downgrade(&cluster.inner), options.address));
+        }
         Ok(cluster)
     }
 
     /// Founds the cluster, or makes a sole voter its primary at once instead of after an election time-out.
-    async fn take_part(&self, node: u64, sole_voter: bool) -> Result<(), OpenError> {
+    async fn take_part(&self, options: &Options, sole_voter: bool) -> Result<(), OpenError> {
+        let node = options.node_id;
         let raft = &self.inner.raft;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
         let begin = async {
             if !raft.is_initialized().await.map_err(|e| engine(&e))? {
-                let members = BTreeMap::from([(node, BasicNode::default())]);
+                if !options.found {
+                    return Ok(());
+                }
+                let members = BTreeMap::from([(node, BasicNode::new(options.address.clone()))]);
                 raft.initialize(members).await.map_err(|e| engine(&e))?;
             } else if sole_voter {
                 raft.trigger().elect(false).await.map_err(|e| engine(&e))?;
@@ -279,26 +349,78 @@ impl Cluster {
         }
     }
 
-    /// Asks the majority whether this server is the primary still. A read of the published state after this returns sees
-    /// every write that was answered before the call.
+    /// Asks the majority, on a backup by way of the primary, up to where everything was answered, and waits until it is
+    /// applied here. A read of the published state after this returns sees every write that was answered before the call.
+    /// Calls that come while one asks share the next question.
     ///
     /// # Errors
-    /// [`ProposeError::NotPrimary`], [`ProposeError::Unavailable`] or [`ProposeError::Stopped`].
-    pub async fn confirm_primary(&self) -> Result<Position, ProposeError> {
-        let raft = &self.inner.raft;
-        let confirm = async {
-            let linearizer = raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
-                RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
-                    ProposeError::NotPrimary { primary: forward.leader_id }
-                }
-                RaftError::APIError(error) => ProposeError::Unavailable(format!("no majority answers: {error}")),
-                RaftError::Fatal(_) => ProposeError::Stopped,
-            })?;
-            let read = linearizer.await_ready(raft).await.map_err(|_| ProposeError::Stopped)?;
-            Ok(position(read.read_log_id().log_id()))
-        };
-        let late = |_| Err(ProposeError::Unavailable("no majority answered in time".to_owned()));
-        tokio::time::timeout(self.inner.confirm_patience, confirm).await.unwrap_or_else(late)
+    /// [`ProposeError::NotPrimary`] when no primary is known, [`ProposeError::Unavailable`] when no majority answers, or
+    /// [`ProposeError::Stopped`].
+    pub async fn confirm(&self) -> Result<Position, ProposeError> {
+        self.inner.confirms.confirm().await
+    }
+
+    /// [`propose`](Cluster::propose) by whichever server is the primary. The reply may come before the command is applied
+    /// here.
+    ///
+    /// # Errors
+    /// Those of [`propose`](Cluster::propose).
+    pub async fn propose_anywhere(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        match self.propose(command.clone()).await {
+            Err(ProposeError::NotPrimary { primary: Some(primary) }) if primary != self.inner.node => {
+                let within = self.inner.election.1 * 2;
+                let asked = self.inner.network.ask(primary, Lane::Log, wire::propose(&command), within).await;
+                asked.map_err(|error| ProposeError::Unknown(format!("the primary did not answer: {error}")))
+            }
+            other => other,
+        }
+    }
+
+    /// Answers what another server of the cluster sent, as the [`Transport`] brought it. Messages of one sender are to be
+    /// polled for the first time in the order in which they came.
+    pub fn answer(&self, request: Bytes) -> impl Future<Output = Bytes> + Send + use<> {
+        let inner = Arc::clone(&self.inner);
+        async move {
+            match wire::request(request) {
+                Err(why) => wire::refusal(&why),
+                Ok(Request::ReadPoint) => match inner.confirms.confirm_here().await {
+                    Ok(at) => wire::answer_position(at),
+                    Err(error) => wire::refusal(&error.to_string()),
+                },
+                Ok(Request::Propose(command)) => match inner.proposals.propose(command).await {
+                    Ok(reply) => wire::answer_reply(&reply),
+                    Err(error) => wire::refusal(&error.to_string()),
+                },
+                Ok(Request::Announce { id, address }) => match members::take_address(&inner, id, address).await {
+                    Ok(()) => wire::answer_nothing(),
+                    Err(error) => wire::refusal(&error.to_string()),
+                },
+                Ok(request) => Arc::clone(&inner.answering).answer(request).await,
+            }
+        }
+    }
+
+    /// What this server is, told again when it changes.
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.inner.role.clone()
+    }
+
+    /// How old what is read here may be.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        let metrics = self.inner.metrics.borrow_watched();
+        let cut_off = self.inner.election.1;
+        if metrics.state == ServerState::Leader {
+            let sole = metrics.membership_config.membership().voter_ids().count() == 1;
+            let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+            return Freshness { age: Duration::ZERO, stale: !sole && acked.is_some_and(|acked| acked > cut_off) };
+        }
+        match self.inner.answering.silence() {
+            Some(age) => Freshness { age, stale: age > cut_off },
+            // Nobody was heard since the start.
+            None => Freshness { age: self.inner.opened.elapsed(), stale: true },
+        }
     }
 
     /// Writes a snapshot now and drops the log that is no longer needed. Answers with the last entry it covers.
@@ -440,7 +562,14 @@ impl Snapshotter {
     /// Takes snapshots when they are due.
     async fn run(self: Arc<Self>) {
         loop {
-            self.log.snapshot_due().await;
+            tokio::select! {
+                () = self.log.snapshot_due() => {}
+                () = self.snapshots.adopted() => {
+                    let size = self.snapshots.newest().map_or(0, |(_, file)| file.bytes);
+                    self.log.snapshot_taken(self.log.written(), self.snapshots.floor(), self.every.max(size));
+                    continue;
+                }
+            }
             match self.take().await {
                 Ok(_) => {}
                 Err(SnapshotError::Stopped) => return,

@@ -131,3 +131,20 @@ pub enum SnapshotError {
     #[error("the server is shutting down")]
     Stopped,
 }
+
+/// Why the servers of the cluster, or their roles, were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Only the primary can change them.
+    #[error("this server is not the primary{}", primary.map(|id| format!(", server {id} is")).unwrap_or_default())]
+    NotPrimary {
+        /// Who is, as far as is known.
+        primary: Option<u64>,
+    },
+    /// It cannot be done, or not now; the message says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Stopped,
+}

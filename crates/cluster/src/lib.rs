@@ -75,7 +75,9 @@
 //! - Restoring leadership at a start without an election: the term would stay the same, and an order given before the start
 //!   could not be told from one given after it.
 
+mod answer;
 mod cluster;
+mod confirm;
 pub mod disk;
 mod error;
 #[cfg(fuzzing)]
@@ -83,20 +85,23 @@ mod error;
 pub mod fuzzing;
 mod lock;
 mod log;
+mod members;
 mod network;
 mod peers;
 mod proposals;
 mod raft;
 mod snapshot;
 mod state;
+mod wire;
 
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 
-pub use cluster::{Cluster, Options, State, Status};
-pub use error::{OpenError, ProposeError, SnapshotError};
+pub use cluster::{Cluster, Freshness, Options, Role, State, Status};
+pub use error::{ChangeError, OpenError, ProposeError, SnapshotError};
 pub use lock::{DirLock, lock_data_dir};
+pub use members::Member;
 pub use peers::{Lane, NoPeers, Server, Transport};
 
 /// A place in the log: the entry `index`, written by the primary of `term`.

@@ -41,6 +41,7 @@ pub(crate) struct Snapshots {
     node: u64,
     /// Those on disk, oldest first.
     kept: Mutex<Vec<Kept>>,
+    adopted: tokio::sync::Notify,
 }
 
 #[derive(Clone)]
@@ -84,7 +85,7 @@ impl Snapshots {
             }
         }
         names.sort();
-        let snapshots = Snapshots { disk, dir, node, kept: Mutex::new(Vec::new()) };
+        let snapshots = Snapshots { disk, dir, node, kept: Mutex::new(Vec::new()), adopted: Default::default() };
         for (number, (index, term, path)) in names.iter().enumerate() {
             let older = number.checked_sub(1).and_then(|number| names.get(number)).map(|(_, _, path)| path.as_path());
             let file = SnapshotFile { disk: Arc::clone(&snapshots.disk), path: path.clone(), bytes: 0 };
@@ -153,28 +154,47 @@ impl Snapshots {
         meta: &Meta,
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<SnapshotFile> {
+        let staged = self.stage(meta, "written", content)?;
+        self.take_up(meta, &staged, KEPT).inspect_err(|_| {
+            let _ = self.disk.remove(&staged.path);
+        })
+    }
+
+    /// Writes a snapshot whole, but not yet under its name.
+    fn stage(
+        &self,
+        meta: &Meta,
+        by: &str,
+        content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<SnapshotFile> {
         let last = named(meta);
-        let path = self.dir.join(format!("{:016x}-{:016x}.snap", last.leader_id.term, last.index));
-        let new = path.with_extension("new");
+        let path = self.dir.join(format!("{:016x}-{:016x}.{by}.new", last.leader_id.term, last.index));
         let make = || -> io::Result<u64> {
-            let file = self.disk.create(&new, 0)?;
+            let file = self.disk.create(&path, 0)?;
             let mut out = ChunkWriter::begin(Arc::clone(&file), self.node, meta)?;
             content(&mut out)?;
             let bytes = out.end()?;
             file.sync()?;
-            self.disk.rename(&new, &path)?;
-            self.disk.sync_dir(&self.dir)?;
             Ok(bytes)
         };
         let bytes = make().inspect_err(|_| {
-            let _ = self.disk.remove(&new);
+            let _ = self.disk.remove(&path);
         })?;
-        let file = SnapshotFile { disk: Arc::clone(&self.disk), path, bytes };
+        Ok(SnapshotFile { disk: Arc::clone(&self.disk), path, bytes })
+    }
+
+    /// Gives a written snapshot its name, which makes it the newest; `keep` of all stay.
+    fn take_up(&self, meta: &Meta, staged: &SnapshotFile, keep: usize) -> io::Result<SnapshotFile> {
+        let last = named(meta);
+        let path = self.dir.join(format!("{:016x}-{:016x}.snap", last.leader_id.term, last.index));
+        self.disk.rename(&staged.path, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        let file = SnapshotFile { path, ..staged.clone() };
         let spent = {
             let mut kept = self.kept.lock();
             kept.retain(|kept| kept.file.path != file.path);
             kept.push(Kept { meta: meta.clone(), file: file.clone() });
-            let spent = kept.len().saturating_sub(KEPT);
+            let spent = kept.len().saturating_sub(keep);
             kept.drain(..spent).collect::<Vec<_>>()
         };
         for spent in spent {
@@ -186,10 +206,38 @@ impl Snapshots {
         Ok(file)
     }
 
-    /// Takes over a snapshot that came from another server.
-    pub(crate) fn adopt(&self, meta: &Meta, from: &SnapshotFile) -> io::Result<SnapshotFile> {
-        let (_, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
-        self.write(meta, |out| io::copy(&mut chunks, out).map(|_| ()))
+    /// A file for the pieces of a snapshot of another server, in place of one that was not finished.
+    pub(crate) fn incoming(&self) -> io::Result<(Arc<dyn DiskFile>, SnapshotFile)> {
+        let path = self.dir.join("incoming.new");
+        let file = self.disk.create(&path, 0)?;
+        Ok((file, SnapshotFile { disk: Arc::clone(&self.disk), path, bytes: 0 }))
+    }
+
+    /// Checks a snapshot that came from another server and writes it as one of this. Blocks.
+    pub(crate) fn check_in(&self, from: &SnapshotFile) -> io::Result<(Meta, SnapshotFile)> {
+        let (meta, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
+        let staged = self.stage(&meta, "received", |out| io::copy(&mut chunks, out).map(|_| ()))?;
+        let _ = self.disk.remove(&from.path);
+        Ok((meta, staged))
+    }
+
+    /// Makes a snapshot that was checked in the newest and only one: the log does not lead from an older one to it.
+    pub(crate) fn adopt(&self, meta: &Meta, checked: &SnapshotFile) -> io::Result<()> {
+        self.take_up(meta, checked, 1)?;
+        self.adopted.notify_one();
+        Ok(())
+    }
+
+    /// Returns when a snapshot of another server was adopted.
+    pub(crate) async fn adopted(&self) {
+        self.adopted.notified().await;
+    }
+}
+
+impl SnapshotFile {
+    /// Opens it for reading.
+    pub(crate) fn open(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.path)
     }
 }
 

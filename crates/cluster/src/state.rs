@@ -118,9 +118,7 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotFile) -> io::Result<()> {
-        let (meta, snapshots) = (meta.clone(), Arc::clone(&self.snapshots));
-        let write = move || snapshots.adopt(&meta, &snapshot);
-        blocking(self.snapshots.disk(), write).await??;
+        self.snapshots.adopt(meta, &snapshot)?;
         let machine = self.machine.get_mut();
         let meta = self.snapshots.restore(|from| machine.restore(from)).map_err(io::Error::other)?.unwrap_or_default();
         if let Some(last) = &meta.last_log_id {

@@ -34,7 +34,7 @@ async fn a_new_folder_becomes_a_primary_that_answers() {
     assert_eq!(cluster.propose(command(1)).await, Ok(Bytes::from("1")));
     assert_eq!(cluster.propose(command(2)).await, Ok(Bytes::from("2")));
     assert_eq!(published.commands(), [command(1), command(2)]);
-    let confirmed = cluster.confirm_primary().await.unwrap();
+    let confirmed = cluster.confirm().await.unwrap();
     assert_eq!(Some(confirmed), published.at());
     cluster.shutdown().await;
     assert_eq!(cluster.propose(command(3)).await, Err(ProposeError::Stopped));
