@@ -93,7 +93,11 @@ impl<'a, M: Model> Search<'a, M> {
         let (mut begin_of, mut end_of) = (vec![0; history.len()], vec![0; history.len()]);
         for (_, ends, operation) in times {
             let at = events.len();
-            if ends { end_of[operation] = at } else { begin_of[operation] = at }
+            if ends {
+                end_of[operation] = at
+            } else {
+                begin_of[operation] = at
+            }
             events.push(Event { operation, begins: !ends, before: at - 1, after: at + 1 });
         }
         let last = events.len() - 1;
@@ -247,11 +251,8 @@ mod tests {
     #[test]
     fn a_read_beside_a_write_may_see_either_and_never_go_back() {
         for seen in [0, 1] {
-            check::<Register>(&[
-                operation(0, 10, Ask::Write(1), Some(1)),
-                operation(2, 3, Ask::Read, Some(seen)),
-            ])
-            .unwrap();
+            check::<Register>(&[operation(0, 10, Ask::Write(1), Some(1)), operation(2, 3, Ask::Read, Some(seen))])
+                .unwrap();
         }
         let report = check::<Register>(&[
             operation(0, 10, Ask::Write(1), Some(1)),

@@ -3,9 +3,10 @@
 //! It carries calls between places, which are numbers: servers, and clients. A place may be *served* (somebody answers there),
 //! *refusing* (the host is up, and nobody listens), or *dark*. A message is lost if its line is cut when it would arrive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use byname_cluster::{Lane, Server, Transport};
@@ -13,8 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::sync::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::timeline::{seen, trace};
@@ -43,6 +43,7 @@ pub type Answer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
 #[derive(Clone)]
 pub struct Network {
     inner: Arc<Mutex<Inner>>,
+    posted: Arc<Notify>,
 }
 
 struct Inner {
@@ -52,6 +53,36 @@ struct Inner {
     /// From, to.
     cut: BTreeSet<(u64, u64)>,
     last_arrival: BTreeMap<(u64, u64, bool), Instant>,
+    /// What is on its way, by the time of its arrival and then in the order of the sending.
+    post: BinaryHeap<Reverse<Letter>>,
+    letters: u64,
+}
+
+struct Letter {
+    at: Instant,
+    number: u64,
+    to: u64,
+    arrive: Box<dyn FnOnce(&Network) + Send>,
+}
+
+impl PartialEq for Letter {
+    fn eq(&self, other: &Letter) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Letter {}
+
+impl PartialOrd for Letter {
+    fn partial_cmp(&self, other: &Letter) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Letter {
+    fn cmp(&self, other: &Letter) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
 }
 
 #[derive(Default)]
@@ -74,22 +105,27 @@ pub struct Port {
 }
 
 impl Network {
-    /// A network that is whole.
+    /// A network that is whole. To be called inside the runtime of the world.
     #[must_use]
     pub fn new(seed: u64, weather: Weather) -> Network {
-        Network {
+        let network = Network {
             inner: Arc::new(Mutex::new(Inner {
                 dice: StdRng::seed_from_u64(seed),
                 weather,
                 places: BTreeMap::new(),
                 cut: BTreeSet::new(),
                 last_arrival: BTreeMap::new(),
+                post: BinaryHeap::new(),
+                letters: 0,
             })),
-        }
+            posted: Arc::default(),
+        };
+        tokio::spawn(network.clone().bring());
+        network
     }
 
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new process begins at `place`: it can send, and is reached when it is [served](Port::serve).
@@ -162,77 +198,110 @@ impl Network {
         make: impl Fn() -> Option<BoxFuture<'static, T>> + Send + Sync + 'static,
     ) -> oneshot::Receiver<io::Result<T>> {
         let (tx, rx) = oneshot::channel();
-        let (arrivals, sender) = {
-            let mut inner = self.inner();
-            let sender = inner.incarnation(from);
-            let copies = inner.copies();
-            let arrivals: Vec<Instant> = (0..copies).map(|_| inner.arrival(from, to, lane)).collect();
-            (arrivals, sender)
-        };
-        let make = Arc::new(make);
-        let tx = Arc::new(Mutex::new(Some(tx)));
-        for arrival in arrivals {
-            let (network, make, tx) = (self.clone(), Arc::clone(&make), Arc::clone(&tx));
-            tokio::spawn(async move {
-                let Some(result) = network.deliver((from, to), lane, sender, arrival, &*make).await else { return };
-                let tx = tx.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-                if let Some(tx) = tx {
-                    let _ = tx.send(result);
-                }
-            });
+        let call = Call { from, to, lane, make: Box::new(make), tell: Mutex::new(Some(tx)) };
+        let call = Arc::new(call);
+        let mut inner = self.inner();
+        let sender = inner.incarnation(from);
+        for _ in 0..inner.copies() {
+            let call = Arc::clone(&call);
+            inner.post((from, to), lane, move |network| call.arrive(network, sender));
         }
+        drop(inner);
+        self.posted.notify_one();
         rx
     }
 
-    /// `None` when the message or its answer is lost.
-    async fn deliver<T: Send + 'static>(
-        &self,
-        (from, to): (u64, u64),
-        lane: Lane,
-        sender: u64,
-        arrival: Instant,
-        make: &(impl Fn() -> Option<BoxFuture<'static, T>> + Send + Sync),
-    ) -> Option<io::Result<T>> {
-        tokio::time::sleep_until(arrival).await;
-        self.thaw(to).await;
-        let receiver = {
-            let inner = self.inner();
-            if inner.cut.contains(&(from, to)) || inner.incarnation(from) != sender {
-                return None;
+    /// Brings what is on its way.
+    async fn bring(self) {
+        loop {
+            let (due, next) = {
+                let mut inner = self.inner();
+                let now = Instant::now();
+                let next = inner.post.peek().map(|Reverse(letter)| letter.at);
+                (next.filter(|at| *at <= now).and_then(|_| inner.post.pop()), next)
+            };
+            match (due, next) {
+                (Some(Reverse(mut letter)), _) => {
+                    let mut inner = self.inner();
+                    let frozen = inner.places.get(&letter.to).and_then(|place| place.frozen);
+                    if let Some(until) = frozen.filter(|until| *until > Instant::now()) {
+                        letter.at = until;
+                        inner.post.push(Reverse(letter));
+                    } else {
+                        drop(inner);
+                        (letter.arrive)(&self);
+                    }
+                }
+                (None, Some(next)) => {
+                    tokio::select! {
+                        biased;
+                        () = self.posted.notified() => {}
+                        () = tokio::time::sleep_until(next) => {}
+                    }
+                }
+                (None, None) => self.posted.notified().await,
             }
-            let place = inner.places.get(&to)?;
-            if place.answer.is_none() && !place.refusing {
-                return None;
+        }
+    }
+}
+
+/// A message that wants an answer.
+struct Call<T> {
+    from: u64,
+    to: u64,
+    lane: Lane,
+    make: Box<dyn Fn() -> Option<BoxFuture<'static, T>> + Send + Sync>,
+    tell: Mutex<Option<oneshot::Sender<io::Result<T>>>>,
+}
+
+impl<T: Send + 'static> Call<T> {
+    /// The message arrives.
+    fn arrive(self: Arc<Self>, network: &Network, sender: u64) {
+        let receiver = {
+            let inner = network.inner();
+            let Some(place) = inner.places.get(&self.to) else { return };
+            let lost = inner.cut.contains(&(self.from, self.to)) || inner.incarnation(self.from) != sender;
+            if lost || (place.answer.is_none() && !place.refusing) {
+                return;
             }
             place.incarnation
         };
-        trace(&[from, to, receiver]);
-        let result = match make() {
-            Some(work) => Ok(work.await),
-            None => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens")),
-        };
-        let arrival = {
-            let mut inner = self.inner();
-            if inner.incarnation(to) != receiver || inner.copies() == 0 {
-                return None;
+        trace(&[self.from, self.to, receiver]);
+        match (self.make)() {
+            Some(work) => {
+                let network = network.clone();
+                tokio::spawn(async move {
+                    let result = work.await;
+                    self.answer(&network, sender, receiver, Ok(result));
+                });
             }
-            inner.arrival(to, from, lane)
-        };
-        tokio::time::sleep_until(arrival).await;
-        self.thaw(from).await;
-        let inner = self.inner();
-        let lost = inner.cut.contains(&(to, from)) || inner.incarnation(from) != sender;
-        (!lost).then_some(result)
+            None => {
+                let error = io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens");
+                self.answer(network, sender, receiver, Err(error));
+            }
+        }
     }
 
-    /// Returns when the place is not frozen.
-    async fn thaw(&self, place: u64) {
-        loop {
-            let until = self.inner().places.get(&place).and_then(|place| place.frozen);
-            match until {
-                Some(until) if until > Instant::now() => tokio::time::sleep_until(until).await,
-                _ => return,
+    fn answer(self: Arc<Self>, network: &Network, sender: u64, receiver: u64, result: io::Result<T>) {
+        let (from, to) = (self.from, self.to);
+        let lane = self.lane;
+        let arrive = move |network: &Network| {
+            let inner = network.inner();
+            if inner.cut.contains(&(to, from)) || inner.incarnation(from) != sender {
+                return;
             }
+            drop(inner);
+            trace(&[to, from, sender]);
+            if let Some(tell) = self.tell.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let _ = tell.send(result);
+            }
+        };
+        let mut inner = network.inner();
+        // What a process had to say when it ended was not said.
+        if inner.incarnation(to) == receiver && inner.copies() > 0 {
+            inner.post((to, from), lane, arrive);
+            drop(inner);
+            network.posted.notify_one();
         }
     }
 }
@@ -272,7 +341,8 @@ impl Inner {
     fn arrival(&mut self, from: u64, to: u64, lane: Lane) -> Instant {
         let Weather { shortest, spread, tail, reorder, .. } = self.weather;
         let most = if self.dice.random_ratio(1, 10) { tail } else { spread };
-        let sent = self.places.get(&from).and_then(|place| place.frozen).map_or(Instant::now(), |t| t.max(Instant::now()));
+        let sent =
+            self.places.get(&from).and_then(|place| place.frozen).map_or(Instant::now(), |t| t.max(Instant::now()));
         let mut arrival = sent + shortest + most.mul_f64(self.dice.random());
         let last = self.last_arrival.entry((from, to, lane == Lane::Bulk)).or_insert(arrival);
         if !reorder {
@@ -280,6 +350,12 @@ impl Inner {
         }
         *last = arrival.max(*last);
         arrival
+    }
+
+    fn post(&mut self, (from, to): (u64, u64), lane: Lane, arrive: impl FnOnce(&Network) + Send + 'static) {
+        let at = self.arrival(from, to, lane);
+        self.letters += 1;
+        self.post.push(Reverse(Letter { at, number: self.letters, to, arrive: Box::new(arrive) }));
     }
 }
 
