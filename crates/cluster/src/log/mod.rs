@@ -83,6 +83,8 @@ struct Inner {
     tail_bytes: usize,
     /// The last entry on disk.
     synced: Option<u64>,
+    /// So many truncations wait to be written; until then `synced` may speak of what was cut off.
+    truncating: usize,
     segments: VecDeque<Segment>,
     marks: VecDeque<Mark>,
     queue: VecDeque<Work>,
@@ -151,6 +153,7 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
             tail: VecDeque::new(),
             tail_bytes: 0,
             synced: found.last.map(|id| id.index),
+            truncating: 0,
             segments: found.segments,
             marks: found.marks,
             queue: VecDeque::new(),
@@ -292,6 +295,7 @@ impl Inner {
     /// Forgets entries that are on disk, until the tail is small.
     fn shrink_tail(&mut self, bytes: usize) {
         while self.tail_bytes > bytes
+            && self.truncating == 0
             && let Some(first) = self.tail.front()
             && self.synced.is_some_and(|synced| first.log_id.index <= synced)
         {
@@ -391,7 +395,9 @@ impl RaftLogStorage<Types> for LogStore {
         inner.drop_marks(after);
         inner.last = last;
         // Not waited for: whatever is appended next comes after it in the log.
-        self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)
+        self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)?;
+        inner.truncating += 1;
+        Ok(())
     }
 
     async fn purge(&mut self, upto: Id) -> io::Result<()> {
@@ -500,6 +506,11 @@ impl Shared {
                 let Some(segment) = inner.segments.iter().find(|segment| segment.sequence == mark.sequence) else {
                     return Err(io::Error::other(format!("the file with entry {next} is not there")));
                 };
+                // What is in memory may be in the place of what was cut off, which is on disk still.
+                let stop = inner.tail.front().map_or(stop, |entry| entry.log_id.index.min(stop));
+                if next == stop {
+                    continue;
+                }
                 let stop = inner.marks.get(number + 1).map_or(stop, |mark| mark.index.min(stop));
                 if next >= stop {
                     return Ok(out);

@@ -411,6 +411,7 @@ impl Current {
             Record::Truncate(after) => {
                 self.last = *after;
                 inner.drop_marks(after.map(|id| id.index));
+                inner.truncating -= 1;
                 inner.synced = after.map(|id| id.index);
                 self.force_mark = true;
             }

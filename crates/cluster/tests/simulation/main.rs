@@ -73,7 +73,9 @@ fn clusters_answer_like_one_machine_whatever_fails() {
     }
     let test = "clusters_answer_like_one_machine_whatever_fails";
     let (a, b) = (world(test, 1, ""), world(test, 1, ""));
-    if let Err(text) = &a { println!("{text}"); }
+    if let Err(text) = &a {
+        println!("{text}");
+    }
     assert_eq!(a, b);
     let summary = worlds(test, "", Seeds::For { seconds: 10 });
     println!("{summary:?}");
