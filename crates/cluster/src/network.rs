@@ -17,8 +17,8 @@ use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError
 use openraft::impls::BasicNode;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, Snapshot};
 use parking_lot::Mutex;
@@ -143,6 +143,10 @@ fn damaged() -> RPCError<Types> {
     RPCError::Network(NetworkError::from_string("the answer is damaged"))
 }
 
+fn out_of_order() -> RPCError<Types> {
+    RPCError::Network(NetworkError::from_string("the messages came in another order"))
+}
+
 impl RaftNetworkV2<Types> for Peer {
     type SnapshotData = SnapshotFile;
 
@@ -174,11 +178,16 @@ impl RaftNetworkV2<Types> for Peer {
                 }
             })
             .buffered(APPENDS_UNDER_WAY)
-            // What follows a message that was not taken whole cannot be right.
-            .scan(false, |ended, result: Result<(Option<Id>, StreamAppendResult<Types>), _>| {
-                let next = (!*ended).then(|| {
-                    *ended = !matches!(&result, Ok((last, Ok(upto))) if upto == last);
-                    result.map(|(_, result)| result)
+            // What follows a message that was not taken whole cannot be right. If it does not fit behind one that was, it came
+            // before that one, and will fit when it is sent anew; to the engine it would be a peer that has lost its log.
+            .scan(Some(false), |taken, result: Result<(Option<Id>, StreamAppendResult<Types>), _>| {
+                let next = taken.map(|before| {
+                    let whole = matches!(&result, Ok((last, Ok(upto))) if upto == last);
+                    *taken = whole.then_some(true);
+                    match result {
+                        Ok((_, Err(StreamAppendError::Conflict(_)))) if before => Err(out_of_order()),
+                        result => result.map(|(_, result)| result),
+                    }
                 });
                 std::future::ready(next)
             });

@@ -154,6 +154,11 @@ impl Network {
         self.inner().cut.insert((from, to));
     }
 
+    /// Makes the line from one place to another whole.
+    pub fn join(&self, from: u64, to: u64) {
+        self.inner().cut.remove(&(from, to));
+    }
+
     /// Makes all lines whole.
     pub fn heal(&self) {
         self.inner().cut.clear();
