@@ -114,6 +114,11 @@ fn be<F: Future<Output = ()> + 'static>(
         eprintln!("the world does not end");
         std::process::exit(70);
     });
+    if live_lines {
+        // What the servers themselves say, by `RUST_LOG`. Set up outside of the world, of whose chance it must take nothing.
+        let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env());
+        log.with_ansi(false).with_writer(std::io::stdout).init();
+    }
     let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
         let inside = Inside::enter(setup.seed);
         if live_lines {
