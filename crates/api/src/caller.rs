@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use byname_name::Name;
@@ -96,10 +98,42 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// When the proof ends.
     pub expires: Option<Timestamp>,
+    /// The server that admitted the caller, when another one passed the request on.
+    pub via: Option<Name>,
+}
+
+/// The header in which a server says for whom it asks.
+pub const PASSED_ON: &str = "byname-caller";
+
+/// A caller on its way between two servers.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PassedOn {
+    principal: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<ObjectId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instance: Option<InstanceId>,
+    standing: Standing,
+    mechanism: Mechanism,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evidence: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+}
+
+/// The number of a name server, by its name `/byname/servers/NUMBER`.
+pub fn server_number(name: &str) -> Option<u64> {
+    name.strip_prefix("/byname/servers/")?.parse().ok()
 }
 
 /// Which rules hold for a caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It may do everything: the server's own user on its host, and the server itself.
     Full,
@@ -216,6 +250,66 @@ impl Caller {
             evidence: None,
             address: None,
             expires: None,
+            via: None,
+        }
+    }
+
+    /// This caller as a server passes it on with a request, in the header [`PASSED_ON`].
+    pub fn pass_on(&self) -> String {
+        let wire = PassedOn {
+            principal: self.principal.clone(),
+            name: self.name.clone(),
+            id: self.id,
+            instance: self.instance,
+            standing: self.standing,
+            mechanism: self.mechanism,
+            evidence: self.evidence.as_deref().map(str::to_owned),
+            address: self.address,
+            expires: self.expires,
+        };
+        // Plain data: it cannot fail.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&wire).unwrap_or_default())
+    }
+
+    /// The caller that the server `via` passed on.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument` for what no server sends.
+    pub fn passed_on(header: &str, via: Name) -> Result<Caller> {
+        let wrong = || Error::invalid(PASSED_ON, "is no caller that a server passed on");
+        let bytes = URL_SAFE_NO_PAD.decode(header).map_err(|_| wrong())?;
+        let wire: PassedOn = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+        Ok(Caller {
+            principal: wire.principal,
+            name: wire.name,
+            id: wire.id,
+            instance: wire.instance,
+            standing: wire.standing,
+            mechanism: wire.mechanism,
+            evidence: wire.evidence.map(Arc::from),
+            address: wire.address,
+            expires: wire.expires,
+            via: Some(via),
+        })
+    }
+
+    /// The number of the server that this caller is, when it is one, by its certificate.
+    pub fn server(&self) -> Option<u64> {
+        let proved = self.standing == Standing::Full && self.mechanism == Mechanism::Certificate;
+        proved.then_some(self.principal.as_str()).and_then(server_number)
+    }
+
+    /// The same caller, or whom it passes on if it is a server and says so.
+    ///
+    /// # Errors
+    ///
+    /// `denied` when anybody but a server passes somebody on.
+    pub fn on_behalf(self, header: Option<&str>) -> Result<Caller> {
+        let Some(header) = header else { return Ok(self) };
+        match (self.server(), Name::parse(&self.principal)) {
+            (Some(_), Ok(via)) => Caller::passed_on(header, via),
+            _ => Err(Error::new(Code::Denied, "only name servers pass requests on for others").field(PASSED_ON)),
         }
     }
 
@@ -460,6 +554,29 @@ pub fn same_secret(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_passes_a_caller_on_whole_and_nobody_else_does() {
+        let via = Name::parse("/byname/servers/2").unwrap();
+        let caller = Caller {
+            instance: Some(InstanceId(7)),
+            evidence: Some("session 9c".into()),
+            address: Some([192, 0, 2, 1].into()),
+            expires: Some(Timestamp(5)),
+            ..Caller::authenticated(&Name::parse("/people/liu").unwrap(), ObjectId(3), Mechanism::Password)
+        };
+        let header = caller.pass_on();
+        assert!(header.bytes().all(|byte| byte.is_ascii_graphic()));
+        let server = Caller::full(via.to_string(), Mechanism::Certificate);
+        assert_eq!(server.server(), Some(2));
+        let got = server.clone().on_behalf(Some(&header)).unwrap();
+        assert_eq!(got, Caller { via: Some(via), ..caller.clone() });
+        assert_eq!(server.clone().on_behalf(None).unwrap(), server);
+        assert_eq!(server.on_behalf(Some("?")).unwrap_err().code(), Code::InvalidArgument);
+        for pretender in [caller, Caller::full("/byname/servers/2", Mechanism::Token), Caller::anonymous()] {
+            assert_eq!(pretender.on_behalf(Some(&header)).unwrap_err().code(), Code::Denied);
+        }
+    }
 
     #[test]
     fn what_a_connection_and_its_headers_let_in() {

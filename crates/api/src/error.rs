@@ -107,6 +107,10 @@ impl fmt::Display for Code {
     }
 }
 
+/// The field of an `unavailable` that says: this server knows no primary at the moment, and nothing was done. The same
+/// request, with the same request id, may be sent to another server, and to this one again.
+pub const NO_PRIMARY: &str = "primary";
+
 /// Shorthand for results of operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

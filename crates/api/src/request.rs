@@ -754,6 +754,25 @@ pub struct UnlockReply {
     pub released: bool,
 }
 
+/// One server of a cluster, as another one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its name in the tree: `/byname/servers/ID`.
+    pub name: Name,
+    /// Where it answers, as in BYNAME_SERVER; empty while nobody has said so.
+    pub address: String,
+    /// Whether it counts for the majority; one that joins learns first.
+    pub voter: bool,
+    /// Whether it is the primary.
+    pub primary: bool,
+    /// Whether whoever was asked hears from it.
+    pub up: bool,
+    /// Log entries that it lacks, as far as the primary knows; 0 where that is not known.
+    pub behind: u64,
+}
+
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerInfo {
@@ -771,6 +790,9 @@ pub struct ServerInfo {
     pub objects: u64,
     /// The servers of the zone.
     pub servers: Vec<u64>,
+    /// The same with what is known of each, this one included, sorted by id. Empty from servers that do not know of it.
+    #[serde(default)]
+    pub members: Vec<Member>,
     /// Agents that are connected, by computer.
     pub agents: Vec<String>,
     /// Bytes of log on its disk.

@@ -82,6 +82,38 @@ impl fmt::Display for State {
     }
 }
 
+/// How well a running copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// It answers as it should.
+    Passing,
+    /// It answers, and others are better: it is named only where none of them is there.
+    Warning,
+    /// It does not answer as it should: it is not named.
+    Critical,
+}
+
+impl Health {
+    /// Every one, the best first.
+    pub const ALL: [Health; 3] = [Health::Passing, Health::Warning, Health::Critical];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Health::Passing => "passing",
+            Health::Warning => "warning",
+            Health::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// One running copy of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {

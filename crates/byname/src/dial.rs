@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,8 +50,11 @@ impl TlsDial {
 
 #[async_trait::async_trait]
 impl Dial for TlsDial {
-    async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect((host, port)).await?;
+    async fn dial(&self, host: &str, port: u16, at: Option<IpAddr>) -> io::Result<Box<dyn Stream>> {
+        let stream = match at {
+            Some(at) => TcpStream::connect((at, port)).await?,
+            None => TcpStream::connect((host, port)).await?,
+        };
         stream.set_nodelay(true)?;
         match self.connector.connect(stream, host).await {
             Ok(stream) => Ok(Box::new(stream)),

@@ -704,6 +704,7 @@ impl NameService for Fake {
             revision: 34,
             objects: 12,
             servers: vec![1],
+            members: Vec::new(),
             agents: Vec::new(),
             log_bytes: 0,
             snapshot_index: 0,

@@ -1,7 +1,8 @@
 //! Where the command line finds a server, and what it shows it to be let in.
 //!
 //! The order is: `--server`, BYNAME_SERVER, `/etc/byname/client.toml`, the host's own server at
-//! `/run/byname/byname.sock`, then the socket of this user's `byname dev`.
+//! `/run/byname/byname.sock`, then the socket of this user's `byname dev`, then that of the host's agent at
+//! `/run/byname/agent.sock` and of this user's.
 //!
 //! What is shown there, the first of these: `--token-file`; the session of `--as`; BYNAME_TOKEN or BYNAME_TOKEN_FILE; the
 //! last session that `byname login` gave at that server, unless `--cert` asks for a certificate; a client certificate
@@ -114,13 +115,18 @@ pub(crate) struct ClientConfig {
 pub(crate) struct Places {
     config: PathBuf,
     system_socket: PathBuf,
+    agent_socket: PathBuf,
 }
 
 #[cfg(test)]
 impl Places {
     /// The files of a host that is one folder.
     pub(crate) fn within(dir: &Path) -> Self {
-        Places { config: dir.join("client.toml"), system_socket: dir.join("system.sock") }
+        Places {
+            config: dir.join("client.toml"),
+            system_socket: dir.join("system.sock"),
+            agent_socket: dir.join("agent.sock"),
+        }
     }
 }
 
@@ -129,6 +135,7 @@ impl Default for Places {
         Places {
             config: system_config_dir().join("client.toml"),
             system_socket: PathBuf::from("/run/byname/byname.sock"),
+            agent_socket: PathBuf::from("/run/byname/agent.sock"),
         }
     }
 }
@@ -304,6 +311,31 @@ fn no_session(principal: &Name, what: &str, others: &[Name]) -> Error {
     Error::new(Code::Unauthenticated, message)
 }
 
+/// Notes down, for later commands of the same user, where the agent of this user listens.
+///
+/// # Errors
+///
+/// The folder cannot be written.
+pub(crate) fn remember_agent(env: &Environment, socket: &Path) -> io::Result<()> {
+    match agent_note(env) {
+        Some(note) => write_note(&note, socket.as_os_str().as_encoded_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Forgets it, if the note is still about this socket.
+pub(crate) fn forget_agent(env: &Environment, socket: &Path) {
+    if let Some(note) = agent_note(env)
+        && noted(&note).is_some_and(|path| path == socket)
+    {
+        let _ = fs::remove_file(note);
+    }
+}
+
+fn agent_note(env: &Environment) -> Option<PathBuf> {
+    Some(env.state_dir()?.join("agent"))
+}
+
 /// Notes down, for later commands of the same user, that the server with this data directory listens here. Called by
 /// a server after it has bound its port; the note holds the path of the token's file, not the token.
 ///
@@ -417,6 +449,11 @@ fn local_server(env: &Environment, places: &Places) -> Result<String> {
             return Ok(if socket.starts_with("unix:") { socket } else { format!("unix://{socket}") });
         }
     }
+    // An agent of this host answers from its cache and asks its servers for the rest.
+    let agents = [Some(places.agent_socket.clone()), agent_note(env).and_then(|note| noted(&note))];
+    if let Some(socket) = agents.into_iter().flatten().find(|socket| socket.exists()) {
+        return Ok(format!("unix://{}", socket.display()));
+    }
     Err(Error::new(
         Code::Unavailable,
         "no server is known: start one with `byname dev`, or say where it is with --server or BYNAME_SERVER \
@@ -448,6 +485,16 @@ mod tests {
         let mut env = Environment::with_state(dir.path());
         let servers = |env: &Environment, flag: Option<&str>| target(env, &places, flag, None).map(|t| t.servers);
 
+        assert_eq!(servers(&env, None).unwrap_err().code(), Code::Unavailable);
+        let own = dir.path().join("own-agent.sock");
+        fs::write(&own, "").unwrap();
+        remember_agent(&env, &own).unwrap();
+        assert_eq!(servers(&env, None).unwrap(), format!("unix://{}", own.display()));
+        forget_agent(&env, &dir.path().join("another.sock"));
+        fs::write(&places.agent_socket, "").unwrap();
+        assert_eq!(servers(&env, None).unwrap(), format!("unix://{}", places.agent_socket.display()));
+        fs::remove_file(&places.agent_socket).unwrap();
+        forget_agent(&env, &own);
         assert_eq!(servers(&env, None).unwrap_err().code(), Code::Unavailable);
         let dev = env.dev_dir().unwrap();
         fs::create_dir_all(&dev).unwrap();

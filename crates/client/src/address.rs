@@ -1,5 +1,5 @@
-//! Where servers are: `unix:///run/byname/socket`, `https://names.example:7600`, `http://127.0.0.1:7600`, several with
-//! commas.
+//! Where servers are: `unix:///run/byname/socket`, `https://names.example:7600`, `http://127.0.0.1:7600`, or
+//! `dns:names.example:7600` for every address of a name; several with commas.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,6 +7,68 @@ use std::path::PathBuf;
 
 use byname_api::{Error, Result};
 use http::Uri;
+
+/// The port of servers when `dns:` names none.
+const PORT: u16 = 7600;
+
+/// What a list of servers names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// One server.
+    Server(Address),
+    /// Every address that the DNS has for a name, with TLS.
+    Dns {
+        /// The name, which the servers' certificates must hold.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Place {
+    /// Reads a list.
+    pub(crate) fn parse_list(text: &str) -> Result<Vec<Place>> {
+        let places: Vec<Place> =
+            text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(Place::parse).collect::<Result<_>>()?;
+        if places.is_empty() {
+            return Err(Error::invalid("server", format!("no server is given: {FORMS}")));
+        }
+        Ok(places)
+    }
+
+    fn parse(text: &str) -> Result<Place> {
+        let Some(rest) = text.strip_prefix("dns:") else { return Address::parse(text).map(Place::Server) };
+        let wrong = |why: &str| Error::invalid("server", format!("`{}` {why}: {FORMS}", text.escape_debug()));
+        let (name, port) = match rest.rsplit_once(':') {
+            Some((name, port)) => {
+                (name, port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong("has no good port"))?)
+            }
+            None => (rest, PORT),
+        };
+        // Read as part of an address, so that what comes of it can be one.
+        if name.is_empty() || name.contains(['/', '@']) || format!("https://{name}:{port}").parse::<Uri>().is_err() {
+            return Err(wrong("does not read as the name of a host"));
+        }
+        Ok(Place::Dns { name: name.to_owned(), port })
+    }
+}
+
+/// The addresses that the host's resolver has for a name. All of a name's servers speak TLS and show that name.
+///
+/// # Errors
+///
+/// Why there are none.
+pub(crate) async fn resolve(name: &str, port: u16) -> std::result::Result<Vec<(Address, IpAddr)>, String> {
+    let uri: Uri = format!("https://{name}:{port}").parse().map_err(|_| format!("`{name}` is no host's name"))?;
+    let found = tokio::net::lookup_host((name, port)).await.map_err(|error| error.to_string())?;
+    let mut all: Vec<(Address, IpAddr)> = Vec::new();
+    for address in found {
+        if all.iter().all(|(_, ip)| *ip != address.ip()) {
+            all.push((Address::Https(uri.clone()), address.ip()));
+        }
+    }
+    Ok(all)
+}
 
 /// The address of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,17 +82,8 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Reads a list.
-    pub(crate) fn parse_list(text: &str) -> Result<Vec<Address>> {
-        let addresses: Vec<Address> =
-            text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(Address::parse).collect::<Result<_>>()?;
-        if addresses.is_empty() {
-            return Err(Error::invalid("server", format!("no server is given: {FORMS}")));
-        }
-        Ok(addresses)
-    }
-
-    fn parse(text: &str) -> Result<Address> {
+    /// Reads one.
+    pub(crate) fn parse(text: &str) -> Result<Address> {
         let wrong = |why: &str| Error::invalid("server", format!("`{}` {why}: {FORMS}", text.escape_debug()));
         // A bare path is what `endpoints.json` says of the socket.
         let path = text
@@ -78,7 +131,8 @@ pub(crate) fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }
 
-const FORMS: &str = "write unix:///PATH, https://HOST:PORT or http://127.0.0.1:PORT, several with commas";
+const FORMS: &str =
+    "write unix:///PATH, https://HOST:PORT, dns:NAME:PORT or http://127.0.0.1:PORT, several with commas";
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,7 +153,11 @@ mod tests {
     #[test]
     fn lists_read_and_print() {
         let text = "unix:///run/byname/socket, http://127.0.0.1:7600 ,http://[::1]:1/,https://names.example:7600";
-        let list = Address::parse_list(text).unwrap();
+        let server = |place| match place {
+            Place::Server(address) => address,
+            Place::Dns { .. } => panic!("{place:?}"),
+        };
+        let list: Vec<Address> = Place::parse_list(text).unwrap().into_iter().map(server).collect();
         let shown: Vec<String> = list.iter().map(Address::to_string).collect();
         assert_eq!(
             shown,
@@ -127,11 +185,27 @@ mod tests {
             ("http://127.0.0.1:7600/v1", "behind the port"),
             ("http://me@127.0.0.1:7600", "a user"),
             ("http://a b:1", "does not read"),
+            ("dns:names.example:0", "no good port"),
+            ("dns:names.example:https", "no good port"),
+            ("dns:", "does not read"),
+            ("dns:me@names.example", "does not read"),
+            ("dns:names.example/v1", "does not read"),
         ] {
-            let error = Address::parse_list(text).unwrap_err();
+            let error = Place::parse_list(text).unwrap_err();
             assert_eq!((error.code(), error.at_field()), (byname_api::Code::InvalidArgument, Some("server")), "{text}");
             assert!(error.message().contains(part), "{text}: {}", error.message());
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_the_dns_stands_for_all_of_its_addresses() {
+        let place = |name: &str, port| Place::Dns { name: name.into(), port };
+        let list = Place::parse_list("dns:names.example,dns:names.example:1").unwrap();
+        assert_eq!(list, [place("names.example", 7600), place("names.example", 1)]);
+        let found = resolve("localhost", 1).await.unwrap();
+        assert!(!found.is_empty() && found.iter().all(|(_, ip)| ip.is_loopback()), "{found:?}");
+        assert!(found.iter().all(|(address, _)| address.to_string() == "https://localhost:1"), "{found:?}");
+        assert!(resolve("there.is.none.invalid", 1).await.is_err());
     }
 
     #[test]

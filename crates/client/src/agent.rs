@@ -10,7 +10,6 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use tonic::Streaming;
 
-use crate::address::Address;
 use crate::call::broke_off;
 
 /// A stream with a name: for a boxed one the compiler cannot prove that the call which sends it may change threads.
@@ -40,7 +39,7 @@ pub(crate) fn frames(reports: BoxStream<'static, Report>) -> Frames {
 
 /// Orders coming down. The stream ends with the connection, and at the first frame that does not read: the agent
 /// connects again and is told everything anew.
-pub(crate) fn orders(frames: Streaming<AgentFrame>, server: Address) -> BoxStream<'static, Order> {
+pub(crate) fn orders(frames: Streaming<AgentFrame>, server: String) -> BoxStream<'static, Order> {
     let orders = frames.scan((), move |(), frame| {
         ready(match frame {
             Ok(frame) => match serde_json::from_slice(&frame.json) {

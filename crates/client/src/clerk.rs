@@ -1,5 +1,6 @@
 //! The operations of a name server, by way of [`Servers::call`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use byname_api::audit::{AuditReply, AuditRequest};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::span::{Span, Timestamp};
-use byname_api::{Error, NameService, Result, proto};
+use byname_api::{Code, Error, NameService, Result, proto};
 use byname_name::Name;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -20,9 +21,9 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::address::Address;
+use crate::address::Place;
 use crate::agent;
-use crate::call::{Plan, Servers, broke_off};
+use crate::call::{Plan, broke_off};
 use crate::dial::Dial;
 use crate::generated::agents_client::AgentsClient;
 use crate::generated::audit_client::AuditClient;
@@ -30,9 +31,12 @@ use crate::generated::cluster_client::ClusterClient;
 use crate::generated::identity_client::IdentityClient;
 use crate::generated::names_client::NamesClient;
 use crate::generated::services_client::ServicesClient;
+use crate::link::Link;
+use crate::servers::{Means, Servers};
+use crate::watch;
 
 /// A page of 10,000 names of the greatest length is wider than the 4 MiB that gRPC libraries take by default.
-const MAX_REPLY_BYTES: usize = 64 << 20;
+pub(crate) const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// How long the server waits for a start when the caller does not say.
 const FIND_WAIT: Duration = Duration::from_secs(60);
@@ -55,8 +59,15 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long an answer may take that does not wait for a service to start or stop; on top of the wait otherwise.
     pub answer_timeout: Duration,
-    /// How long a call is tried again after its connection broke.
+    /// How long one server may take for such an answer while there are others to ask.
+    pub attempt_timeout: Duration,
+    /// How long a call is tried again after its connection broke, or while the servers have no primary.
     pub patience: Duration,
+    /// Ask the servers for the others of their cluster, now and then, and use those too. Not where they are reached by a
+    /// socket: elsewhere the caller would be somebody else.
+    pub learn: bool,
+    /// Where the servers that were learned are remembered: a file of the clerk's own.
+    pub servers_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -66,22 +77,27 @@ impl Default for Options {
             tls: None,
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
+            attempt_timeout: Duration::from_secs(2),
             patience: Duration::from_secs(5),
+            learn: false,
+            servers_file: None,
         }
     }
 }
 
 /// A name server, asked over the wire. `Context::caller` is not sent: the connection says who asks.
 pub struct Clerk {
-    servers: Servers,
+    servers: Arc<Servers>,
     answer_timeout: Duration,
+    attempt_timeout: Duration,
     /// Identifies this clerk's writes.
     session: u128,
     sequence: AtomicU64,
 }
 
 impl Clerk {
-    /// A clerk for these servers (`unix:///PATH`, `https://HOST:PORT`, `http://127.0.0.1:PORT`, several with commas).
+    /// A clerk for these servers (`unix:///PATH`, `https://HOST:PORT`, `http://127.0.0.1:PORT`, `dns:NAME:PORT` for
+    /// every address of a name; several with commas).
     /// Nothing is connected before the first call, which must be made within a tokio runtime.
     ///
     /// # Errors
@@ -89,7 +105,7 @@ impl Clerk {
     /// `invalid-argument` with the field `server` or `token`. An address with `https://` cannot be reached without
     /// [`Options::tls`].
     pub fn connect(servers: &str, options: Options) -> Result<Clerk> {
-        let addresses = Address::parse_list(servers)?;
+        let addresses = Place::parse_list(servers)?;
         let token = options.token.map(|token| MetadataValue::try_from(format!("Bearer {}", token.trim())));
         let mut token =
             token.transpose().map_err(|_| Error::invalid("token", "the token holds other than visible ASCII"))?;
@@ -99,15 +115,71 @@ impl Clerk {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         Ok(Clerk {
-            servers: Servers::new(addresses, token, options.connect_timeout, options.patience, options.tls),
+            servers: Arc::new(Servers::new(
+                addresses,
+                Means {
+                    token,
+                    connect_timeout: options.connect_timeout,
+                    patience: options.patience,
+                    tls: options.tls,
+                    learn: options.learn,
+                    file: options.servers_file,
+                },
+            )),
             answer_timeout: options.answer_timeout,
+            attempt_timeout: options.attempt_timeout,
             session: RequestId::session_at(now, rand::random()),
             sequence: AtomicU64::new(1),
         })
     }
 
+    /// Where the servers are that it knows now, in the order of its list.
+    pub fn servers(&self) -> Vec<String> {
+        self.servers.known().iter().map(|link| link.to_string()).collect()
+    }
+
+    /// How often a server failed or was too slow, since the clerk was made.
+    pub fn failures(&self) -> u64 {
+        self.servers.failures()
+    }
+
+    /// Whether no server could be reached when one was last asked.
+    pub fn is_away(&self) -> bool {
+        self.servers.is_away()
+    }
+
+    /// Asks for the other servers of the cluster now, and remembers them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NameService::info`].
+    pub async fn learn(&self) -> Result<()> {
+        let plan = Plan { bound: self.attempt_timeout, ..self.read_plan() };
+        ask_for_others(&self.servers, &plan).await
+    }
+
+    /// Asks for them on the side when it is time.
+    fn learn_on_the_side(&self) {
+        if !self.servers.should_learn() {
+            return;
+        }
+        let (servers, plan) = (self.servers.clone(), Plan { bound: self.attempt_timeout, ..self.read_plan() });
+        tokio::spawn(async move {
+            if let Err(error) = ask_for_others(&servers, &plan).await {
+                tracing::debug!(reason = error.message(), "the servers of the cluster are not known");
+            }
+        });
+    }
+
     fn read_plan(&self) -> Plan {
-        Plan { bound: self.answer_timeout, tell: true, write: None, once: false, stranger: false }
+        Plan {
+            bound: self.answer_timeout,
+            attempt: Some(self.attempt_timeout),
+            tell: true,
+            write: None,
+            once: false,
+            stranger: false,
+        }
     }
 
     fn write_plan(&self, cx: &Context) -> Plan {
@@ -118,7 +190,7 @@ impl Clerk {
     /// kept back, because the server would take it for the wait.
     fn wait_plan(&self, wait: Option<Span>, unsaid: Duration, write: Option<RequestId>) -> Plan {
         let bound = wait.map_or(unsaid, Span::duration).saturating_add(self.answer_timeout);
-        Plan { bound, tell: wait.is_some(), write, ..self.read_plan() }
+        Plan { bound, attempt: None, tell: wait.is_some(), write, ..self.read_plan() }
     }
 
     fn request_id(&self, cx: &Context) -> RequestId {
@@ -128,6 +200,21 @@ impl Clerk {
         })
     }
 
+    async fn call<M, R, F>(
+        &self,
+        plan: &Plan,
+        message: M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<(R, Arc<Link>)>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let answer = self.servers.call(plan, message, send).await;
+        self.learn_on_the_side();
+        answer
+    }
+
     /// A call that is answered once.
     async fn ask<M, R, A, F>(&self, plan: Plan, message: M, send: impl Fn(Channel, Request<M>) -> F) -> Result<A>
     where
@@ -135,12 +222,20 @@ impl Clerk {
         A: TryFrom<R, Error = Error>,
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let (reply, link) = self.servers.call(&plan, message, send).await?;
+        let (reply, link) = self.call(&plan, message, send).await?;
         A::try_from(reply).map_err(|error| {
-            let place = format!("the answer of {} does not read", link.address);
+            let place = format!("the answer of {link} does not read");
             Error::internal(format!("{place}: {error}")).within(place)
         })
     }
+}
+
+/// Asks whoever answers for the servers of its cluster.
+async fn ask_for_others(servers: &Servers, plan: &Plan) -> Result<()> {
+    let send = |channel, request| async { ClusterClient::new(channel).info(request).await };
+    let (reply, _) = servers.call(plan, proto::InfoRequest {}, send).await?;
+    servers.learn(&ServerInfo::try_from(reply)?);
+    Ok(())
 }
 
 /// 256 random bits in hex.
@@ -148,7 +243,7 @@ fn random_key() -> String {
     rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn names(channel: Channel) -> NamesClient<Channel> {
+pub(crate) fn names(channel: Channel) -> NamesClient<Channel> {
     NamesClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
 }
 
@@ -217,22 +312,16 @@ impl NameService for Clerk {
     async fn watch(&self, _: &Context, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchReply>>> {
         // A deadline would hold for the whole stream, so the server is not told of one.
         let plan = Plan { tell: false, ..self.read_plan() };
-        let message = proto::WatchRequest::from(request);
-        let send = |channel, request| async { names(channel).watch(request).await };
-        let (messages, link) = self.servers.call(&plan, message, send).await?;
-        let address = link.address.clone();
-        Ok(messages
-            .map(move |message| match message {
-                Ok(message) => WatchReply::try_from(message)
-                    .map_err(|error| Error::internal(format!("a message of {address} does not read: {error}"))),
-                Err(status) => Err(broke_off(&address, status)),
-            })
-            .boxed())
+        let watching = watch::begin(self.servers.clone(), plan, request).await;
+        self.learn_on_the_side();
+        watching
     }
 
     async fn report(&self, _: &Context, request: ReportRequest) -> Result<ReportReply> {
+        // Uses add up, so they are not told twice; a load that is told again is the same.
+        let plan = Plan { once: request.uses.is_some(), ..self.read_plan() };
         let message = proto::ReportRequest::from(request);
-        self.ask(self.read_plan(), message, |channel, request| async { services(channel).report(request).await }).await
+        self.ask(plan, message, |channel, request| async { services(channel).report(request).await }).await
     }
 
     async fn lock(&self, cx: &Context, mut request: LockRequest) -> Result<LockReply> {
@@ -241,7 +330,7 @@ impl NameService for Clerk {
         request.key = request.key.or_else(|| chosen.clone());
         let wait = request.wait.map_or(Duration::ZERO, Span::duration);
         let bound = wait.saturating_add(self.answer_timeout);
-        let plan = Plan { bound, tell: false, ..self.write_plan(cx) };
+        let plan = Plan { bound, attempt: None, tell: false, ..self.write_plan(cx) };
         let message = proto::LockRequest::from(request);
         let send = |channel, request| async { names(channel).lock(request).await };
         let reply: LockReply = self.ask(plan, message, send).await?;
@@ -251,7 +340,7 @@ impl NameService for Clerk {
     async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
         let message = proto::UnlockRequest::from(request);
         let send = |channel, request| async { names(channel).unlock(request).await };
-        let (reply, _) = self.servers.call(&self.write_plan(cx), message, send).await?;
+        let (reply, _) = self.call(&self.write_plan(cx), message, send).await?;
         Ok(reply.into())
     }
 
@@ -273,8 +362,8 @@ impl NameService for Clerk {
         let plan = Plan { tell: false, ..self.read_plan() };
         let message = proto::LogsRequest::from(request);
         let send = |channel, request| async { services(channel).logs(request).await };
-        let (chunks, link) = self.servers.call(&plan, message, send).await?;
-        let (address, bound) = (link.address.clone(), self.answer_timeout);
+        let (chunks, link) = self.call(&plan, message, send).await?;
+        let (address, bound) = (link.to_string(), self.answer_timeout);
         let pieces = stream::unfold(Some(chunks), move |chunks| {
             let address = address.clone();
             async move {
@@ -301,7 +390,7 @@ impl NameService for Clerk {
     async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
         let message = proto::LogoutRequest::from(request);
         let send = |channel, request| async { identity(channel).logout(request).await };
-        self.servers.call(&self.write_plan(cx), message, send).await.map(|_| ())
+        self.call(&self.write_plan(cx), message, send).await.map(|_| ())
     }
 
     async fn whoami(&self, _: &Context) -> Result<WhoamiReply> {
@@ -319,13 +408,13 @@ impl NameService for Clerk {
         // Another certificate for the same key does no harm.
         let message = proto::CertifyRequest::from(request);
         let send = |channel, request| async { identity(channel).certify(request).await };
-        let (reply, _) = self.servers.call(&self.read_plan(), message, send).await?;
+        let (reply, _) = self.call(&self.read_plan(), message, send).await?;
         Ok(reply.into())
     }
 
     async fn trust(&self, _: &Context) -> Result<TrustReply> {
         let send = |channel, request| async { identity(channel).trust(request).await };
-        let (reply, _) = self.servers.call(&self.read_plan(), proto::TrustRequest {}, send).await?;
+        let (reply, _) = self.call(&self.read_plan(), proto::TrustRequest {}, send).await?;
         Ok(reply.into())
     }
 
@@ -344,7 +433,7 @@ impl NameService for Clerk {
     async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
         let message = proto::InviteRequest::from(request);
         let send = |channel, request| async { identity(channel).invite(request).await };
-        let (reply, _) = self.servers.call(&self.write_plan(cx), message, send).await?;
+        let (reply, _) = self.call(&self.write_plan(cx), message, send).await?;
         Ok(reply.into())
     }
 
@@ -357,7 +446,7 @@ impl NameService for Clerk {
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
         let message = proto::RevokeRequest::from(request);
         let send = |channel, request| async { identity(channel).revoke(request).await };
-        self.servers.call(&self.write_plan(cx), message, send).await.map(|_| ())
+        self.call(&self.write_plan(cx), message, send).await.map(|_| ())
     }
 
     async fn access(&self, _: &Context, request: AccessRequest) -> Result<AccessReply> {
@@ -367,7 +456,7 @@ impl NameService for Clerk {
 
     async fn audit(&self, _: &Context, request: AuditRequest) -> Result<AuditReply> {
         let bound = if request.verify { VERIFY_WAIT } else { Duration::ZERO }.saturating_add(self.answer_timeout);
-        let plan = Plan { bound, ..self.read_plan() };
+        let plan = Plan { bound, attempt: None, ..self.read_plan() };
         let message = proto::AuditRequest::from(request);
         let send = |channel, request| async {
             AuditClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).search(request).await
@@ -387,13 +476,19 @@ impl NameService for Clerk {
     ) -> Result<BoxStream<'static, Order>> {
         // The reports can be sent once, so a connection that may have broken since it was last used will not do.
         let (channel, link) = self.servers.dial().await?;
-        let address = link.address.clone();
         let plan = Plan { tell: false, ..self.read_plan() };
-        let request = self.servers.request(link, &plan, Instant::now(), agent::frames(reports));
+        let request = self.servers.request(&link, &plan, Instant::now(), agent::frames(reports));
         let mut client = AgentsClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
         let answer = timeout(plan.bound, client.connect(request)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
-        let frames = answer.map_err(|status| broke_off(&address, status))?;
-        Ok(agent::orders(frames.into_inner(), address))
+        let frames = answer.map_err(|status| broke_off(&link.to_string(), status)).inspect_err(|error| {
+            // The next attempt begins with another one.
+            if matches!(error.code(), Code::Unavailable | Code::Timeout) {
+                self.servers.failed(&link);
+            }
+        })?;
+        self.servers.answered(&link, true);
+        self.learn_on_the_side();
+        Ok(agent::orders(frames.into_inner(), link.to_string()))
     }
 }

@@ -1,6 +1,8 @@
 //! The connection to one server, made when it is needed and kept.
 
+use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +16,23 @@ use crate::dial::Dial;
 
 /// A connection that goes silent is noticed within the sum of these two, also one that only waits (agents, followed
 /// logs).
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PONG_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why no encrypted connection is made.
 const NO_TRUST: &str = "no certificate of the server's trust domain is known: give --ca FILE";
 
+/// How long a server that was slow or failed is asked last.
+const HELD_BACK: Duration = Duration::from_secs(5);
+
 pub(crate) struct Link {
     pub(crate) address: Address,
+    /// Where the host of the address is, when the DNS was asked already.
+    at: Option<IpAddr>,
+    /// It stays in the list whatever the servers say of their cluster.
+    pub(crate) configured: bool,
+    /// Until when it is asked last.
+    held_back: parking_lot::Mutex<Option<Instant>>,
     connect_timeout: Duration,
     tls: Option<Arc<dyn Dial>>,
     state: Mutex<State>,
@@ -45,7 +56,42 @@ pub(crate) struct Connection {
 
 impl Link {
     pub(crate) fn new(address: Address, connect_timeout: Duration, tls: Option<Arc<dyn Dial>>) -> Self {
-        Link { address, connect_timeout, tls, state: Mutex::default() }
+        let (at, configured, held_back) = (None, true, parking_lot::Mutex::new(None));
+        Link { address, at, configured, held_back, connect_timeout, tls, state: Mutex::default() }
+    }
+
+    /// The same for a host that is there.
+    pub(crate) fn at(self, at: IpAddr) -> Self {
+        Link { at: Some(at), ..self }
+    }
+
+    /// The same, as the servers told it.
+    pub(crate) fn learned(self) -> Self {
+        Link { configured: false, ..self }
+    }
+
+    /// Whether it leads to the same place.
+    pub(crate) fn leads_to(&self, address: &Address, at: Option<IpAddr>) -> bool {
+        self.address == *address && self.at == at
+    }
+
+    /// Whether the DNS gave it for this name.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        matches!(&self.address, Address::Https(uri) if self.at.is_some() && uri.host() == Some(name))
+    }
+
+    /// It failed or was slow: others are asked first for a while.
+    pub(crate) fn hold_back(&self) {
+        *self.held_back.lock() = Some(Instant::now() + HELD_BACK);
+    }
+
+    /// It answered.
+    pub(crate) fn trust(&self) {
+        *self.held_back.lock() = None;
+    }
+
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// The kept connection, or a new one. The error says why there is none.
@@ -103,13 +149,13 @@ impl Link {
         match &self.address {
             Address::Http(uri) => tuned(Endpoint::from(uri.clone())).connect().await,
             Address::Https(uri) => {
-                let (tls, host) = (self.tls.clone(), bare(uri.host().unwrap_or_default()).to_owned());
+                let (tls, host, at) = (self.tls.clone(), bare(uri.host().unwrap_or_default()).to_owned(), self.at);
                 let port = uri.port_u16().unwrap_or_default();
                 let connector = tower::service_fn(move |_: Uri| {
                     let (tls, host) = (tls.clone(), host.clone());
                     async move {
                         let tls = tls.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, NO_TRUST))?;
-                        tls.dial(&host, port).await.map(TokioIo::new)
+                        tls.dial(&host, port, at).await.map(TokioIo::new)
                     }
                 });
                 // The library would want to make the TLS itself if it were told of https; the requests carry the
@@ -127,6 +173,16 @@ impl Link {
                 // The authority of the requests; the connector does not look at it.
                 tuned(Endpoint::from_static("http://localhost")).connect_with_connector(connector).await
             }
+        }
+    }
+}
+
+/// The address, and the place where the DNS has it.
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some(at) => write!(f, "{} at {at}", self.address),
+            None => write!(f, "{}", self.address),
         }
     }
 }

@@ -83,6 +83,7 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod links;
 mod lock;
 mod log;
 mod members;

@@ -1,6 +1,6 @@
 //! Asks the gate about one request: the connection says where it comes from, the headers say the rest.
 
-use byname_api::caller::{Admission, Connection, Gate, Peer};
+use byname_api::caller::{Admission, Connection, Gate, PASSED_ON, Peer};
 use byname_api::{Code, Error, Result};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Request, Version};
@@ -37,7 +37,10 @@ fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Re
     let origin = single(headers, &ORIGIN, || {
         Error::new(Code::Denied, "the request names more than one origin").field("Origin")
     })?;
-    gate.admit(connection, host, origin, authorization(headers)?)
+    let caller = gate.admit(connection, host, origin, authorization(headers)?)?;
+    let passed_on =
+        single(headers, &HeaderName::from_static(PASSED_ON), || Error::invalid(PASSED_ON, "is given twice"))?;
+    caller.on_behalf(passed_on)
 }
 
 /// The one value of a header. What is not visible ASCII is as wrong as two values are.

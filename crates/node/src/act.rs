@@ -101,7 +101,7 @@ impl Inner {
         if request.now {
             for instance in &live {
                 if let Some(computer) = &instance.computer {
-                    let order = Order::Stop { term: self.cluster.term(), instance: instance.id, now: true };
+                    let order = Order::Stop { term: self.order_term(), instance: instance.id, now: true };
                     self.agents.send(computer, order);
                 }
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use byname_api::agent::{InstanceReport, Order, Phase, Report};
 use byname_api::error::{Code, Error, Result};
@@ -53,6 +53,8 @@ pub(crate) struct Agents {
     logs: Mutex<HashMap<u64, mpsc::Sender<Result<Bytes>>>>,
     /// Told when an agent arrives.
     pub(crate) arrived: Notify,
+    /// Told when all streams end.
+    parted: watch::Sender<()>,
 }
 
 #[derive(Clone)]
@@ -68,6 +70,15 @@ impl Agents {
     /// The computers whose agents are connected.
     pub(crate) fn computers(&self) -> Vec<Name> {
         self.connected.lock().keys().cloned().collect()
+    }
+
+    /// Ends all streams: the agents look for the primary.
+    pub(crate) fn part(&self) {
+        self.connected.lock().clear();
+        self.probes.lock().clear();
+        self.rests.lock().clear();
+        self.logs.lock().clear();
+        self.parted.send_replace(());
     }
 
     /// Sends an order; false when the agent is not there or does not keep up.
@@ -165,17 +176,21 @@ pub(crate) async fn attach(
     let hello = Command::Computer { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
+    let parted = inner.agents.parted.subscribe();
+    if !inner.reigns() {
+        return Err(Error::new(Code::Unavailable, "this server is not the primary any more: ask again"));
+    }
     let stream = inner.agents.next.fetch_add(1, Ordering::Relaxed);
     let sent = Arc::new(Mutex::new(Some(HashSet::new())));
     // Before anybody can send it a start, so that what is not known here was sent later.
     let known = instances_on(&inner, &name);
     let agent = Agent { stream, orders: orders.clone(), sent: sent.clone() };
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
-    let _ = orders.send(Order::Welcome { term: inner.cluster.term(), known: known.clone() }).await;
+    let _ = orders.send(Order::Welcome { term: inner.order_term(), known: known.clone() }).await;
     inner.agents.connected.lock().insert(name.clone(), agent);
     inner.tell_sockets(&name);
     inner.agents.arrived.notify_waiters();
-    let stream = Stream { computer: name, stream, orders, known, sent };
+    let stream = Stream { computer: name, stream, orders, known, sent, parted };
     tokio::spawn(stream.listen(inner, reports));
     Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
 }
@@ -187,12 +202,18 @@ struct Stream {
     orders: mpsc::Sender<Order>,
     known: Vec<InstanceId>,
     sent: Arc<Mutex<Option<HashSet<InstanceId>>>>,
+    parted: watch::Receiver<()>,
 }
 
 impl Stream {
-    async fn listen(self, inner: Arc<Inner>, mut reports: BoxStream<'static, Report>) {
+    async fn listen(mut self, inner: Arc<Inner>, mut reports: BoxStream<'static, Report>) {
         let mut seen = HashSet::new();
-        while let Some(report) = reports.next().await {
+        loop {
+            let next = tokio::select! {
+                next = reports.next() => next,
+                _ = self.parted.changed() => None,
+            };
+            let Some(report) = next else { break };
             match report {
                 Report::Hello { .. } => {}
                 Report::Instance(report) => {
@@ -243,7 +264,7 @@ impl Stream {
         let copy = node.as_ref().and_then(|node| node.service.as_deref()?.instance(id));
         let stopping = copy.is_some_and(|copy| copy.state == State::Stopping);
         if stopping && !matches!(report.phase, Phase::Stopping | Phase::Ended { .. }) {
-            let _ = self.orders.try_send(Order::Stop { term: inner.cluster.term(), instance: id, now: false });
+            let _ = self.orders.try_send(Order::Stop { term: inner.order_term(), instance: id, now: false });
         }
     }
 
@@ -287,7 +308,7 @@ async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<
         let order = if ended {
             Order::Forget { instance: id }
         } else {
-            Order::Stop { term: inner.cluster.term(), instance: id, now: false }
+            Order::Stop { term: inner.order_term(), instance: id, now: false }
         };
         let _ = orders.try_send(order);
         return;

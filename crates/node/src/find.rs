@@ -38,6 +38,11 @@ impl Inner {
         self.authorise(&cx.caller, Right::Find, &request.name)?;
         self.confirm_if(request.consistent).await?;
         let wants = self.wants(&request, self.may_start_it(&cx.caller, &request));
+        if request.failed.is_some()
+            && let Some(primary) = self.elsewhere(cx).await?
+        {
+            return primary.find(cx, request).await;
+        }
         if let Some(failed) = request.failed {
             self.check_failed(&cx.caller, &request.name, failed).await?;
         }
@@ -49,10 +54,16 @@ impl Inner {
                 self.authorise_in(&tree, &cx.caller, Right::Find, &request.name)?;
             }
             match query::find(&tree, &request.name, wants, &self.usage)? {
-                Outlook::Answer(reply) if self.may_name(&reply) => return Ok(*reply),
+                Outlook::Answer(mut reply) if self.may_name(&reply) => {
+                    self.freshen(&mut reply.fresh);
+                    return Ok(*reply);
+                }
                 Outlook::Refuse(error) => return Err(error),
                 Outlook::Answer(_) | Outlook::Wait(_) | Outlook::Start(_) => {}
             }
+        }
+        if let Some(primary) = self.elsewhere(cx).await? {
+            return primary.find(cx, request).await;
         }
         let why = format!("asked for by {}", cx.caller.principal);
         let asker = Some((&cx.caller, Right::Find));

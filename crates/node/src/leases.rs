@@ -66,6 +66,13 @@ impl<Id: Copy + Ord + Hash> Leases<Id> {
         }
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.inner.lock();
+        inner.leases.clear();
+        inner.order.clear();
+    }
+
     /// Waits for the next lease that runs out. It stays out for a short time only: if its end cannot be logged now, it
     /// runs out again.
     pub(crate) async fn ran_out(&self) -> (Id, u64) {

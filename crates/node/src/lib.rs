@@ -11,12 +11,15 @@ mod advertise;
 mod agents;
 mod auditing;
 mod find;
+mod forward;
 mod identity;
 mod idle;
 mod leases;
 mod locks;
 mod logs;
 mod machine;
+mod members;
+mod role;
 mod serve;
 mod sockets;
 mod speed;
@@ -25,14 +28,16 @@ mod usage;
 mod waits;
 mod watch;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use byname_api::agent;
@@ -40,13 +45,16 @@ use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
-use byname_cluster::{Cluster, OpenError, ProposeError};
+use byname_cluster::{Cluster, NoPeers, OpenError, ProposeError, Transport};
 use byname_name::Pattern;
-use byname_registry::service::Origin;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
+pub use forward::Peers;
 pub use identity::Setup;
-use machine::{RegistryMachine, View};
+use machine::{RegistryMachine, Told, View};
+
+/// How long a server that leads may take to be ready for it.
+const LEADS_SOON: Duration = Duration::from_secs(1);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -81,11 +89,17 @@ pub(crate) struct Inner {
     hub: watch::Hub,
     on_the_way: start::OnTheWay,
     turn: AtomicU64,
-    started_at: Instant,
     started: Stamp,
     stopping: AtomicBool,
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
+    peers: OnceLock<Arc<dyn Peers>>,
+    /// Told when the view has changed.
+    published: Arc<Notify>,
+    /// The term in which this server leads, or 0.
+    reign: AtomicU64,
+    /// Since when it does, or since when it is here.
+    since: Mutex<Instant>,
     identity: OnceLock<Box<identity::Identity>>,
 }
 
@@ -105,23 +119,37 @@ impl Node {
         options: byname_cluster::Options,
         config: Config,
     ) -> Result<Node, OpenError> {
-        let (machine, view, mut events) = RegistryMachine::new();
+        Node::open_with(disk, Arc::new(NoPeers), options, config).await
+    }
+
+    /// [`open_on`](Node::open_on) with a line to other servers; what they send goes to [`answer`](Node::answer).
+    ///
+    /// # Errors
+    /// Those of [`open`](Node::open).
+    pub async fn open_with(
+        disk: Arc<dyn Disk>,
+        transport: Arc<dyn Transport>,
+        options: byname_cluster::Options,
+        config: Config,
+    ) -> Result<Node, OpenError> {
+        let published = Arc::new(Notify::new());
+        let (machine, view, mut events) = RegistryMachine::new(published.clone());
         // What the log tells again while it is replayed happened long ago: the view says how things stand now. Only those
         // who watched then may come back and ask, so the newest of it is kept, and no more than that.
         let mut hub = None;
         let cluster = {
-            let opening = Cluster::open_on(disk, options, machine);
+            let opening = Cluster::open_with(disk, transport, options, machine);
             tokio::pin!(opening);
             loop {
                 tokio::select! {
                     biased;
-                    Some(batch) = events.recv() => watch::Hub::learn(&mut hub, &batch),
+                    Some(told) = events.recv() => watch::Hub::learn(&mut hub, &told),
                     opened = &mut opening => break opened?,
                 }
             }
         };
-        while let Ok(batch) = events.try_recv() {
-            watch::Hub::learn(&mut hub, &batch);
+        while let Ok(told) = events.try_recv() {
+            watch::Hub::learn(&mut hub, &told);
         }
         let hub = hub.unwrap_or_else(|| watch::Hub::new(view.load().revision));
         metrics::describe_counter!("byname_finds_total", "Finds answered or refused.");
@@ -144,14 +172,25 @@ impl Node {
             hub,
             on_the_way: start::OnTheWay::default(),
             turn: AtomicU64::new(0),
-            started_at: Instant::now(),
             started: Stamp { at: start::now(), by: "byname".into() },
             stopping: AtomicBool::new(false),
             finds: metrics::counter!("byname_finds_total"),
             has_ended: OnceLock::new(),
             identity: OnceLock::new(),
+            peers: OnceLock::new(),
+            published,
+            reign: AtomicU64::new(0),
+            since: Mutex::new(Instant::now()),
         });
-        inner.take_up();
+        if inner.cluster.is_primary() {
+            // A server that is alone leads already, and does so when this returns, if its disk lets it.
+            let mut role = inner.cluster.role();
+            let leads = tokio::time::timeout(LEADS_SOON, role.wait_for(|role| role.primary)).await;
+            if let Ok(Ok(role)) = leads {
+                inner.play(*role);
+            }
+        }
+        tokio::spawn(role::follow(inner.clone()));
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
@@ -179,12 +218,28 @@ impl Node {
     /// Refuses new writes and closes the log. Programs go on.
     pub async fn shutdown(&self) {
         self.drain();
+        self.inner.cluster.hand_over().await;
         self.inner.cluster.shutdown().await;
     }
 
-    /// Whether it can answer: for `/readyz`.
+    /// Whether it can answer with what is so now: for `/readyz`. A server that is cut off from the majority cannot.
     pub fn is_ready(&self) -> bool {
-        !self.inner.stopping() && self.inner.cluster.is_primary()
+        !self.inner.stopping() && !self.inner.cluster.freshness().stale
+    }
+
+    /// Answers what another server of the cluster sent, as the transport brought it.
+    pub fn answer(&self, request: Bytes) -> impl Future<Output = Bytes> + Send + use<> {
+        self.inner.cluster.answer(request)
+    }
+
+    /// The process of another server has ended, as its broken connections say.
+    pub fn peer_gone(&self, server: u64) {
+        self.inner.cluster.peer_gone(server);
+    }
+
+    /// The servers of the cluster, with where their peers reach them.
+    pub fn servers(&self) -> Vec<byname_cluster::Server> {
+        self.inner.cluster.members().into_iter().map(|member| member.server).collect()
     }
 
     /// Sets the gauges to what they are now: for `/metrics`.
@@ -200,37 +255,14 @@ impl Node {
         metrics::gauge!("byname_watchers").set(watchers as f64);
         metrics::gauge!("byname_watch_events_kept").set(events as f64);
         metrics::gauge!("byname_watch_kept_bytes").set(bytes as f64);
+        metrics::gauge!("byname_primary").set(f64::from(u8::from(self.inner.reigns())));
+        metrics::gauge!("byname_term").set(status.term as f64);
+        metrics::gauge!("byname_age_seconds").set(self.inner.cluster.freshness().age.as_secs_f64());
         metrics::gauge!("byname_writes_stalled").set(f64::from(u8::from(status.stalled.is_some())));
     }
 }
 
 impl Inner {
-    /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
-    fn take_up(self: &Arc<Self>) {
-        let tree = self.view.load_full();
-        for node in tree.live() {
-            for instance in node.service.iter().flat_map(|s| &s.instances) {
-                if let Origin::Advertised { ttl_ms, renewal } = instance.origin {
-                    self.leases.grant(instance.id, renewal, ttl_ms);
-                }
-            }
-        }
-        for node in tree.live() {
-            self.follow_speed(node.id);
-        }
-        for node in tree.special() {
-            self.follow_use(node.id);
-            if start::missing_copies(&node).is_some() {
-                tokio::spawn(self.clone().keep_running(node.id));
-            }
-        }
-        for node in tree.locked() {
-            if let Some(lock) = &node.lock {
-                self.lock_leases.grant(node.id, lock.renewal, lock.ttl_ms);
-            }
-        }
-    }
-
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -239,9 +271,15 @@ impl Inner {
     pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
         metrics::counter!("byname_writes_total").increment(1);
         let request = request.map(|id| own_request(by, id));
+        let anywhere = matches!(command, Command::Anchor { .. });
         let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
         let bytes = Bytes::from(stored::encode_command(&entry));
-        let reply = self.cluster.propose(bytes).await.map_err(|error| match error {
+        let proposed = match anywhere {
+            // A server's own business, which concerns no other.
+            true => self.cluster.propose_anywhere(bytes).await,
+            false => self.cluster.propose(bytes).await,
+        };
+        let reply = proposed.map_err(|error| match error {
             ProposeError::TooLarge { bytes, limit } => {
                 Error::new(Code::TooLarge, format!("the request takes {bytes} bytes, and {limit} is the most"))
             }
@@ -303,12 +341,29 @@ fn own_request(by: &str, id: RequestId) -> RequestId {
 }
 
 /// Does what follows from changes.
-async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Vec<Event>>) {
-    while let Some(batch) = events.recv().await {
-        let term = inner.cluster.term();
+async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<Told>) {
+    while let Some(told) = events.recv().await {
+        let batch = match told {
+            Told::Events(batch) => batch,
+            Told::Restored => {
+                inner.hub.restart(inner.view.load().revision);
+                inner.waits.wake_all();
+                inner.forget_known();
+                continue;
+            }
+        };
         inner.hub.tell(&batch);
         for event in batch {
             inner.follow_principals(&event);
+            let Some(term) = inner.reign() else {
+                // Only those who wait here; the rest is the primary's business.
+                match event {
+                    Event::Service(id) => inner.waits.wake(id),
+                    Event::Object { node, .. } => inner.waits.wake(node.id),
+                    _ => {}
+                }
+                continue;
+            };
             match event {
                 Event::Service(id) => {
                     inner.waits.wake(id);
@@ -349,7 +404,7 @@ async fn end_leases(inner: Arc<Inner>) {
         if inner.stopping() {
             return;
         }
-        if inner.view.load().by_instance(instance).is_none() {
+        if !inner.reigns() || inner.view.load().by_instance(instance).is_none() {
             inner.leases.end(instance);
             continue;
         }
@@ -367,7 +422,7 @@ async fn end_locks(inner: Arc<Inner>) {
         if inner.stopping() {
             return;
         }
-        if inner.view.load().by_id(object).is_none_or(|node| node.lock.is_none()) {
+        if !inner.reigns() || inner.view.load().by_id(object).is_none_or(|node| node.lock.is_none()) {
             inner.lock_leases.end(object);
             continue;
         }

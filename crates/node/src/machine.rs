@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use byname_api::error::Error;
 use byname_cluster::{Frozen, Machine, Position};
@@ -19,16 +19,26 @@ pub(crate) struct RegistryMachine {
     registry: Registry,
     view: View,
     fresh: Vec<Event>,
-    events: mpsc::UnboundedSender<Vec<Event>>,
+    events: mpsc::UnboundedSender<Told>,
+    published: Arc<Notify>,
+}
+
+/// What a machine tells of its changes.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// What happened, in order.
+    Events(Vec<Event>),
+    /// The tree was replaced by another server's: nobody can say what changed.
+    Restored,
 }
 
 impl RegistryMachine {
     /// A machine with an empty tree, its view, and where its events come out (after the view shows their effect).
-    pub(crate) fn new() -> (Self, View, mpsc::UnboundedReceiver<Vec<Event>>) {
+    pub(crate) fn new(published: Arc<Notify>) -> (Self, View, mpsc::UnboundedReceiver<Told>) {
         let registry = Registry::default();
         let view: View = Arc::new(ArcSwap::from_pointee(registry.tree().clone()));
         let (events, out) = mpsc::unbounded_channel();
-        (RegistryMachine { registry, view: view.clone(), fresh: Vec::new(), events }, view, out)
+        (RegistryMachine { registry, view: view.clone(), fresh: Vec::new(), events, published }, view, out)
     }
 }
 
@@ -50,8 +60,9 @@ impl Machine for RegistryMachine {
         self.view.store(Arc::new(self.registry.tree().clone()));
         if !self.fresh.is_empty() {
             // Nobody listens any more only when the server is going down.
-            let _ = self.events.send(std::mem::take(&mut self.fresh));
+            let _ = self.events.send(Told::Events(std::mem::take(&mut self.fresh)));
         }
+        self.published.notify_waiters();
     }
 
     fn freeze(&self) -> Box<dyn Frozen> {
@@ -62,6 +73,7 @@ impl Machine for RegistryMachine {
         self.registry = stored::read_snapshot(from).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         self.fresh.clear();
         self.view.store(Arc::new(self.registry.tree().clone()));
+        let _ = self.events.send(Told::Restored);
         Ok(())
     }
 }

@@ -49,6 +49,7 @@ impl NameService for Node {
         inner.note_read(cx, "read", &request.name, &read);
         let mut reply = read?;
         inner.add_samples(&mut reply.object);
+        inner.freshen(&mut reply.fresh);
         Ok(reply)
     }
 
@@ -60,10 +61,11 @@ impl NameService for Node {
         let who = inner.who(&cx.caller);
         let sight = sight(&tree, &who, &[Right::List]);
         let next = request.next.as_deref();
-        let reply = query::list(&tree, &pattern, request.limit, next, request.set.as_deref(), sight.as_ref())?;
+        let mut reply = query::list(&tree, &pattern, request.limit, next, request.set.as_deref(), sight.as_ref())?;
         if reply.entries.is_empty() && reply.next.is_none() {
             inner.refuse_the_seen(&tree, &cx.caller, Right::List, &pattern.literal_prefix())?;
         }
+        inner.freshen(&mut reply.fresh);
         Ok(reply)
     }
 
@@ -82,10 +84,14 @@ impl NameService for Node {
             inner.refuse_the_seen(&tree, &cx.caller, Right::Read, &pattern.literal_prefix())?;
         }
         reply.services.iter_mut().for_each(|status| inner.add_to_status(&tree, status));
+        inner.freshen(&mut reply.fresh);
         Ok(reply)
     }
 
     async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.act(cx, request).await;
+        }
         let verb = request.verb;
         let acted = self.inner.act(cx, request).await;
         for service in acted.iter().flat_map(|reply| &reply.services) {
@@ -106,6 +112,13 @@ impl NameService for Node {
     }
 
     async fn batch(&self, cx: &Context, request: BatchRequest) -> Result<BatchReply> {
+        if !request.dry_run
+            && let Some(primary) = self.inner.elsewhere(cx).await?
+        {
+            let reply = primary.batch(cx, request).await?;
+            self.inner.catch_up(reply.revision).await;
+            return Ok(reply);
+        }
         let operations = if request.dry_run { Vec::new() } else { auditing::operations(&request) };
         let done = self.inner.batch(cx, request).await;
         self.inner.note_batch(cx, &operations, &done);
@@ -113,6 +126,9 @@ impl NameService for Node {
     }
 
     async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.advertise(cx, request).await;
+        }
         let (name, shown) = (request.name.clone(), request.ticket.is_some() || request.credential.is_some());
         let done = self.inner.advertise(cx, request).await;
         // Renewals of a lease are not news.
@@ -131,6 +147,9 @@ impl NameService for Node {
     }
 
     async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.withdraw(cx, request).await;
+        }
         let name = request.name.clone();
         let done = self.inner.withdraw(cx, request).await;
         self.inner.note_change(cx, "withdraw", Some(&name), &done);
@@ -138,6 +157,9 @@ impl NameService for Node {
     }
 
     async fn logs(&self, cx: &Context, request: LogsRequest) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.logs(cx, request).await;
+        }
         let name = request.name.clone();
         let logs = self.inner.logs(cx, request).await;
         self.inner.note_read(cx, "logs", &name, &logs);
@@ -166,6 +188,7 @@ impl NameService for Node {
             inner.authorise_in(&tree, &cx.caller, Right::Read, under)?;
         }
         reply.objects.iter_mut().for_each(|object| inner.add_samples(object));
+        inner.freshen(&mut reply.fresh);
         Ok(reply)
     }
 
@@ -174,10 +197,16 @@ impl NameService for Node {
     }
 
     async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.report(cx, request).await;
+        }
         self.inner.report(cx, request).await
     }
 
     async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.lock(cx, request).await;
+        }
         let (name, renew) = (request.name.clone(), request.renew);
         let done = self.inner.lock(cx, request).await;
         if !renew {
@@ -187,6 +216,9 @@ impl NameService for Node {
     }
 
     async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.unlock(cx, request).await;
+        }
         let name = request.name.clone();
         let done = self.inner.unlock(cx, request).await;
         self.inner.note_change(cx, "unlock", Some(&name), &done);
@@ -194,10 +226,16 @@ impl NameService for Node {
     }
 
     async fn login(&self, cx: &Context, request: LoginRequest) -> Result<LoginReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.login(cx, request).await;
+        }
         self.inner.login(cx, request).await
     }
 
     async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.logout(cx, request).await;
+        }
         let whose = request.principal.clone().or_else(|| cx.caller.name.clone());
         let done = self.inner.logout(cx, request).await;
         self.inner.note_change(cx, "logout", whose.as_ref(), &done);
@@ -209,6 +247,9 @@ impl NameService for Node {
     }
 
     async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.enrol(cx, request).await;
+        }
         self.inner.enrol(cx, request).await
     }
 
@@ -227,6 +268,9 @@ impl NameService for Node {
     }
 
     async fn introduce(&self, cx: &Context, request: IntroduceRequest) -> Result<IntroduceReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.introduce(cx, request).await;
+        }
         let name = request.name.clone();
         let done = self.inner.introduce(cx, request).await;
         self.inner.note_answered(&cx.caller, "introduce", Some(&name), &done);
@@ -234,12 +278,18 @@ impl NameService for Node {
     }
 
     async fn verify(&self, cx: &Context, request: VerifyRequest) -> Result<VerifyReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.verify(cx, request).await;
+        }
         let done = self.inner.verify(cx, request).await;
         self.inner.note_answered(&cx.caller, "verify", cx.caller.name.as_ref(), &done);
         done
     }
 
     async fn invite(&self, cx: &Context, request: InviteRequest) -> Result<InviteReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.invite(cx, request).await;
+        }
         let name = request.computer.clone();
         let done = self.inner.invite(cx, request).await;
         self.inner.note_change(cx, "invite", name.as_ref(), &done);
@@ -247,6 +297,9 @@ impl NameService for Node {
     }
 
     async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.join(cx, request).await;
+        }
         let computer = request.computer.clone();
         let done = self.inner.join(cx, request).await;
         let id = self.inner.view.load().get(&computer).map(|node| node.id);
@@ -259,6 +312,9 @@ impl NameService for Node {
     }
 
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.revoke(cx, request).await;
+        }
         let name = self.inner.revoked_name(&request);
         let done = self.inner.revoke(cx, request).await;
         self.inner.note_change(cx, "revoke", name.as_ref(), &done);
@@ -285,7 +341,8 @@ impl NameService for Node {
             primary: inner.cluster.is_primary(),
             revision: tree.revision,
             objects: tree.len() as u64,
-            servers: vec![inner.config.id],
+            servers: inner.cluster.members().iter().map(|member| member.server.id).collect(),
+            members: inner.members(),
             agents: inner.agents.computers().iter().map(Name::to_string).collect(),
             log_bytes: status.log_bytes,
             snapshot_index: status.snapshot.unwrap_or_default(),
@@ -299,6 +356,13 @@ impl NameService for Node {
         cx: &Context,
         reports: BoxStream<'static, agent::Report>,
     ) -> Result<BoxStream<'static, agent::Order>> {
+        if !self.inner.reigns() {
+            // The stream would end with this server, though the primary lives.
+            return Err(match self.inner.elsewhere(cx).await? {
+                Some(_) => Error::new(Code::Unavailable, "this server is not the primary: agents serve the primary"),
+                None => Error::new(Code::Unavailable, "this server becomes the primary: ask again"),
+            });
+        }
         // A host's own certificate lets its agent speak for this host and no other; an admin's, for any.
         let only = match &cx.caller.name {
             Some(name) if self.inner.is_computer(&cx.caller) => Some(name.clone()),

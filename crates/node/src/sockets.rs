@@ -63,6 +63,11 @@ impl Sockets {
         all
     }
 
+    /// Forgets what was told: another server tells from now on.
+    pub(crate) fn clear(&self) {
+        self.told.lock().clear();
+    }
+
     /// Hosts that were told of sockets of this service.
     fn hosts(&self, id: ObjectId) -> Vec<Name> {
         self.told.lock().keys().filter(|(service, _)| *service == id).map(|(_, computer)| computer.clone()).collect()
@@ -158,7 +163,7 @@ impl Inner {
         self.sockets.forget_host(computer);
         let services: Vec<_> = tree.special().filter_map(|n| Some((listen_of(&tree, &n, computer)?, n))).collect();
         let all = services.iter().map(|(listen, _)| listen.clone()).collect();
-        if !self.agents.send(computer, Order::Listens { term: self.cluster.term(), all }) {
+        if !self.agents.send(computer, Order::Listens { term: self.order_term(), all }) {
             return;
         }
         for (listen, node) in services {
@@ -175,7 +180,7 @@ impl Inner {
         if !has && !self.sockets.knows(id) {
             return;
         }
-        let term = self.cluster.term();
+        let term = self.order_term();
         let mut left = self.sockets.hosts(id);
         if let Some(node) = &node {
             for computer in self.agents.computers() {

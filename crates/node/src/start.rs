@@ -82,7 +82,7 @@ impl Inner {
             Err(error) => return self.not_started(instance, error).await,
         };
         let start = StartOrder {
-            term: self.cluster.term(),
+            term: self.order_term(),
             instance,
             service: service.0,
             name: node.name.clone(),
@@ -128,7 +128,7 @@ impl Inner {
             if let Some(best) = fitting.first() {
                 return Ok((*best).clone());
             }
-            let patience = (self.started_at + AGENT_GRACE).min(deadline);
+            let patience = (*self.since.lock() + AGENT_GRACE).min(deadline);
             if Instant::now() < patience {
                 let _ = tokio::time::timeout_at(patience, arrived).await;
                 continue;
@@ -155,7 +155,7 @@ impl Inner {
     /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.
     pub(crate) async fn keep_running(self: Arc<Self>, id: ObjectId) {
         loop {
-            if self.stopping() {
+            if self.stopping() || !self.reigns() {
                 return;
             }
             let Some(node) = self.view.load().by_id(id) else { return };

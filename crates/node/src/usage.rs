@@ -91,6 +91,12 @@ impl Usage {
         }
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        self.map.pin().clear();
+        self.due.lock().clear();
+    }
+
     /// It has ended.
     pub(crate) fn forget(&self, id: InstanceId) {
         self.map.pin().remove(&id);

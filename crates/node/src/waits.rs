@@ -28,6 +28,11 @@ impl Waits {
         Wait { waits: self, id, notify }
     }
 
+    /// Wakes everybody.
+    pub(crate) fn wake_all(&self) {
+        self.map.lock().values().for_each(|notify| notify.notify_waiters());
+    }
+
     /// Wakes all who wait for this service.
     pub(crate) fn wake(&self, id: ObjectId) {
         if let Some(notify) = self.map.lock().get(&id) {

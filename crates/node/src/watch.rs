@@ -22,6 +22,7 @@ use byname_registry::access::{self, Sight};
 use byname_registry::{Event, Node as Object, query};
 
 use crate::Inner;
+use crate::machine::Told;
 
 /// Changes that are kept for those who come back.
 const KEPT: usize = 100_000;
@@ -79,7 +80,11 @@ impl Hub {
     }
 
     /// Takes what happened before anybody could watch; the hub begins with the first of it.
-    pub(crate) fn learn(hub: &mut Option<Hub>, happened: &[Event]) {
+    pub(crate) fn learn(hub: &mut Option<Hub>, told: &Told) {
+        let Told::Events(happened) = told else {
+            *hub = None;
+            return;
+        };
         let first = happened.iter().find_map(|event| match event {
             Event::Object { revision, .. } => Some(revision.saturating_sub(1)),
             _ => None,
@@ -87,6 +92,13 @@ impl Hub {
         if let Some(before) = first {
             hub.get_or_insert_with(|| Hub::new(before)).tell(happened);
         }
+    }
+
+    /// Begins anew at this revision: the tree was replaced. Watches end, and learn that they must begin anew too.
+    pub(crate) fn restart(&self, revision: u64) {
+        let mut ring = self.inner.lock();
+        let closed = ring.closed;
+        *ring = Ring { revision, floor: revision, closed, ..Ring::default() };
     }
 
     /// Takes what happened.

@@ -11,6 +11,7 @@ use byname_api::service::{Endpoint, Exit};
 use byname_api::span::Timestamp;
 use byname_name::Name;
 
+use crate::health::{Source, Verdict};
 use crate::tree::Node;
 
 /// One command with what every command carries. Time and the caller come in here: the machine has no clock.
@@ -281,6 +282,13 @@ pub enum Change {
     Unhealthy {
         /// What it says.
         why: String,
+    },
+    /// Its health has changed.
+    Health {
+        /// Who found that.
+        source: Source,
+        /// What was found; `None` when nobody looks any more.
+        verdict: Option<Verdict>,
     },
     /// It has ended.
     Ended {

@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod command;
+pub mod health;
 pub mod query;
 pub mod service;
 pub mod stored;

@@ -11,6 +11,7 @@ use byname_name::Name;
 
 use crate::batch;
 use crate::command::{Advertise, Change, Event, Evidence, Order, Reply};
+use crate::health;
 use crate::service::{End, Instance, Origin, Service};
 use crate::tree::{Node, Tree};
 
@@ -57,6 +58,8 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
                 credential: None,
                 weight: None,
                 health: None,
+                checked: None,
+                reported: None,
                 revoked: false,
             });
             Ok(true)
@@ -82,6 +85,7 @@ pub(crate) fn report(
         Change::Started { pid, endpoints } => started(service, instance, *pid, endpoints, stamp),
         Change::Ready { pid, endpoints } => ready(service, instance, *pid, endpoints, stamp),
         Change::Unhealthy { why } => unhealthy(service, instance, why, stamp),
+        Change::Health { source, verdict } => health::changed(service, instance, *source, verdict.as_ref(), stamp),
         Change::Ended { exit, last_lines, error, ordered } => {
             let end = Ended { exit, last_lines, error: error.as_ref(), ordered: *ordered };
             let computer = ended(node, service, instance, end, stamp);
@@ -121,11 +125,14 @@ fn ready(service: &mut Service, id: InstanceId, pid: Option<u32>, endpoints: &[E
         return false;
     }
     let known = instance.pid == pid || pid.is_none();
-    if was == State::Running && known {
+    // What its checks found is not taken back by the program's own word.
+    let said = instance.health.is_some();
+    if matches!(was, State::Running | State::Unhealthy) && !said && known {
         return false;
     }
     instance.state = State::Running;
     instance.health = None;
+    instance.settle();
     instance.pid = pid.or(instance.pid);
     if was == State::Starting && !endpoints.is_empty() {
         instance.endpoints = endpoints.to_vec();
@@ -144,11 +151,11 @@ fn ready(service: &mut Service, id: InstanceId, pid: Option<u32>, endpoints: &[E
 
 fn unhealthy(service: &mut Service, id: InstanceId, why: &str, stamp: &Stamp) -> bool {
     let Some(instance) = service.instance_mut(id) else { return false };
-    if instance.state != State::Running {
+    if !matches!(instance.state, State::Running | State::Unhealthy) || instance.revoked || instance.health.is_some() {
         return false;
     }
-    instance.state = State::Unhealthy;
     instance.health = Some(why.to_owned());
+    instance.settle();
     service.tell(stamp.at, Some(id), format!("unhealthy: {why}"));
     true
 }
@@ -329,6 +336,8 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
             credential: Some(ad.credential),
             weight: ad.weight,
             health: None,
+            checked: None,
+            reported: None,
             revoked: false,
         });
         service.tell(stamp.at, Some(ad.instance), format!("advertised by {}", stamp.by));
@@ -358,6 +367,7 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
     }
     instance.state = State::Running;
     instance.health = None;
+    instance.settle();
     instance.weight = ad.weight.or(instance.weight);
     instance.pid = instance.pid.or(ad.pid);
     if matches!(ad.evidence, Evidence::Ticket(_)) || instance.credential.is_none() {

@@ -9,6 +9,8 @@ use byname_api::service::{Endpoint, State};
 use byname_api::span::{Span, Timestamp};
 use byname_name::Name;
 
+use crate::health::Verdict;
+
 /// How much of a service's story is kept.
 const STORY: usize = 40;
 /// How many ends are kept, so that everybody who waited for one of several copies learns of it.
@@ -56,8 +58,12 @@ pub struct Instance {
     pub credential: Option<[u8; 32]>,
     /// Its share.
     pub weight: Option<u32>,
-    /// What it says about its health.
+    /// What its program says of itself when it is not well.
     pub health: Option<String>,
+    /// What its agent's checks found, if there are any.
+    pub checked: Option<Verdict>,
+    /// What was reported of it, if anything was.
+    pub reported: Option<Verdict>,
     /// Its ticket and credential were revoked: no find gives it any more, and nobody can speak for it.
     pub revoked: bool,
 }

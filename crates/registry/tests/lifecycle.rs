@@ -5,7 +5,7 @@ mod world;
 use byname_api::error::Code;
 use byname_api::object::{InstanceId, Kind, Spec, Version};
 use byname_api::request::{Op, Outcome, RequestId};
-use byname_api::service::{Exit, State};
+use byname_api::service::{Exit, Health, State};
 use byname_api::span::Timestamp;
 use byname_name::Pattern;
 use byname_registry::command::{Advertise, Change, Evidence};
@@ -357,4 +357,22 @@ fn pages_join_without_gap_or_double() {
     assert_eq!(names, (0..25).map(|n| format!("/p/{n:02}")).collect::<Vec<_>>());
     let wrong = query::list(w.registry.tree(), &pattern, None, Some("/q/1"), None, None).unwrap_err();
     assert_eq!(wrong.at_field(), Some("next"));
+}
+
+#[test]
+fn format_4_reads_as_ever() {
+    let bytes = include_bytes!("fixtures/snapshot-v4");
+    let mut registry = stored::read_snapshot(&mut bytes.as_slice()).unwrap();
+    let names: Vec<String> = registry.tree().iter().map(|n| n.name.to_string()).collect();
+    assert_eq!(names.join(" "), "/ /BVODS /BVODS/QS /conf /conf/motd /people /people/liu /staff /two");
+    let two = registry.tree().get(&name("/two")).unwrap();
+    let copies = &two.service.as_deref().unwrap().instances;
+    assert_eq!((copies[0].revoked, copies[1].revoked), (true, false));
+    assert_eq!(copies[1].well(), (Some(Health::Critical), Some("the disk is full")));
+    assert_eq!((&copies[1].checked, &copies[1].reported), (&None, &None));
+    let entry = stored::decode_command(include_bytes!("fixtures/command-v4")).unwrap();
+    assert!(matches!(&entry.command, Command::Batch { ops, set: Some(set) } if ops.len() == 1 && set == "teams"));
+    assert!(matches!(registry.apply(&entry, &mut Vec::new()), Reply::Batch(_)));
+    let db = registry.tree().get(&name("/teams/db")).unwrap();
+    assert_eq!(db.owner_id, Some(registry.tree().get(&name("/people/liu")).unwrap().id), "names are bound to ids");
 }

@@ -5,8 +5,8 @@ use byname_name::Name;
 use super::field::{all_into, each, id, id_option, missing, name, pattern, span_option, within};
 use super::word::state;
 use super::{
-    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LockReply, LockRequest, LogsRequest, ReportReply,
-    ReportRequest, ServerInfo, State, UnlockReply, UnlockRequest, WithdrawReply, WithdrawRequest,
+    ActReply, ActRequest, Acted, AdvertiseReply, AdvertiseRequest, LockReply, LockRequest, LogsRequest, Member,
+    ReportReply, ReportRequest, ServerInfo, State, UnlockReply, UnlockRequest, WithdrawReply, WithdrawRequest,
 };
 use crate::error::{Error, Result};
 use crate::object::InstanceId;
@@ -292,6 +292,22 @@ impl TryFrom<LogsRequest> for request::LogsRequest {
     }
 }
 
+impl From<request::Member> for Member {
+    fn from(value: request::Member) -> Self {
+        let request::Member { id, name, address, voter, primary, up, behind } = value;
+        Member { id, name: name.to_string(), address, voter, primary, up, behind }
+    }
+}
+
+impl TryFrom<Member> for request::Member {
+    type Error = Error;
+
+    fn try_from(message: Member) -> Result<Self> {
+        let Member { id, name: text, address, voter, primary, up, behind } = message;
+        Ok(request::Member { id, name: name(&text, "members")?, address, voter, primary, up, behind })
+    }
+}
+
 impl From<request::ServerInfo> for ServerInfo {
     fn from(value: request::ServerInfo) -> Self {
         ServerInfo {
@@ -302,6 +318,7 @@ impl From<request::ServerInfo> for ServerInfo {
             revision: value.revision,
             objects: value.objects,
             servers: value.servers,
+            members: value.members.into_iter().map(Member::from).collect(),
             agents: value.agents,
             log_bytes: value.log_bytes,
             snapshot_index: value.snapshot_index,
@@ -323,6 +340,7 @@ impl TryFrom<ServerInfo> for request::ServerInfo {
             revision: message.revision,
             objects: message.objects,
             servers: message.servers,
+            members: message.members.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             agents: message.agents,
             log_bytes: message.log_bytes,
             snapshot_index: message.snapshot_index,

@@ -568,10 +568,16 @@ proptest! {
     fn a_server_s_word_about_itself_comes_back(
         (version, agents, stalled, started) in (text(), texts(), of(text()), stamp()),
         (n, primary, servers) in (any::<[u64; 6]>(), any::<bool>(), vec(any::<u64>(), 0..3)),
+        members in vec((any::<[u64; 2]>(), any::<[bool; 3]>(), name(), text()), 0..3),
     ) {
+        let member = |([id, behind], [voter, primary, up], name, address): ([u64; 2], [bool; 3], Name, String)| {
+            r::Member { id, name, address, voter, primary, up, behind }
+        };
+        let members = members.into_iter().map(member).collect();
         let [server, term, revision, objects, log_bytes, snapshot_index] = n;
         same::<_, ServerInfo>(r::ServerInfo {
-            version, server, term, primary, revision, objects, servers, agents, log_bytes, snapshot_index, stalled, started,
+            version, server, term, primary, revision, objects, servers, members, agents, log_bytes, snapshot_index, stalled,
+            started,
         });
     }
 

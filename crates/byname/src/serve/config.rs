@@ -64,6 +64,10 @@ pub(crate) struct AgentFile {
     programs: Option<Vec<PathBuf>>,
     /// Let orders name plain commands, too, and not only entries of the catalogue.
     allow_commands: Option<bool>,
+    /// Where programs of this host ask the agent.
+    socket: Option<PathBuf>,
+    /// Local users, by number, that may look through the agent.
+    serve_users: Option<Vec<u32>>,
 }
 
 /// What a server needs.
@@ -94,6 +98,10 @@ pub(crate) struct AgentSettings {
     pub join: Option<String>,
     /// The file with the bearer token.
     pub token_file: Option<PathBuf>,
+    /// The socket for the programs of this host.
+    pub socket: Option<PathBuf>,
+    /// Local users, beside its own and root, that may look through the agent.
+    pub serve_users: Vec<u32>,
     computer: Option<String>,
     programs: Vec<PathBuf>,
     allow_commands: bool,
@@ -162,6 +170,8 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
         computer: args.computer.or(file.computer),
         programs,
         allow_commands: file.allow_commands.unwrap_or(false),
+        socket: file.socket,
+        serve_users: file.serve_users.unwrap_or_default(),
     })
 }
 

@@ -75,6 +75,25 @@ impl DataDir {
         write_private(&path, text.as_bytes()).map_err(|e| cannot("write", &path, &e))
     }
 
+    /// Says where an agent listens.
+    pub(crate) fn write_agent_endpoints(&self, socket: &Path) -> Result<()> {
+        let endpoints = serde_json::json!({"socket": socket.to_string_lossy(), "pid": std::process::id()});
+        let path = self.path("endpoints.json");
+        write_private(&path, format!("{endpoints:#}\n").as_bytes()).map_err(|e| cannot("write", &path, &e))
+    }
+
+    /// Where an agent listens for the programs of its host, unless it is the whole host's.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        let inside = self.path("agent.sock");
+        // Beside that of a server with as long a path.
+        if super::fits_socket(&inside) { inside } else { self.socket.with_extension("agent") }
+    }
+
+    /// Whether this is where the agent of the whole host keeps its data, and root's.
+    pub(crate) fn is_the_host_s(&self) -> bool {
+        self.dir == Path::new("/var/lib/byname/agent") && self.is_roots()
+    }
+
     /// Whether root runs this.
     pub(crate) fn is_roots(&self) -> bool {
         fs::metadata(&self.dir).is_ok_and(|found| found.uid() == 0)

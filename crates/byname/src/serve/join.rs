@@ -47,7 +47,8 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
         let kept = fs::read_to_string(folder.join("servers")).unwrap_or_default();
         let servers = settings.server.clone().unwrap_or_else(|| kept.trim().to_owned());
         let dial = TlsDial::new(&folder.join("ca.pem"), Some(&shown(&folder)))?;
-        let options = Options { tls: Some(dial.clone()), ..Options::default() };
+        let known = data.folder("clerk")?.join("servers");
+        let options = Options { tls: Some(dial.clone()), learn: true, servers_file: Some(known), ..Options::default() };
         let clerk = Arc::new(Clerk::connect(&servers, options)?);
         return Ok(Member { servers, clerk, certificate: Some((folder, dial)) });
     }
@@ -99,6 +100,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 impl Member {
+    /// Whether it has an identity of its own: a certificate, and not what an admin has.
+    pub(super) fn has_joined(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// Renews the certificate at half of its life, as long as the agent lives.
     pub(super) async fn renew(self) {
         let Some((folder, dial)) = &self.certificate else { return };

@@ -5,6 +5,7 @@ mod files;
 mod issuer;
 mod join;
 mod listeners;
+mod local;
 mod trust;
 mod workloads;
 
@@ -86,13 +87,21 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
     let clerk = member.clerk.clone();
     workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
+    let local = local::Local::start(&data, &settings, &member)?;
+    data.write_agent_endpoints(local.socket())?;
+    if let Err(error) = reach::remember_agent(&env, local.socket()) {
+        tracing::info!("commands need --server unix://{}: cannot note it down: {error}", local.socket().display());
+    }
     tokio::spawn(member.renew());
     let serving = serve_agent(&clerk, &agent);
     tokio::pin!(serving);
     loop {
         tokio::select! {
             // Refused for good: it ends only with an error.
-            error = &mut serving => return Err(error.into()),
+            error = &mut serving => {
+                local.stop().await;
+                return Err(error.into());
+            }
             next = signals.next() => match next {
                 Signal::Stop => break,
                 Signal::Reload => if let Err(error) = agent.reload().await {
@@ -101,6 +110,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
             },
         }
     }
+    reach::forget_agent(&env, local.socket());
+    data.remove_endpoints();
+    local.stop().await;
     agent.shutdown().await;
     Ok(())
 }

@@ -382,6 +382,7 @@ impl NameService for Fake {
             revision: 3,
             objects: 4,
             servers: vec![1],
+            members: Vec::new(),
             agents: vec!["bugs".into()],
             log_bytes: 5,
             snapshot_index: 6,

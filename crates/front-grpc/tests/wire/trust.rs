@@ -20,7 +20,7 @@ struct Dialler {
 
 #[async_trait::async_trait]
 impl Dial for Dialler {
-    async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
+    async fn dial(&self, host: &str, port: u16, _: Option<std::net::IpAddr>) -> io::Result<Box<dyn Stream>> {
         self.asked.lock().unwrap().push(format!("{host} {port}"));
         match &self.to {
             Ok(address) => Ok(Box::new(TcpStream::connect(address).await?)),

@@ -451,6 +451,7 @@ impl NameService for Fake {
             revision: 7,
             objects: 3,
             servers: vec![1],
+            members: Vec::new(),
             agents: vec![],
             log_bytes: 0,
             snapshot_index: 0,

@@ -16,6 +16,7 @@ pub(crate) mod v1;
 mod v2;
 mod v3;
 pub(crate) mod v4;
+mod v5;
 
 pub use command::{decode_command, encode_command};
 pub use snapshot::{read_snapshot, write_snapshot};
@@ -25,7 +26,7 @@ use byname_api::error::{Error, Result};
 use crate::command::Reply;
 
 /// The format that is written.
-pub const FORMAT: u8 = 4;
+pub const FORMAT: u8 = 5;
 
 /// What is stored cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use byname_api::request::RequestId;
 use byname_api::span::Timestamp;
 
 use super::packed::Slot;
-use super::{FORMAT, StoredError, v1, v2, v3, v4};
+use super::{FORMAT, StoredError, v1, v2, v3, v4, v5};
 use crate::Registry;
 use crate::identity::Identity;
 use crate::sessions::Sessions;
@@ -76,7 +76,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
     }
     put(&mut out, &(tree.whole().len() as u64))?;
     for node in tree.whole() {
-        put(&mut out, &v4::More::from(&**node))?;
+        put(&mut out, &v5::More::from(&**node))?;
     }
     for reply in &replies {
         put(&mut out, reply)?;
@@ -160,7 +160,8 @@ fn read_objects(tree: &mut Tree, objects: u64, format: u8, from: &mut impl Read)
     let more: u64 = get(from)?;
     for _ in 0..more {
         let more = match format {
-            3 => v4::More::from(get::<v3::More>(from)?),
+            3 => v5::More::from(v4::More::from(get::<v3::More>(from)?)),
+            4 => v5::More::from(get::<v4::More>(from)?),
             _ => get(from)?,
         };
         let node = tree.by_id(more.id()).ok_or_else(|| {

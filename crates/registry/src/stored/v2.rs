@@ -335,6 +335,8 @@ impl TryFrom<Instance> for live::Instance {
             credential: i.credential,
             weight: i.weight,
             health: i.health,
+            checked: None,
+            reported: None,
             revoked: false,
         })
     }

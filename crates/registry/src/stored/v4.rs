@@ -1,24 +1,21 @@
-//! Format 4, the one that is written: as format 3, with identity. Objects are packed as in format 3, and their owners may
-//! be bound to ids. What is not here is as in `v3` and `v2`.
-
-use std::sync::Arc;
+//! Format 4: as format 3, with identity. Objects are packed as in format 3, and their owners may be bound to ids. Commands
+//! and what objects have beyond their declarations are read only, and turned into format 5; the rest is there as here. What
+//! is not here is as in `v3` and `v2`.
 
 use serde::{Deserialize, Serialize};
 
-use byname_api::error::Error;
 use byname_api::identity::JoinAs as ApiJoinAs;
 use byname_api::object::{InstanceId, ObjectId, Version};
-use byname_api::request::{BatchReply, Op as ApiOp, RequestId};
-use byname_api::service::Exit as ApiExit;
+use byname_api::request::{BatchReply, Op as ApiOp};
 use byname_api::span::Timestamp;
 
 use super::StoredError;
-use super::v2::{self, Advertise, Endpoint, Evidence, Exit, Json, Stored, endpoints, endpoints_back, ids, name};
+use super::v2::{self, Advertise, Endpoint, Exit, Json, Stored, ids, name};
 use super::v3::{self, Lock, Op};
-use crate::command::{self as domain, Reply as DomainReply};
+use super::v5;
+use crate::command::Reply as DomainReply;
 use crate::identity;
-use crate::service::{self as live, LockState};
-use crate::tree::Node;
+use crate::service::LockState;
 use byname_name::Name;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,251 +102,62 @@ enum Reply {
 /// What an object has beyond its declaration, which the object's own record holds packed (`crate::stored::packed`).
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct More {
-    id: u64,
-    service: Option<v2::Service>,
-    lock: Option<Lock>,
+    pub(crate) id: u64,
+    pub(crate) service: Option<v2::Service>,
+    pub(crate) lock: Option<Lock>,
     /// Which of the service's instances are revoked.
-    revoked: Vec<u64>,
+    pub(crate) revoked: Vec<u64>,
 }
 
-impl From<&domain::Entry> for Entry {
-    fn from(entry: &domain::Entry) -> Self {
-        Entry {
-            at: entry.at.0,
-            by: entry.by.clone(),
-            request: entry.request.map(|r| (r.session, r.sequence)),
-            command: Command::from(&entry.command),
+impl From<Entry> for v5::Entry {
+    fn from(old: Entry) -> Self {
+        v5::Entry { at: old.at, by: old.by, request: old.request, command: old.command.into() }
+    }
+}
+
+impl From<Command> for v5::Command {
+    fn from(old: Command) -> Self {
+        use v5::Command as New;
+        match old {
+            Command::Batch { ops, set } => New::Batch { ops, set },
+            Command::Order { service, instance, computer, ticket, proof, wanted, why } => {
+                New::Order { service, instance, computer, ticket, proof, wanted, why }
+            }
+            Command::Started { instance, pid, endpoints } => New::Started { instance, pid, endpoints },
+            Command::Ready { instance, pid, endpoints } => New::Ready { instance, pid, endpoints },
+            Command::Unhealthy { instance, why } => New::Unhealthy { instance, why },
+            Command::Ended { instance, exit, last_lines, error, ordered } => {
+                New::Ended { instance, exit, last_lines, error, ordered }
+            }
+            Command::Stop { service, hold, reset } => New::Stop { service, hold, reset },
+            Command::Release { service } => New::Release { service },
+            Command::Advertise(ad) => New::Advertise(ad),
+            Command::Withdraw { service, instances } => New::Withdraw { service, instances },
+            Command::Expire { instance, renewal } => New::Expire { instance, renewal },
+            Command::Computer { name, addresses, facts } => New::Computer { name, addresses, facts },
+            Command::Idle { instance } => New::Idle { instance },
+            Command::Lock { name, key, ttl_ms, renew } => New::Lock { name, key, ttl_ms, renew },
+            Command::Unlock { name, key } => New::Unlock { name, key },
+            Command::ExpireLock { object, renewal } => New::ExpireLock { object, renewal },
+            Command::Earlier(command) => New::Earlier(Box::new(New::from(*command))),
+            Command::Password { principal, sealed } => New::Password { principal, sealed },
+            Command::AddPasskey { principal, label, key } => New::AddPasskey { principal, label, key },
+            Command::UpdatePasskey { principal, label, key } => New::UpdatePasskey { principal, label, key },
+            Command::RemovePasskey { principal, label } => New::RemovePasskey { principal, label },
+            Command::Vault { key, sealed, only_if_absent } => New::Vault { key, sealed, only_if_absent },
+            Command::Introduce { ticket, client, client_id, service, instance, expires } => {
+                New::Introduce { ticket, client, client_id, service, instance, expires }
+            }
+            Command::Verify { ticket, instance } => New::Verify { ticket, instance },
+            Command::Invite { secret, join_as, computer, expires } => {
+                New::Invite { secret, join_as, computer, expires }
+            }
+            Command::Join { secret, computer } => New::Join { secret, computer },
+            Command::RevokeInstance { instance } => New::RevokeInstance { instance },
+            Command::RevokePrincipal { principal } => New::RevokePrincipal { principal },
+            Command::RevokeSession { session, until } => New::RevokeSession { session, until },
+            Command::Anchor { server, sequence, hash } => New::Anchor { server, sequence, hash },
         }
-    }
-}
-
-impl From<&domain::Command> for Command {
-    fn from(command: &domain::Command) -> Self {
-        use domain::{Change, Command as C, CredentialChange, Revoked};
-        match command {
-            C::Batch { ops, set } => Command::Batch { ops: ops.iter().map(Op::from).collect(), set: set.clone() },
-            C::Order(o) => Command::Order {
-                service: o.service.0,
-                instance: o.instance.0,
-                computer: o.computer.to_string(),
-                ticket: o.ticket,
-                proof: o.proof,
-                wanted: o.wanted,
-                why: o.why.clone(),
-            },
-            C::Report { instance, change } => match change {
-                Change::Started { pid, endpoints: e } => {
-                    Command::Started { instance: instance.0, pid: *pid, endpoints: endpoints(e) }
-                }
-                Change::Ready { pid, endpoints: e } => {
-                    Command::Ready { instance: instance.0, pid: *pid, endpoints: endpoints(e) }
-                }
-                Change::Unhealthy { why } => Command::Unhealthy { instance: instance.0, why: why.clone() },
-                Change::Ended { exit, last_lines, error, ordered } => Command::Ended {
-                    instance: instance.0,
-                    exit: match exit {
-                        ApiExit::Status(n) => Exit::Status(*n),
-                        ApiExit::Signal(n) => Exit::Signal(*n),
-                        ApiExit::NotStarted => Exit::NotStarted,
-                        ApiExit::Unknown => Exit::Unknown,
-                    },
-                    last_lines: last_lines.clone(),
-                    error: error.as_ref().map(Json::of),
-                    ordered: *ordered,
-                },
-            },
-            C::Stop { service, hold, reset } => Command::Stop { service: service.0, hold: *hold, reset: *reset },
-            C::Release { service } => Command::Release { service: service.0 },
-            C::Advertise(ad) => Command::Advertise(Advertise {
-                name: ad.name.to_string(),
-                instance: ad.instance.0,
-                endpoints: endpoints(&ad.endpoints),
-                evidence: match ad.evidence {
-                    domain::Evidence::Ticket(h) => Evidence::Ticket(h),
-                    domain::Evidence::Credential(h) => Evidence::Credential(h),
-                    domain::Evidence::Right => Evidence::Right,
-                },
-                credential: ad.credential,
-                ttl_ms: ad.ttl_ms,
-                weight: ad.weight,
-                pid: ad.pid,
-            }),
-            C::Withdraw { service, instances } => Command::Withdraw { service: service.0, instances: ids(instances) },
-            C::Expire { instance, renewal } => Command::Expire { instance: instance.0, renewal: *renewal },
-            C::Computer { name, addresses, facts } => {
-                Command::Computer { name: name.to_string(), addresses: addresses.clone(), facts: facts.clone() }
-            }
-            C::Idle { instance } => Command::Idle { instance: instance.0 },
-            C::Lock { name, key, ttl_ms, renew } => {
-                Command::Lock { name: name.to_string(), key: *key, ttl_ms: *ttl_ms, renew: *renew }
-            }
-            C::Unlock { name, key } => Command::Unlock { name: name.to_string(), key: *key },
-            C::ExpireLock { object, renewal } => Command::ExpireLock { object: object.0, renewal: *renewal },
-            C::Earlier(command) => Command::Earlier(Box::new(Command::from(&**command))),
-            C::Credential { principal, change } => {
-                let principal = principal.0;
-                match change {
-                    CredentialChange::Password(sealed) => Command::Password { principal, sealed: sealed.clone() },
-                    CredentialChange::AddPasskey { label, key } => {
-                        Command::AddPasskey { principal, label: label.clone(), key: key.clone() }
-                    }
-                    CredentialChange::UpdatePasskey { label, key } => {
-                        Command::UpdatePasskey { principal, label: label.clone(), key: key.clone() }
-                    }
-                    CredentialChange::RemovePasskey { label } => {
-                        Command::RemovePasskey { principal, label: label.clone() }
-                    }
-                }
-            }
-            C::Vault { key, sealed, only_if_absent } => {
-                Command::Vault { key: key.clone(), sealed: sealed.clone(), only_if_absent: *only_if_absent }
-            }
-            C::Introduce { ticket, client, client_id, service, instance, expires } => Command::Introduce {
-                ticket: *ticket,
-                client: client.clone(),
-                client_id: client_id.map(|id| id.0),
-                service: service.0,
-                instance: instance.0,
-                expires: expires.0,
-            },
-            C::Verify { ticket, instance } => Command::Verify { ticket: *ticket, instance: instance.0 },
-            C::Invite { secret, join_as, computer, expires } => Command::Invite {
-                secret: *secret,
-                join_as: (*join_as).into(),
-                computer: computer.as_ref().map(Name::to_string),
-                expires: expires.0,
-            },
-            C::Join { secret, computer } => Command::Join { secret: *secret, computer: computer.to_string() },
-            C::Revoke(Revoked::Instance(id)) => Command::RevokeInstance { instance: id.0 },
-            C::Revoke(Revoked::Principal(id)) => Command::RevokePrincipal { principal: id.0 },
-            C::Revoke(Revoked::Session { session, until }) => {
-                Command::RevokeSession { session: *session, until: until.0 }
-            }
-            C::Anchor { server, sequence, hash } => {
-                Command::Anchor { server: *server, sequence: *sequence, hash: *hash }
-            }
-        }
-    }
-}
-
-impl TryFrom<Entry> for domain::Entry {
-    type Error = StoredError;
-
-    fn try_from(entry: Entry) -> Stored<Self> {
-        Ok(domain::Entry {
-            at: Timestamp(entry.at),
-            by: entry.by,
-            request: entry.request.map(|(session, sequence)| RequestId { session, sequence }),
-            command: domain::Command::try_from(entry.command)?,
-        })
-    }
-}
-
-impl TryFrom<Command> for domain::Command {
-    type Error = StoredError;
-
-    fn try_from(command: Command) -> Stored<Self> {
-        use domain::{Change, Command as C, CredentialChange, Revoked};
-        let report = |instance, change| C::Report { instance: InstanceId(instance), change };
-        let credential = |principal, change| C::Credential { principal: ObjectId(principal), change };
-        Ok(match command {
-            Command::Batch { ops, set } => {
-                C::Batch { ops: ops.into_iter().map(ApiOp::try_from).collect::<Stored<_>>()?, set }
-            }
-            Command::Order { service, instance, computer, ticket, proof, wanted, why } => C::Order(domain::Order {
-                service: ObjectId(service),
-                instance: InstanceId(instance),
-                computer: name(&computer)?,
-                ticket,
-                proof,
-                wanted,
-                why,
-            }),
-            Command::Started { instance, pid, endpoints } => {
-                report(instance, Change::Started { pid, endpoints: endpoints_back(endpoints) })
-            }
-            Command::Ready { instance, pid, endpoints } => {
-                report(instance, Change::Ready { pid, endpoints: endpoints_back(endpoints) })
-            }
-            Command::Unhealthy { instance, why } => report(instance, Change::Unhealthy { why }),
-            Command::Ended { instance, exit, last_lines, error, ordered } => report(
-                instance,
-                Change::Ended {
-                    exit: match exit {
-                        Exit::Status(n) => ApiExit::Status(n),
-                        Exit::Signal(n) => ApiExit::Signal(n),
-                        Exit::NotStarted => ApiExit::NotStarted,
-                        Exit::Unknown => ApiExit::Unknown,
-                    },
-                    last_lines,
-                    error: error.map(|e| e.read::<Error>()).transpose()?,
-                    ordered,
-                },
-            ),
-            Command::Stop { service, hold, reset } => C::Stop { service: ObjectId(service), hold, reset },
-            Command::Release { service } => C::Release { service: ObjectId(service) },
-            Command::Advertise(ad) => C::Advertise(domain::Advertise {
-                name: name(&ad.name)?,
-                instance: InstanceId(ad.instance),
-                endpoints: endpoints_back(ad.endpoints),
-                evidence: match ad.evidence {
-                    Evidence::Ticket(h) => domain::Evidence::Ticket(h),
-                    Evidence::Credential(h) => domain::Evidence::Credential(h),
-                    Evidence::Right => domain::Evidence::Right,
-                },
-                credential: ad.credential,
-                ttl_ms: ad.ttl_ms,
-                weight: ad.weight,
-                pid: ad.pid,
-            }),
-            Command::Withdraw { service, instances } => {
-                C::Withdraw { service: ObjectId(service), instances: instances.into_iter().map(InstanceId).collect() }
-            }
-            Command::Expire { instance, renewal } => C::Expire { instance: InstanceId(instance), renewal },
-            Command::Computer { name: text, addresses, facts } => C::Computer { name: name(&text)?, addresses, facts },
-            Command::Idle { instance } => C::Idle { instance: InstanceId(instance) },
-            Command::Lock { name: text, key, ttl_ms, renew } => C::Lock { name: name(&text)?, key, ttl_ms, renew },
-            Command::Unlock { name: text, key } => C::Unlock { name: name(&text)?, key },
-            Command::ExpireLock { object, renewal } => C::ExpireLock { object: ObjectId(object), renewal },
-            Command::Earlier(command) => match *command {
-                // Once is enough, and bounds what damaged bytes can ask of the stack.
-                Command::Earlier(_) => return Err(StoredError::Malformed("an earlier command in another".into())),
-                command => C::Earlier(Box::new(domain::Command::try_from(command)?)),
-            },
-            Command::Password { principal, sealed } => credential(principal, CredentialChange::Password(sealed)),
-            Command::AddPasskey { principal, label, key } => {
-                credential(principal, CredentialChange::AddPasskey { label, key })
-            }
-            Command::UpdatePasskey { principal, label, key } => {
-                credential(principal, CredentialChange::UpdatePasskey { label, key })
-            }
-            Command::RemovePasskey { principal, label } => {
-                credential(principal, CredentialChange::RemovePasskey { label })
-            }
-            Command::Vault { key, sealed, only_if_absent } => C::Vault { key, sealed, only_if_absent },
-            Command::Introduce { ticket, client, client_id, service, instance, expires } => C::Introduce {
-                ticket,
-                client,
-                client_id: client_id.map(ObjectId),
-                service: ObjectId(service),
-                instance: InstanceId(instance),
-                expires: Timestamp(expires),
-            },
-            Command::Verify { ticket, instance } => C::Verify { ticket, instance: InstanceId(instance) },
-            Command::Invite { secret, join_as, computer, expires } => C::Invite {
-                secret,
-                join_as: join_as.into(),
-                computer: computer.as_deref().map(name).transpose()?,
-                expires: Timestamp(expires),
-            },
-            Command::Join { secret, computer } => C::Join { secret, computer: name(&computer)? },
-            Command::RevokeInstance { instance } => C::Revoke(Revoked::Instance(InstanceId(instance))),
-            Command::RevokePrincipal { principal } => C::Revoke(Revoked::Principal(ObjectId(principal))),
-            Command::RevokeSession { session, until } => {
-                C::Revoke(Revoked::Session { session, until: Timestamp(until) })
-            }
-            Command::Anchor { server, sequence, hash } => C::Anchor { server, sequence, hash },
-        })
     }
 }
 
@@ -452,41 +260,9 @@ pub(crate) fn decode_reply(bytes: &[u8]) -> Stored<DomainReply> {
     })
 }
 
-impl From<&Node> for More {
-    fn from(node: &Node) -> Self {
-        let instances = node.service.iter().flat_map(|s| &s.instances);
-        More {
-            id: node.id.0,
-            service: node.service.as_deref().map(v2::Service::from),
-            lock: node.lock.as_deref().map(Lock::from),
-            revoked: instances.filter(|i| i.revoked).map(|i| i.id.0).collect(),
-        }
-    }
-}
-
 impl From<v3::More> for More {
     fn from(old: v3::More) -> Self {
         More { id: old.id, service: old.service, lock: old.lock, revoked: Vec::new() }
-    }
-}
-
-impl More {
-    /// Whose it is.
-    pub(crate) fn id(&self) -> ObjectId {
-        ObjectId(self.id)
-    }
-
-    /// The object with it.
-    pub(crate) fn add_to(self, node: &Node) -> Stored<Node> {
-        let mut service = self.service.map(live::Service::try_from).transpose()?;
-        if service.is_some() != node.service.is_some() {
-            return Err(StoredError::Malformed(format!("`{}` is no service and has a service's state", node.name)));
-        }
-        for instance in service.iter_mut().flat_map(|s| &mut s.instances) {
-            instance.revoked = self.revoked.contains(&instance.id.0);
-        }
-        let lock = self.lock.map(|l| Arc::new(LockState::from(l)));
-        Ok(Node { service: service.map(Arc::new), lock, ..node.clone() })
     }
 }
 

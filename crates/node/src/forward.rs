@@ -1,0 +1,87 @@
+//! What only the primary can do is passed on to it, with the caller's identity.
+//!
+//! The primary looks again whether the caller may: it has the newest lists. Nothing is passed on twice: a server that was
+//! the primary a moment ago says that it is not, and whoever asked finds the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use byname_api::NameService;
+use byname_api::error::{Code, Error, Result};
+use byname_api::request::Context;
+use byname_cluster::Server;
+
+use crate::{Inner, Node};
+
+/// How long a request waits for a primary to be found: an election takes less.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one who wrote by way of this server waits to see it here.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Reaches the other servers of the cluster.
+pub trait Peers: Send + Sync + 'static {
+    /// The operations of another server. They are done for the caller in the context, whom this server has admitted.
+    fn service(&self, server: &Server) -> Arc<dyn NameService>;
+}
+
+impl Node {
+    /// Gives the way to the other servers; without it, only the primary takes writes. The first call counts.
+    pub fn reach_peers(&self, peers: Arc<dyn Peers>) {
+        let _ = self.inner.peers.set(peers);
+    }
+}
+
+impl Inner {
+    /// The primary's operations, when that is another server.
+    ///
+    /// # Errors
+    /// `unavailable` when there is no primary, or the request was passed on already.
+    pub(crate) async fn elsewhere(&self, cx: &Context) -> Result<Option<Arc<dyn NameService>>> {
+        if self.reigns() || self.cluster.is_primary() {
+            return Ok(None);
+        }
+        let mut role = self.cluster.role();
+        let known = role.wait_for(|role| role.primary || role.of.is_some_and(|of| of != self.config.id));
+        let role = match tokio::time::timeout(PATIENCE, known).await {
+            Ok(Ok(role)) => *role,
+            Ok(Err(_)) => return Err(Error::new(Code::Unavailable, "the server is shutting down")),
+            Err(_) => return Err(no_primary()),
+        };
+        if role.primary {
+            // It has been elected this moment; what it does first is on its way.
+            return Ok(None);
+        }
+        let primary = role.of.unwrap_or_default();
+        if cx.caller.via.is_some() {
+            return Err(Error::new(Code::Unavailable, format!("server {primary} is the primary now: ask again")));
+        }
+        let member = self.cluster.members().into_iter().find(|member| member.server.id == primary);
+        match (member, self.peers.get()) {
+            (Some(member), Some(peers)) => Ok(Some(peers.service(&member.server))),
+            _ => Err(Error::new(Code::Unavailable, format!("server {primary} is the primary: ask there"))),
+        }
+    }
+
+    /// Waits until this server has what the primary answered at this revision, so that whoever wrote here reads it here.
+    pub(crate) async fn catch_up(&self, revision: u64) {
+        let caught_up = async {
+            loop {
+                let published = self.published.notified();
+                tokio::pin!(published);
+                published.as_mut().enable();
+                if self.view.load().revision >= revision {
+                    return;
+                }
+                published.await;
+            }
+        };
+        let _ = tokio::time::timeout(CATCH_UP, caught_up).await;
+    }
+}
+
+fn no_primary() -> Error {
+    Error::new(
+        Code::Unavailable,
+        "there is no primary: a majority of the servers cannot be reached (`byname cluster status`); reads go on",
+    )
+}
