@@ -444,10 +444,13 @@ impl Cluster {
             task.abort();
         }
         let log = &inner.snapshotter.log;
+        // In a task of its own: to give up waiting for it would leave the engine in a state at which later calls panic.
+        let raft = inner.raft.clone();
+        let mut stopped = tokio::spawn(async move { raft.shutdown().await });
         // The engine may be waiting for a disk that takes no writes; closing the log ends that.
-        if tokio::time::timeout(inner.drain_patience, inner.raft.shutdown()).await.is_err() {
+        if tokio::time::timeout(inner.drain_patience, &mut stopped).await.is_err() {
             log.close().await;
-            let _ = inner.raft.shutdown().await;
+            let _ = stopped.await;
         }
         log.close().await;
     }

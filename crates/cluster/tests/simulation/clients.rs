@@ -69,6 +69,8 @@ pub(crate) struct Client {
     believes: u64,
     keys: u8,
     value: u32,
+    /// It may give up at any time.
+    fickle: bool,
 }
 
 /// What came of a try.
@@ -101,6 +103,7 @@ impl Client {
             believes: 1,
             keys,
             value: (number as u32) << 16,
+            fickle: true,
         }
     }
 
@@ -124,6 +127,11 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// It gives up when it is out of patience, and not before.
+    pub(crate) fn steadfast(self) -> Client {
+        Client { fickle: false, ..self }
     }
 
     fn next_value(&mut self) -> u32 {
@@ -175,7 +183,7 @@ impl Client {
                     self.turn(None).await;
                 }
             }
-            if elapsed() > until || (perhaps && self.dice.random_ratio(1, 30)) {
+            if elapsed() > until || (perhaps && self.fickle && self.dice.random_ratio(1, 30)) {
                 if perhaps {
                     seen("write given up");
                     let mut history = self.history.lock().unwrap();

@@ -83,7 +83,7 @@ async fn live(setup: Setup) {
     for client in clients {
         let _ = client.await;
     }
-    if !client(number, &mut dice).write(0, Ask::Append(0)).await {
+    if !client(number, &mut dice).steadfast().write(0, Ask::Append(0)).await {
         return violation("a cluster that is whole does not take a write");
     }
     settle(&servers).await;
