@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::machine::{Answer, Ask, Command, List, answer_of};
+use crate::machine::{Answer, Ask, Command, Ledger, List, answer_of};
 use crate::servers::Servers;
 
 type Work<T> = BoxFuture<'static, Result<T, ProposeError>>;
@@ -26,13 +26,18 @@ const TRY: Duration = Duration::from_millis(700);
 /// A client that got no answer for so long gives up.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What all clients saw, by key.
+/// What all clients saw.
 #[derive(Default)]
 pub(crate) struct History {
-    operations: BTreeMap<u8, Vec<Operation<Ask, Answer>>>,
+    events: Vec<Event>,
     last: u64,
-    /// Writes that were answered.
-    answered: Vec<(u64, u64)>,
+}
+
+struct Event {
+    key: u8,
+    /// The request, of a write.
+    request: Option<(u64, u64)>,
+    operation: Operation<Ask, Answer>,
 }
 
 impl History {
@@ -42,17 +47,31 @@ impl History {
         self.last
     }
 
-    /// Whether one list could have been seen so, for each.
-    pub(crate) fn check(&self) {
-        for (key, operations) in &self.operations {
+    /// Whether each list could have been seen so, and no answered write was lost. The servers have come to their end, so what
+    /// took no effect by now never does.
+    pub(crate) fn check(&self, ledger: &Ledger) {
+        let mut lists: BTreeMap<u8, Vec<Operation<Ask, Answer>>> = BTreeMap::new();
+        for Event { key, request, operation } in &self.events {
+            let mut operation = operation.clone();
+            if let Some((client, sequence)) = request {
+                operation.place = ledger.place(*client, *sequence);
+                match (&operation.place, &operation.output) {
+                    (None, None) => continue,
+                    (None, Some(_)) => {
+                        return violation(format!(
+                            "request {sequence} of client {client:x} was answered and never took effect: {operation:?}"
+                        ));
+                    }
+                    (Some(_), _) => {}
+                }
+            }
+            lists.entry(*key).or_default().push(operation);
+        }
+        for (key, operations) in &lists {
             if let Err(report) = linear::check::<List>(operations) {
                 violation(format!("the history of list {key} is not linearizable: {report}"));
             }
         }
-    }
-
-    pub(crate) fn answered(&self) -> &[(u64, u64)] {
-        &self.answered
     }
 }
 
@@ -170,11 +189,11 @@ impl Client {
                     seen(if perhaps { "write answered after a retry" } else { "write answered" });
                     let mut history = self.history.lock().unwrap();
                     let answered = history.moment();
-                    history.answered.push((command.client, command.sequence));
                     trace(&[self.place, command.sequence, answered]);
-                    let operations = history.operations.entry(key).or_default();
+                    let request = Some((command.client, command.sequence));
                     let (client, input, output) = (command.client, command.ask, Some(answer));
-                    operations.push(Operation { client, input, output, asked, answered });
+                    let operation = Operation { client, input, output, asked, answered, place: None };
+                    history.events.push(Event { key, request, operation });
                     return true;
                 }
                 Tried::Not(to) => self.turn(to).await,
@@ -186,10 +205,10 @@ impl Client {
             if elapsed() > until || (perhaps && self.fickle && self.dice.random_ratio(1, 30)) {
                 if perhaps {
                     seen("write given up");
-                    let mut history = self.history.lock().unwrap();
-                    let operations = history.operations.entry(key).or_default();
+                    let request = Some((command.client, command.sequence));
                     let (client, input) = (command.client, command.ask);
-                    operations.push(Operation { client, input, output: None, asked, answered: 0 });
+                    let operation = Operation { client, input, output: None, asked, answered: 0, place: None };
+                    self.history.lock().unwrap().events.push(Event { key, request, operation });
                     self.session += 1;
                     self.sequence = 0;
                 }
@@ -231,14 +250,16 @@ impl Client {
             }
             let asked = self.moment();
             match self.try_read(key).await {
-                Tried::Done(list) => {
+                Tried::Done((index, list)) => {
                     seen("read answered");
                     let mut history = self.history.lock().unwrap();
                     let answered = history.moment();
                     trace(&[self.place, answered]);
-                    let operations = history.operations.entry(key).or_default();
                     let (client, output) = (self.session, Some(Answer::List(list)));
-                    operations.push(Operation { client, input: Ask::Read, output, asked, answered });
+                    // Behind all of the entry.
+                    let place = Some((index, u64::MAX));
+                    let operation = Operation { client, input: Ask::Read, output, asked, answered, place };
+                    history.events.push(Event { key, request: None, operation });
                     return;
                 }
                 Tried::Not(to) => self.turn(to).await,
@@ -247,7 +268,7 @@ impl Client {
         }
     }
 
-    async fn try_read(&self, key: u8) -> Tried<Vec<u32>> {
+    async fn try_read(&self, key: u8) -> Tried<(u64, Vec<u32>)> {
         let (servers, to) = (Arc::clone(&self.servers), self.believes);
         let make = move || {
             let server = servers.running(to)?;
@@ -257,12 +278,12 @@ impl Client {
                 if view.at.index < at.index {
                     violation(format!("server {to} may be read at {at:?} and shows {:?}", view.at));
                 }
-                Ok(view.lists.get(&key).cloned().unwrap_or_default())
+                Ok((view.at.index, view.lists.get(&key).cloned().unwrap_or_default()))
             };
-            Some(Box::pin(work) as Work<Vec<u32>>)
+            Some(Box::pin(work) as Work<(u64, Vec<u32>)>)
         };
         match self.servers.network.carry((self.place, to), Lane::Log, TRY, make).await {
-            Ok(Ok(list)) => Tried::Done(list),
+            Ok(Ok(seen)) => Tried::Done(seen),
             Ok(Err(ProposeError::NotPrimary { primary })) => Tried::Not(primary),
             Ok(Err(_)) | Err(_) => Tried::Unknown,
         }

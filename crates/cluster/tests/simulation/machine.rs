@@ -97,8 +97,8 @@ pub(crate) fn answer_of(bytes: &[u8]) -> Answer {
 #[derive(Default)]
 pub(crate) struct Ledger {
     entries: BTreeMap<u64, Entry>,
-    /// Where a request took effect.
-    effects: BTreeMap<(u64, u64), u64>,
+    /// With which entry a request took effect, and as which of its commands.
+    effects: BTreeMap<(u64, u64), (u64, u64)>,
     /// The terms of entries that were shown, those without commands among them.
     terms: BTreeMap<u64, (u64, u64)>,
 }
@@ -133,10 +133,10 @@ impl Ledger {
         }
     }
 
-    fn effect(&mut self, by: u64, command: &Command, index: u64) {
-        let first = *self.effects.entry((command.client, command.sequence)).or_insert(index);
-        if first != index {
-            violation(format!("{command:?} took effect with entry {first}, and on server {by} with entry {index}"));
+    fn effect(&mut self, by: u64, command: &Command, place: (u64, u64)) {
+        let first = *self.effects.entry((command.client, command.sequence)).or_insert(place);
+        if first != place {
+            violation(format!("{command:?} took effect as {first:?}, and on server {by} as {place:?}"));
         }
     }
 
@@ -145,8 +145,9 @@ impl Ledger {
         self.entries.keys().next_back().copied().unwrap_or(0)
     }
 
-    pub(crate) fn took_effect(&self, client: u64, sequence: u64) -> bool {
-        self.effects.contains_key(&(client, sequence))
+    /// With which entry a request took effect, and as which of its commands.
+    pub(crate) fn place(&self, client: u64, sequence: u64) -> Option<(u64, u64)> {
+        self.effects.get(&(client, sequence)).copied()
     }
 }
 
@@ -182,13 +183,13 @@ impl Lists {
         (Lists { server, state: State::default(), ledger, view: Arc::clone(&view), ended }, view)
     }
 
-    fn apply_one(&mut self, command: &Command, index: u64, ledger: &mut Ledger) -> Answer {
+    fn apply_one(&mut self, command: &Command, place: (u64, u64), ledger: &mut Ledger) -> Answer {
         match self.state.sessions.get(&command.client) {
             Some((sequence, answer)) if *sequence == command.sequence => return answer.clone(),
             Some((sequence, _)) if *sequence > command.sequence => return Answer::Late,
             _ => {}
         }
-        ledger.effect(self.server, command, index);
+        ledger.effect(self.server, command, place);
         let answer = command.ask.make(Arc::make_mut(&mut self.state.lists).entry(command.key).or_default());
         self.state.sessions.insert(command.client, (command.sequence, answer.clone()));
         answer
@@ -212,9 +213,9 @@ impl Machine for Lists {
         ledger.enter(self.server, at, self.state.chain);
         ledger.shown(self.server, at);
         let mut replies = Vec::new();
-        for bytes in commands {
+        for (number, bytes) in (0..).zip(commands) {
             let command = postcard::from_bytes(bytes).expect("a command");
-            let answer = self.apply_one(&command, at.index, &mut ledger);
+            let answer = self.apply_one(&command, (at.index, number), &mut ledger);
             replies.push(postcard::to_stdvec(&answer).expect("an answer").into());
         }
         replies
