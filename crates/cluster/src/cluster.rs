@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::answer::Answering;
 use crate::confirm::Confirms;
-use crate::disk::{Disk, LocalDisk};
+use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
 use crate::network::Network;
 use crate::peers::{NoPeers, Transport};
@@ -206,10 +206,10 @@ impl Cluster {
     ) -> Result<Cluster, OpenError> {
         let node = options.node_id;
         let read = {
-            let options = options.clone();
+            let (disk, options) = (Arc::clone(&disk), options.clone());
             move || read_folder(&disk, &options, Box::new(machine))
         };
-        let folder = tokio::task::spawn_blocking(read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
+        let folder = blocking(&*disk, read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
         let Folder { store, state, log, snapshots, sole_voter } = folder;
         let config = engine_config(&options)?;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
@@ -447,16 +447,16 @@ impl Cluster {
         for task in &inner.tasks {
             task.abort();
         }
-        let close = || {
-            let log = Arc::clone(&inner.snapshotter.log);
-            tokio::task::spawn_blocking(move || log.close())
-        };
+        let log = &inner.snapshotter.log;
+        // In a task of its own: to give up waiting for it would leave the engine in a state at which later calls panic.
+        let raft = inner.raft.clone();
+        let mut stopped = tokio::spawn(async move { raft.shutdown().await });
         // The engine may be waiting for a disk that takes no writes; closing the log ends that.
-        if tokio::time::timeout(inner.drain_patience, inner.raft.shutdown()).await.is_err() {
-            let _ = close().await;
-            let _ = inner.raft.shutdown().await;
+        if tokio::time::timeout(inner.drain_patience, &mut stopped).await.is_err() {
+            log.close().await;
+            let _ = stopped.await;
         }
-        let _ = close().await;
+        log.close().await;
     }
 }
 
@@ -605,7 +605,7 @@ impl Snapshotter {
         let snapshots = Arc::clone(&self.snapshots);
         let write = move || snapshots.write(&meta, |out| frozen.write(out));
         let failed = |e: &dyn std::fmt::Display| SnapshotError::Failed(e.to_string());
-        let file = tokio::task::spawn_blocking(write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        let file = blocking(self.snapshots.disk(), write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         self.log.snapshot_taken(written, self.snapshots.floor(), self.every.max(file.bytes));
 
         // The engine is told only now, when nothing can go wrong any more: it stops for good when a snapshot fails.
