@@ -38,6 +38,9 @@ impl AtTheAgent {
         let socket = eventually("the agent's socket", endpoints);
         let computers = || (!server.byname(&["list", "-o", "name", "/computers/*"]).out.is_empty()).then_some(());
         eventually("the agent at the server", computers);
+        // As `byname dev` has it.
+        let granted = server.byname(&["acl", "grant", "anyone", "find,list,read", "/"]);
+        assert_eq!(granted.status, 0, "{}", granted.talk);
         let ask = |address: &str| Asker {
             service: Arc::new(Clerk::connect(address, Options::default()).unwrap()),
             cx: Context::of(Caller::internal()),
