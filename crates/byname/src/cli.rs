@@ -43,7 +43,7 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalArgs {
-    /// Where to ask: unix:///PATH, https://HOST:PORT or http://HOST:PORT, several with commas [BYNAME_SERVER]
+    /// Where to ask: unix:///PATH, https://HOST:PORT, dns:NAME or http://HOST:PORT, several with commas [BYNAME_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]

@@ -252,7 +252,8 @@ fn connect(
 /// How to connect there.
 fn options(target: &Target) -> byname_api::Result<Options> {
     // Over the socket nobody need know whom to believe, and nothing is shown.
-    let tls = match (target.servers.contains("https://"), &target.ca) {
+    let encrypted = ["https://", "dns:"].iter().any(|begin| target.servers.contains(begin));
+    let tls = match (encrypted, &target.ca) {
         (true, Some(ca)) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
         (true, None) => {
             let message = "the root certificates of this server's trust domain are not known: --ca FILE (BYNAME_CA) \
@@ -262,7 +263,7 @@ fn options(target: &Target) -> byname_api::Result<Options> {
         (false, _) => None,
     };
     // Over the socket the kernel says who calls, unless somebody else's session was asked for.
-    let local = target.servers.split(',').all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+    let local = target.servers.split(',').map(str::trim).all(|s| s.starts_with('/') || s.starts_with("unix:"));
     let token = target.token.clone().filter(|_| !local || target.signed_in.is_some());
     Ok(Options { token, tls, ..Options::default() })
 }
