@@ -105,7 +105,7 @@ pub async fn stand_alone(options: &Options) -> Result<Position, OpenError> {
     let entry = LogEntry { log_id: at, payload: EntryPayload::Membership(alone(options)) };
     store.append([entry], IOFlushed::noop()).await.map_err(failed)?;
     opened.handle.settled().await;
-    tokio::task::spawn_blocking(move || opened.handle.close()).await.map_err(|e| OpenError::Engine(e.to_string()))?;
+    opened.handle.close().await;
     Ok(position(&at))
 }
 
