@@ -115,6 +115,7 @@ pub fn object(at: &str, spec: Spec) -> Object {
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     let stamp = Stamp { at: Timestamp(1), by: "uid:0".into() };
     Object {
+        host: None,
         name: name(at),
         id: ObjectId(next),
         version: Version(next),
@@ -129,6 +130,7 @@ pub fn object(at: &str, spec: Spec) -> Object {
 
 fn instance(id: u64) -> Instance {
     Instance {
+        note: None,
         id: InstanceId(id),
         computer: None,
         endpoints: vec![Endpoint { protocol: "tcp".into(), address: "192.0.2.1".into(), port: id as u16 }],
