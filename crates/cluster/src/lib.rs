@@ -1,8 +1,25 @@
 //! The replicated log under the registry.
 //!
 //! A [`Cluster`] takes commands, opaque bytes, brings them into one order, has them on disk at a majority of the servers, and
-//! applies them to a [`Machine`]. Today the majority is one server; the consensus engine (openraft) is in place, and more
-//! voters need links (`network.rs`) and nothing else here. This crate knows neither the registry nor names.
+//! applies them to a [`Machine`]. The consensus engine is openraft, behind this boundary. This crate knows neither the registry
+//! nor names, and of other servers no more than a number and an address.
+//!
+//! # Several servers
+//!
+//! ```text
+//! engine ─▶ network.rs: a call a message, entries pipelined ─▶ Transport ═══▶ Cluster::answer ─▶ answer.rs ─▶ engine
+//!                        wire.rs: the bytes                     links.rs: over byte streams
+//! ```
+//!
+//! - Membership changes one server at a time, jointly where voters change (`members.rs`). A newcomer receives the log first, and
+//!   has a vote when it has nearly caught up.
+//! - A read that must see everything asks the majority and writes nothing; questions that come together are one (`confirm.rs`). A
+//!   backup asks the primary how far it must be, and waits until it is.
+//! - Snapshots are sent in pieces, checked whole before the engine hears of them, and renamed into place.
+//! - A backup does not vote against a primary that it heard within the longer election time-out, unless it sees that the
+//!   primary's process has ended, or the primary hands the lead over itself before a planned end.
+//! - A backup of everything is a snapshot's file; `salvage.rs` begins a cluster from one, and makes the last server that is
+//!   left the only one.
 //!
 //! # The folder
 //!

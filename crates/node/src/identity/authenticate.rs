@@ -115,7 +115,8 @@ impl Authenticator for Front {
     }
 
     fn refused(&self, peer: Peer, error: &Error) {
-        if error.code() == Code::RateLimited {
+        // A server that is starting refuses everybody: that says nothing about them.
+        if matches!(error.code(), Code::RateLimited | Code::Unavailable) {
             return;
         }
         let address = match peer {
