@@ -106,7 +106,7 @@ async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), 
             Err(e) => Err(e),
         },
         Some(Command::Cluster { command: ClusterCommand::Restore { file, data, key } }) => {
-            serve::salvage::restore(&mut screen, &file, &data, &key)
+            serve::salvage::restore(&mut screen, &file, &data, &key).await
         }
         Some(Command::Cluster { command: ClusterCommand::StandAlone { data } }) => {
             serve::salvage::stand_alone(&mut screen, &data).await

@@ -127,7 +127,12 @@ fn a_dead_primary_is_followed_and_all_start_again_together() {
 
 #[test]
 fn a_backup_begins_a_new_cluster_and_whoever_was_known_is_known_there() {
-    let first = server(&[]);
+    let mut first = server(&[]);
+    // Terms have gone by.
+    for _ in 0..2 {
+        first.kill();
+        first.start_again();
+    }
     let _second = joins(&first);
     settled(&first, &[1, 2]);
     done(&first, &["add", "/conf/x", "--kind", "record", "--value", "1"]);
@@ -156,7 +161,8 @@ fn a_backup_begins_a_new_cluster_and_whoever_was_known_is_known_there() {
     let other = server(&[]);
     let wrong = other.data().join("identity/cluster.key");
     let refused = first.byname(&["cluster", "restore", file, "--data", "elsewhere", "--key", wrong.to_str().unwrap()]);
-    assert_eq!(refused.status, 1, "{}", refused.talk);
+    assert_eq!(refused.status, 2, "{}", refused.talk);
+    assert!(refused.talk.contains("not the key"), "{}", refused.talk);
     let mut damaged = std::fs::read(file).unwrap();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::AppendEntriesResponse;
 use openraft::{Raft, Snapshot};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::disk::{DiskFile, blocking};
-use crate::raft::{Ballot, Types};
+use crate::raft::{Ballot, Id, Types};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::state::StateMachine;
 use crate::wire::{self, Piece, Request};
@@ -26,8 +28,16 @@ pub(crate) struct Answering {
     whole: Mutex<Option<Whole>>,
     /// One is taken up at a time.
     turn: tokio::sync::Mutex<()>,
-    /// When the primary was last heard.
-    heard: Mutex<Option<Instant>>,
+    heard: Mutex<Heard>,
+}
+
+/// When the primary was heard, as far as it says something about what is read here.
+#[derive(Default)]
+struct Heard {
+    /// Everything that it had answered then is applied here.
+    had: Option<Instant>,
+    /// It was heard then, and had answered up to here, which may not be applied yet.
+    next: Option<(Instant, Option<Id>)>,
 }
 
 /// A snapshot that is being received.
@@ -61,9 +71,29 @@ impl Answering {
         Answering { raft, snapshots, incoming, whole, turn, heard }
     }
 
-    /// How long ago the primary was heard.
+    /// How old what is read here may be: the time since the primary was heard when it had answered nothing that is not here.
     pub(crate) fn silence(&self) -> Option<Duration> {
-        self.heard.lock().map(|heard| heard.elapsed())
+        let mut heard = self.heard.lock();
+        self.settle(&mut heard);
+        heard.had.map(|had| had.elapsed())
+    }
+
+    fn settle(&self, heard: &mut Heard) {
+        let applied = self.raft.metrics().borrow_watched().last_applied;
+        if let Some((when, answered)) = heard.next
+            && answered <= applied
+        {
+            (heard.had, heard.next) = (Some(when), None);
+        }
+    }
+
+    /// The primary is heard, and has answered up to here.
+    fn hear(&self, answered: Option<Id>) {
+        let mut heard = self.heard.lock();
+        self.settle(&mut heard);
+        // The oldest that is open stays, or there would always be a newer one that is open.
+        heard.next.get_or_insert((Instant::now(), answered));
+        self.settle(&mut heard);
     }
 
     /// Answers what is between engines. The messages with entries reach the engine in the order in which the futures are
@@ -72,10 +102,10 @@ impl Answering {
         async move {
             let answer = match request {
                 Request::Append(rpc) => {
-                    let vote = rpc.vote;
+                    let (vote, answered) = (rpc.vote, rpc.leader_commit);
                     self.raft.append_entries(rpc).await.map(|response| {
-                        if !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) && vote.committed {
-                            *self.heard.lock() = Some(Instant::now());
+                        if matches!(response, AppendEntriesResponse::Success) && vote.committed {
+                            self.hear(answered);
                         }
                         wire::answer_append(&response)
                     })
@@ -130,7 +160,6 @@ impl Answering {
         let (meta, snapshot) = blocking(self.snapshots.disk(), check_in).await??;
         let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         let response = installed.map_err(io::Error::other)?;
-        *self.heard.lock() = Some(Instant::now());
         Ok(response.vote)
     }
 

@@ -162,6 +162,8 @@ pub(crate) struct Inner {
     role: watch::Receiver<Role>,
     opened: tokio::time::Instant,
     hear: OnceLock<Hear>,
+    /// Whose turn it is to change the membership.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     proposals: Arc<Proposals>,
     snapshotter: Arc<Snapshotter>,
     stalled: watch::Receiver<Option<Arc<str>>>,
@@ -237,6 +239,7 @@ impl Cluster {
             tokio::spawn(watch_stalls(stalled.clone(), Arc::clone(&proposals), options.stall_patience)),
             tokio::spawn(Arc::clone(&snapshotter).run()),
             tokio::spawn(members::follow(metrics.clone(), network.clone(), tell_role)),
+            tokio::spawn(watch_majority(metrics.clone(), Arc::clone(&proposals), options.election.1)),
         ];
         let cluster = Cluster {
             inner: Arc::new(Inner {
@@ -250,6 +253,7 @@ impl Cluster {
                 role,
                 opened: tokio::time::Instant::now(),
                 hear: OnceLock::new(),
+                changing: Arc::default(),
                 proposals,
                 snapshotter,
                 stalled,
@@ -258,6 +262,7 @@ impl Cluster {
             }),
         };
         cluster.take_part(&options, sole_voter).await?;
+        tokio::spawn(members::finish_changes(Arc::downgrade(&cluster.inner)));
         if !options.address.is_empty() {
             // Not one of the tasks: it ends by itself, and holds nothing that must go.
             tokio::spawn(members::announce(Arc::downgrade(&cluster.inner), options.address));
@@ -581,6 +586,26 @@ async fn watch_stalls(mut stalled: watch::Receiver<Option<Arc<str>>>, proposals:
             }
         }
         proposals.refuse(None);
+    }
+}
+
+/// Answers proposals while a primary hears no majority: the engine keeps them, and goes on believing in itself.
+async fn watch_majority(
+    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    proposals: Arc<Proposals>,
+    patience: Duration,
+) {
+    let mut every = tokio::time::interval(patience / 4);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let isolated = {
+            let metrics = metrics.borrow_watched();
+            let leads = metrics.state == ServerState::Leader;
+            let several = metrics.membership_config.membership().voter_ids().count() > 1;
+            leads && several && metrics.last_quorum_acked.is_some_and(|at| at.elapsed() > patience * 2)
+        };
+        proposals.isolate(isolated);
     }
 }
 

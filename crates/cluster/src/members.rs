@@ -33,6 +33,8 @@ const SUCCEED_AGAIN: Duration = Duration::from_millis(20);
 const SUCCEED_TRIES: u32 = 10;
 /// Between two tries to say where this server is reached.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+/// How often the primary looks whether a change was left half done.
+const FINISH_EVERY: Duration = Duration::from_millis(500);
 
 /// A server of the cluster and how it stands, as the server that was asked knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,8 +127,36 @@ pub(crate) async fn take_address(inner: &Inner, id: u64, address: String) -> Res
 }
 
 impl Inner {
+    /// Changes the membership, one change at a time and to its end, whether whoever asked waits for it or not: a change of voters
+    /// has two steps, and between them more servers are needed than before or after.
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), ChangeError> {
-        self.raft.change_membership(change, false).await.map(drop).map_err(refused)
+        let (raft, turn) = (self.raft.clone(), Arc::clone(&self.changing));
+        let changing = tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            raft.change_membership(change, false).await.map(drop).map_err(refused)
+        });
+        changing.await.unwrap_or(Err(ChangeError::Stopped))
+    }
+}
+
+/// Takes the second step of changes whose first one is in the log, and whose server did not live to take the second.
+pub(crate) async fn finish_changes(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(FINISH_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let half = {
+            let metrics = inner.metrics.borrow_watched();
+            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+            joint && metrics.state == ServerState::Leader
+        };
+        // Whoever holds the turn takes the step itself.
+        if half && inner.changing.try_lock().is_ok() {
+            let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
+            match inner.change(nobody).await {
+                Ok(()) => tracing::info!("a change of the servers that was begun is done"),
+                Err(error) => tracing::warn!(%error, "a change of the servers that was begun cannot be finished now"),
+            }
+        }
     }
 }
 
@@ -146,7 +176,9 @@ impl Cluster {
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.inner.metrics.borrow_watched();
         let members = metrics.membership_config.membership();
-        let voters: BTreeSet<u64> = members.voter_ids().collect();
+        // Between the two steps of a change, those that count before and after.
+        let configs = members.get_joint_config();
+        let votes = |id: &u64| !configs.is_empty() && configs.iter().all(|config| config.contains(id));
         let last = metrics.last_log_index.unwrap_or(0);
         let mut found: Vec<Member> = servers(&metrics)
             .into_iter()
@@ -155,7 +187,7 @@ impl Cluster {
                 let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&server.id).copied());
                 let own = server.id == self.inner.node;
                 Member {
-                    voter: voters.contains(&server.id),
+                    voter: votes(&server.id),
                     primary: metrics.current_leader == Some(server.id),
                     behind: matched.map(|at| last.saturating_sub(at.map_or(0, |id| id.index))),
                     silent: heard.flatten().filter(|_| !own).map(|at| at.elapsed()),
@@ -181,7 +213,7 @@ impl Cluster {
             Some(_) => Ok(()),
             None => {
                 let node = BasicNode::new(server.address);
-                inner.raft.add_learner(server.id, node, false).await.map(drop).map_err(refused)
+                inner.change(ChangeMembers::AddNodes(BTreeMap::from([(server.id, node)]))).await
             }
         }
     }

@@ -50,6 +50,8 @@ struct Inner {
     count: usize,
     bytes: usize,
     refuse: Option<ProposeError>,
+    /// No majority has been heard for a while.
+    isolated: bool,
 }
 
 /// An entry that was given to the engine.
@@ -81,6 +83,7 @@ impl Proposals {
                 count: 0,
                 bytes: 0,
                 refuse: None,
+                isolated: false,
             }),
             raft: OnceLock::new(),
             count_max,
@@ -102,6 +105,9 @@ impl Proposals {
             let mut inner = self.inner.lock();
             if let Some(refuse) = &inner.refuse {
                 return Err(refuse.clone());
+            }
+            if inner.isolated {
+                return Err(ProposeError::NotPrimary { primary: None });
             }
             inner.count += 1;
             inner.bytes += command.len();
@@ -126,6 +132,16 @@ impl Proposals {
     /// Refuses new proposals with this error, or takes them again.
     pub(crate) fn refuse(&self, error: Option<ProposeError>) {
         self.inner.lock().refuse = error;
+    }
+
+    /// Refuses new proposals while no majority is heard, and answers those that wait: nothing would answer them before it is.
+    pub(crate) fn isolate(&self, isolated: bool) {
+        let was = std::mem::replace(&mut self.inner.lock().isolated, isolated);
+        if isolated && !was {
+            let unknown =
+                "no majority of the servers answers; this write may yet be applied: ask again with the same request id";
+            self.give_up(&ProposeError::NotPrimary { primary: None }, &ProposeError::Unknown(unknown.to_owned()));
+        }
     }
 
     /// Answers everybody now. Those whose command is with the engine get `unknown`: it may be applied yet.

@@ -72,11 +72,11 @@ pub fn read_backup(
     Ok(nodes.map(|(id, node)| Server { id: *id, address: node.addr.clone() }).collect())
 }
 
-/// Makes a new folder for server `options.node_id` of a cluster of its own, with the content of a backup. Blocks.
+/// Makes a new folder for server `options.node_id` of a cluster of its own, with the content of a backup.
 ///
 /// # Errors
 /// When there is a log in the folder already, the backup is damaged, or the disk refuses.
-pub fn restore(options: &Options, backup: &Path) -> Result<Position, OpenError> {
+pub async fn restore(options: &Options, backup: &Path) -> Result<Position, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
     for folder in ["log", "snapshots"] {
         let path = options.dir.join(folder);
@@ -93,7 +93,25 @@ pub fn restore(options: &Options, backup: &Path) -> Result<Position, OpenError> 
         .take_over(&from, |meta| meta.last_membership = members_of(meta.last_log_id))
         .map_err(|source| OpenError::io("restore from", backup, source))?;
     let last = meta.last_log_id.unwrap_or(id(0, 0));
+    let index = Some(last.index);
+    let opened = log::open(disk, options.dir.join("log"), options.node_id, options.segment_bytes, index)?;
+    vote_beyond(opened, options, last.leader_id.term)
+        .await
+        .map_err(|source| OpenError::io("write", &options.dir, source))?;
     Ok(position(&last))
+}
+
+/// How far the terms of a cluster that begins anew are from those of before: agents refuse orders of an older term than any
+/// that they have seen, and the disk that is left need not have seen the newest.
+const NEW_AGE: u64 = 1 << 20;
+
+/// Begins a new age of terms in a log, and closes it.
+async fn vote_beyond(mut opened: log::Opened, options: &Options, term: u64) -> io::Result<()> {
+    let leader_id = LeaderId { term: term + NEW_AGE, voted_for: options.node_id };
+    opened.store.save_vote(&Ballot { leader_id, committed: false }).await?;
+    opened.handle.settled().await;
+    opened.handle.close().await;
+    Ok(())
 }
 
 /// Makes the server whose folder this is the only one of its cluster: for the day on which the disks of the others are lost.
@@ -112,7 +130,7 @@ pub async fn stand_alone(options: &Options) -> Result<Position, OpenError> {
     let failed = |source| OpenError::io("write", &dir, source);
     let vote = opened.vote.map_or(0, |vote| vote.leader_id.term);
     let last = opened.last.max(covered);
-    let term = vote.max(last.map_or(0, |last| last.leader_id.term)) + 1;
+    let term = vote.max(last.map_or(0, |last| last.leader_id.term)) + NEW_AGE;
     let ballot = Ballot { leader_id: LeaderId { term, voted_for: options.node_id }, committed: false };
     store.save_vote(&ballot).await.map_err(failed)?;
     let at = id(term, last.map_or(0, |last| last.index + 1));

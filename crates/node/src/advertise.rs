@@ -61,6 +61,7 @@ impl Inner {
             }
         };
         if let Some(reply) = self.renew(&name, instance, &evidence, &request.endpoints, ttl_ms) {
+            self.still_leads().await?;
             return Ok(reply);
         }
         if request.endpoints.is_empty() && evidence == Evidence::Right {

@@ -55,8 +55,7 @@ impl Inner {
             }
             match query::find(&tree, &request.name, wants, &self.usage)? {
                 // Whether it is used is the primary's to know: it may be stopping it for want of use at this moment.
-                Outlook::Answer(reply)
-                    if self.counts_use(&tree, &reply) && self.cluster.role().borrow().of.is_some() => {}
+                Outlook::Answer(reply) if self.counts_use(&tree, &reply) && !self.cluster.freshness().stale => {}
                 Outlook::Answer(mut reply) if self.may_name(&reply) => {
                     self.freshen(&mut reply.fresh);
                     return Ok(*reply);
@@ -117,6 +116,9 @@ impl Inner {
         let mut awaited: Vec<InstanceId> = Vec::new();
         let patience = (Instant::now() + LAST_WORD).min(deadline);
         loop {
+            if !self.reigns() && !self.cluster.is_primary() && self.cluster.status().stalled.is_none() {
+                return Err(crate::forward::no_primary());
+            }
             let id = self.view.load().resolve(name)?.node.id;
             let wait = self.waits.listen(id);
             let changed = wait.changed();

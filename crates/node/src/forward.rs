@@ -15,6 +15,8 @@ use crate::{Inner, Node};
 
 /// How long a request waits for a primary to be found: an election takes less.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a server without a primary looks whether it hears one.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long one who wrote by way of this server waits to see it here.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
@@ -44,10 +46,25 @@ impl Inner {
             return Ok(None);
         }
         let mut role = self.cluster.role();
-        let known = role.wait_for(|role| role.primary || role.of.is_some_and(|of| of != self.config.id));
+        // The engine goes on naming a primary that has fallen silent; whoever is cut off has none.
+        let heard = || !self.cluster.freshness().stale;
+        let known = async {
+            loop {
+                let now = *role.borrow_and_update();
+                if now.primary || (now.of.is_some_and(|of| of != self.config.id) && heard()) {
+                    return Ok(now);
+                }
+                tokio::select! {
+                    changed = role.changed() => changed?,
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+            }
+        };
         let role = match tokio::time::timeout(PATIENCE, known).await {
-            Ok(Ok(role)) => *role,
-            Ok(Err(_)) => return Err(Error::new(Code::Unavailable, "the server is shutting down")),
+            Ok(Ok(role)) => role,
+            Ok(Err::<_, tokio::sync::watch::error::RecvError>(_)) => {
+                return Err(Error::new(Code::Unavailable, "the server is shutting down"));
+            }
             Err(_) => return Err(no_primary()),
         };
         if role.primary {
@@ -67,6 +84,15 @@ impl Inner {
                     .field(NO_PRIMARY))
             }
         }
+    }
+
+    /// Makes sure that no other server leads, where what is answered is only true if so and is not in the log: a timer that was
+    /// set again. One that leads alone need not ask.
+    pub(crate) async fn still_leads(&self) -> Result<()> {
+        if self.cluster.members().len() < 2 {
+            return Ok(());
+        }
+        self.confirm().await.map_err(|error| error.field(NO_PRIMARY))
     }
 
     /// What the primary answered, when this server has what it did: whoever asked here looks here next.
@@ -95,7 +121,8 @@ impl Inner {
     }
 }
 
-fn no_primary() -> Error {
+/// What is answered while nobody leads, and to those who waited for one that does not lead any more.
+pub(crate) fn no_primary() -> Error {
     Error::new(
         Code::Unavailable,
         "there is no primary: a majority of the servers cannot be reached (`byname cluster status`); reads go on",

@@ -252,6 +252,12 @@ impl Node {
         let _ = self.inner.has_ended.set(Box::new(has_ended));
     }
 
+    /// Says in the tree that it does not answer any more, and hands the lead over: the first step of going where there are others.
+    pub async fn leave(&self) {
+        self.take_leave().await;
+        self.inner.cluster.hand_over().await;
+    }
+
     /// Ends what would go on for ever, such as watches, and is not ready any more; the first step of going.
     pub fn drain(&self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
@@ -261,7 +267,6 @@ impl Node {
     /// Refuses new writes and closes the log. Programs go on.
     pub async fn shutdown(&self) {
         self.drain();
-        self.take_leave().await;
         self.inner.cluster.hand_over().await;
         self.inner.cluster.shutdown().await;
     }
@@ -285,7 +290,10 @@ impl Node {
     pub async fn catch_up(&self) {
         let cluster = &self.inner.cluster;
         let mut told = Instant::now();
-        while cluster.members().len() != 1 && cluster.confirm().await.is_err() {
+        // The first members that a newcomer hears of are those of long ago.
+        let alone =
+            || matches!(cluster.members().as_slice(), [only] if only.voter && only.server.id == self.inner.config.id);
+        while !alone() && cluster.confirm().await.is_err() {
             if self.inner.stopping() {
                 return;
             }
@@ -302,6 +310,11 @@ impl Node {
     /// The process of another server has ended, as its broken connections say.
     pub fn peer_gone(&self, server: u64) {
         self.inner.cluster.peer_gone(server);
+    }
+
+    /// Whether this server was taken out of the cluster, as far as is known here.
+    pub fn was_removed(&self, server: u64) -> bool {
+        members::name_of(server).is_ok_and(|name| self.inner.was_removed(&name))
     }
 
     /// The servers of the cluster, with where their peers reach them.
@@ -440,6 +453,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                 match event {
                     Event::Service(id) => inner.waits.wake(id),
                     Event::Object { node, .. } => inner.waits.wake(node.id),
+                    Event::Ended { instance, .. } => inner.usage.forget(instance),
                     _ => {}
                 }
                 continue;

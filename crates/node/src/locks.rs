@@ -37,6 +37,7 @@ impl Inner {
             }
         };
         if let Some(reply) = self.renew_lock(&request, key, ttl_ms) {
+            self.still_leads().await?;
             return Ok(reply);
         }
         let deadline = Instant::now() + request.wait.map_or(Duration::ZERO, |w| w.duration()).min(MAX_WAIT);

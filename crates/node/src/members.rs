@@ -81,6 +81,12 @@ pub(crate) async fn promote(inner: Arc<Inner>) {
 }
 
 impl Inner {
+    /// Whether this server was taken out of the cluster.
+    pub(crate) fn was_removed(&self, name: &Name) -> bool {
+        let tree = self.view.load();
+        tree.get(name).is_some_and(|node| tree.credentials(node.id).is_some())
+    }
+
     /// A number that no server ever had: objects of those that were removed stay.
     pub(crate) fn next_server(&self) -> u64 {
         let tree = self.view.load();
@@ -124,13 +130,8 @@ impl Inner {
                     None => return Err(refused(ChangeError::Refused(format!("there is no server {id}")))),
                 };
                 // One that is out already may have been taken out by a request that did not get to its end.
-                if member || self.view.load().credentials(object).is_some() {
-                    if member {
-                        self.cluster.remove_server(id).await.map_err(refused)?;
-                    }
-                } else {
-                    let what = format!("server {id} does not belong to the cluster");
-                    return Err(refused(ChangeError::Refused(what)));
+                if member {
+                    self.cluster.remove_server(id).await.map_err(refused)?;
                 }
                 // Whatever certificate it shows from now on is refused.
                 return self.propose("byname", None, Command::Revoke(Revoked::Principal(object))).await.map(drop);

@@ -61,33 +61,40 @@ impl Inner {
             wanted,
             why: why + &how,
         };
-        self.on_the_way.0.lock().insert(instance);
-        let reply = self.propose("byname", None, Command::Order(order)).await;
-        let started = match reply {
-            Ok(Reply::Ordered) => self.tell_agent(service, instance, &computer, ticket).await.map(|()| Some(instance)),
-            Ok(_) => Ok(None),
-            Err(error) => Err(error),
-        };
-        self.on_the_way.0.lock().remove(&instance);
-        started
+        let inner = self.clone();
+        // Whoever asked may go away; what is in the log must be told to the agent all the same.
+        let ordering = tokio::spawn(async move {
+            inner.on_the_way.0.lock().insert(instance);
+            let reign = inner.reign();
+            let started = match inner.propose("byname", None, Command::Order(order)).await {
+                Ok(Reply::Ordered) => inner.tell_agent(reign, service, instance, &computer, ticket).await,
+                Ok(_) => Ok(None),
+                Err(error) => Err(error),
+            };
+            inner.on_the_way.0.lock().remove(&instance);
+            started
+        });
+        ordering.await.unwrap_or_else(|_| Err(Error::internal("an order was not given")))
     }
 
     /// The launch as it is in the log at this moment goes to the agent, with the ticket, which goes nowhere else.
     async fn tell_agent(
         self: &Arc<Self>,
+        reign: Option<u64>,
         service: ObjectId,
         instance: InstanceId,
         computer: &Name,
         ticket: TicketPair,
-    ) -> Result<()> {
+    ) -> Result<Option<InstanceId>> {
         let tree = self.view.load_full();
-        let Some(node) = tree.by_id(service) else { return Ok(()) };
+        let Some(node) = tree.by_id(service) else { return Ok(Some(instance)) };
         let secrets = match self.secrets_for(&tree, &node) {
             Ok(secrets) => secrets,
             Err(error) => return self.not_started(instance, error).await,
         };
         let start = StartOrder {
-            term: self.order_term(),
+            // That of the order in the log: a later one would make an old order look new.
+            term: reign.unwrap_or_default(),
             instance,
             service: service.0,
             name: node.name.clone(),
@@ -97,13 +104,13 @@ impl Inner {
         };
         if self.agents.send(computer, AgentOrder::Start(Box::new(start))) {
             metrics::counter!("byname_starts_total").increment(1);
-            return Ok(());
+            return Ok(Some(instance));
         }
         self.not_started(instance, Error::new(Code::NoHost, format!("the agent of `{computer}` has just gone"))).await
     }
 
     /// An order that came to nothing: its end is logged with the reason.
-    async fn not_started(self: &Arc<Self>, instance: InstanceId, error: Error) -> Result<()> {
+    async fn not_started(self: &Arc<Self>, instance: InstanceId, error: Error) -> Result<Option<InstanceId>> {
         let change = byname_registry::command::Change::Ended {
             exit: byname_api::service::Exit::NotStarted,
             last_lines: String::new(),

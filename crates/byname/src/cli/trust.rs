@@ -355,13 +355,13 @@ pub(crate) enum ClusterCommand {
     )]
     Remove {
         /// Its number
-        server: u64,
+        number: u64,
     },
     /// Hand the lead to another server
     #[command(after_long_help = "Example:\n  byname cluster transfer 2")]
     Transfer {
         /// The number of the server that shall lead
-        server: u64,
+        number: u64,
     },
     /// Write all that the servers know into a file
     #[command(

@@ -29,11 +29,11 @@ pub(crate) async fn run(session: &mut Session, command: ClusterCommand) -> Outco
             let info = session.info().await?;
             status(&mut session.screen, &info)
         }
-        ClusterCommand::Remove { server } => {
+        ClusterCommand::Remove { number: server } => {
             let info = session.service.change_servers(&session.cx, ChangeServers::Remove(server)).await?;
             changed(&mut session.screen, &info, &format!("server {server} was taken out; destroy its disk"))
         }
-        ClusterCommand::Transfer { server } => {
+        ClusterCommand::Transfer { number: server } => {
             let info = session.service.change_servers(&session.cx, ChangeServers::Transfer(server)).await?;
             changed(&mut session.screen, &info, &format!("server {server} leads"))
         }
@@ -114,27 +114,29 @@ fn changed(screen: &mut Screen, info: &ServerInfo, what: &str) -> Outcome {
 
 /// Writes the backup beside its place and puts it there when it is whole.
 async fn backup(session: &mut Session, file: &Path) -> Outcome {
-    let new = file.with_extension("new");
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
     let failed = |path: &Path, error: &std::io::Error| {
         Error::new(Code::Unavailable, format!("cannot write {}: {error}", path.display()))
     };
     let mut pieces = session.service.backup(&session.cx).await?;
     let mut open = std::fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(&mut open, 0o600);
-    let mut out = open.write(true).create(true).truncate(true).open(&new).map_err(|e| failed(&new, &e))?;
+    let mut out = open.write(true).create(true).truncate(true).open(new).map_err(|e| failed(new, &e))?;
     let mut bytes = 0;
     let written = async {
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
-            out.write_all(&piece).map_err(|e| failed(&new, &e))?;
+            out.write_all(&piece).map_err(|e| failed(new, &e))?;
             bytes += piece.len() as u64;
         }
-        out.sync_all().map_err(|e| failed(&new, &e))?;
-        std::fs::rename(&new, file).map_err(|e| failed(file, &e))
+        out.sync_all().map_err(|e| failed(new, &e))?;
+        std::fs::rename(new, file).map_err(|e| failed(file, &e))
     }
     .await;
     if let Err(error) = written {
-        let _ = std::fs::remove_file(&new);
+        let _ = std::fs::remove_file(new);
         return Err(error.into());
     }
     let screen = &mut session.screen;

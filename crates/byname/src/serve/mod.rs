@@ -311,6 +311,8 @@ impl Server {
         if let Some(api) = self.api {
             reach::forget(env, api, &self.data.path("token"));
         }
+        // Another one leads before anybody is turned away here.
+        self.node.leave().await;
         self.node.drain();
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(DRAIN, self.serving).await;

@@ -24,6 +24,8 @@ use byname_node::{Node, Peers};
 
 /// A head that is longer is not that of an answer to what was asked.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// How often it is looked at whether the server at the other end was taken out.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long another server may take to be connected to.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -102,7 +104,17 @@ async fn head(stream: &mut Box<dyn Stream>) -> io::Result<String> {
 /// Answers what comes over a line from another server, and looks why when it ends.
 pub(super) async fn meet(node: Node, links: Arc<Links>, from: u64, stream: Box<dyn byname_front_http::Stream>) {
     let answering = node.clone();
-    let ended = links::serve(stream, move |request| answering.answer(request)).await;
+    let removed = async {
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        while !node.was_removed(from) {
+            every.tick().await;
+        }
+        Ok(())
+    };
+    let ended = tokio::select! {
+        ended = links::serve(stream, move |request| answering.answer(request)) => ended,
+        ended = removed => ended,
+    };
     tracing::debug!(server = from, ?ended, "a line from a peer ended");
     let peer = node.servers().into_iter().find(|server| server.id == from);
     if let Some(peer) = peer

@@ -13,7 +13,7 @@ use crate::failure::Outcome;
 use crate::screen::{Format, Screen};
 
 /// Makes a data directory from a backup.
-pub(crate) fn restore(screen: &mut Screen, file: &Path, data: &Path, key: &Path) -> Outcome {
+pub(crate) async fn restore(screen: &mut Screen, file: &Path, data: &Path, key: &Path) -> Outcome {
     let key = ClusterKey::load(key)?.ok_or_else(|| Error::invalid("key", format!("{} is not there", key.display())))?;
     let backup = byname_node::Backup::read(file).map_err(cannot_start)?;
     let Some(sealed) = &backup.sealed_authority else {
@@ -22,14 +22,15 @@ pub(crate) fn restore(screen: &mut Screen, file: &Path, data: &Path, key: &Path)
         );
     };
     // The key is the right one, or nothing in the backup could be opened.
-    byname_node::Node::open_authority(&key, sealed)?;
+    byname_node::Node::open_authority(&key, sealed)
+        .map_err(|_| Error::invalid("key", "it is not the key that the secrets of this backup are sealed with"))?;
     let dir = DataDir::take(data)?;
     if Own::is_there(&dir) {
         let what = format!("{} is the data directory of a server: choose a new one", data.display());
         return Err(Error::new(Code::AlreadyExists, what).field("data").into());
     }
     let options = Options::new(dir.path("log"), backup.next_server);
-    byname_cluster::restore(&options, file).map_err(cannot_start)?;
+    byname_cluster::restore(&options, file).await.map_err(cannot_start)?;
     Own::keep(&dir, &key, backup.next_server, sealed)?;
     match screen.format {
         Format::Json => screen.json(&serde_json::json!({

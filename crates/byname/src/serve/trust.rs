@@ -244,7 +244,11 @@ fn reachable(api: SocketAddr, settings: &ServerSettings) -> Vec<String> {
     let port = api.port();
     let mut hosts: Vec<String> = settings.host_names.clone();
     if api.ip().is_unspecified() {
-        hosts.extend(addresses_of(api).into_iter().filter(|ip| !ip.is_loopback()).map(host_of));
+        let mut own: Vec<IpAddr> = addresses_of(api).into_iter().filter(|ip| !ip.is_loopback()).collect();
+        // That of the way out of this host first: the others are often of networks within it.
+        let out = byname_launch::reaching(SocketAddr::from(([192, 0, 2, 1], 9)));
+        own.sort_by_key(|ip| Some(*ip) != out);
+        hosts.extend(own.into_iter().map(host_of));
     } else {
         hosts.push(host_of(api.ip()));
     }
@@ -265,7 +269,10 @@ fn host_of(address: IpAddr) -> String {
 pub(super) fn endpoint(api: SocketAddr) -> Option<Endpoint> {
     let mut addresses = addresses_of(api).into_iter();
     let address = match api.ip().is_unspecified() {
-        true => addresses.find(|address| !address.is_loopback())?,
+        true => {
+            let out = byname_launch::reaching(SocketAddr::from(([192, 0, 2, 1], 9)));
+            out.filter(|ip| !ip.is_loopback()).or_else(|| addresses.find(|address| !address.is_loopback()))?
+        }
         false => api.ip(),
     };
     Some(Endpoint { protocol: "https".into(), address: address.to_string(), port: api.port() })

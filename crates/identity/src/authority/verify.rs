@@ -143,7 +143,8 @@ pub(crate) fn verify_chain(
         fingerprint: fingerprint(leaf),
         issued: super::profile::issued(timestamp(parsed.validity().not_before.to_datetime())),
         not_after: timestamp(parsed.validity().not_after.to_datetime()),
-        is_server_name: server,
+        // One made for an object or a copy of that name is not the server's own.
+        is_server_name: server && id.is_none() && instance.is_none(),
     })
 }
 

@@ -23,6 +23,8 @@ use crate::{Inner, Node, start};
 
 /// How long a look-up of a session or certificate is good for.
 const GOOD_FOR: Duration = Duration::from_secs(1);
+/// What was made within this time may not be known to every server yet.
+const NEW: Duration = Duration::from_secs(10);
 /// Sessions and certificates that are remembered; beyond it, all are looked up anew.
 const REMEMBERED: usize = 65_536;
 
@@ -94,6 +96,7 @@ impl Authenticator for Front {
         if let Err(error) = inner.is_established() {
             // Servers bring what this one waits for.
             let server = certificate.id.is_none() && is_server(&certificate.name);
+            let server = server && !inner.was_removed(&certificate.name);
             return if server {
                 Ok(Caller::full(certificate.name.to_string(), Mechanism::Certificate))
             } else {
@@ -102,7 +105,10 @@ impl Authenticator for Front {
         }
         let identity = inner.own_identity()?;
         let caller = inner.by_certificate(identity, certificate)?;
-        identity.limits.request(peer, caller.id)?;
+        // Another server asks for many.
+        if caller.server().is_none() {
+            identity.limits.request(peer, caller.id)?;
+        }
         Ok(caller)
     }
 
@@ -184,8 +190,7 @@ impl Inner {
             // Servers are no objects of the tree; nobody else gets a certificate without an id.
             None if is_server(&certificate.name) => {
                 // Not by who belongs to the cluster now: a server that is behind does not know the newest yet.
-                let gone = tree.get(&certificate.name).and_then(|node| tree.credentials(node.id).map(|_| ()));
-                if gone.is_some() {
+                if self.was_removed(&certificate.name) {
                     return Err(ended("the server was removed from the cluster"));
                 }
                 Caller::full(certificate.name.to_string(), Mechanism::Certificate)
@@ -212,7 +217,14 @@ impl Inner {
         since: Timestamp,
     ) -> Result<Caller> {
         let node = tree.by_id(id).filter(|node| node.name.key() == name.key());
-        let node = node.ok_or_else(|| ended("the principal is not there any more"))?;
+        let node = node.ok_or_else(|| {
+            // What is new may be known to the others already, and not here.
+            if !self.reigns() && start::now().0.saturating_sub(since.0) < NEW.as_millis() as u64 {
+                let what = "this server has not heard of the principal yet: ask another one, or again";
+                return Error::new(Code::Unavailable, what).field(NO_PRIMARY);
+            }
+            ended("the principal is not there any more")
+        })?;
         if node.spec.disabled == Some(true) {
             let what = format!("`{}` is disabled: an admin can enable it (`byname principal enable`)", node.name);
             return Err(Error::new(Code::Unauthenticated, what));

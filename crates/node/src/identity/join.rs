@@ -58,9 +58,7 @@ impl Inner {
 
     pub(crate) async fn join(self: &Arc<Self>, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
         let identity = self.own_identity()?;
-        if cx.caller.via.is_none() {
-            identity.limits.sign_in(cx.caller.address)?;
-        }
+        identity.limits.sign_in(cx.caller.address)?;
         let hash = hash_of(&request.secret.0, "secret")?;
         // Looked at before the token is used up by it.
         byname_identity::authority::SigningRequest::parse(request.request.as_bytes())?;
