@@ -517,7 +517,10 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     let covered = snapshots.newest().and_then(|(meta, _)| meta.last_log_id);
     let log_dir = options.dir.join("log");
     let index = covered.map(|id| id.index);
-    let opened = log::open(Arc::clone(disk), log_dir.clone(), node, options.segment_bytes, index)?;
+    let mut opened = log::open(Arc::clone(disk), log_dir.clone(), node, options.segment_bytes, index)?;
+    if let Some(covered) = covered {
+        opened.follow(covered).map_err(|e| OpenError::io("read", &log_dir, e))?;
+    }
     if let Some(purged) = opened.purged
         && index.is_none_or(|index| index < purged.index)
     {
@@ -534,9 +537,8 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     };
     let sole_voter = *members.get_joint_config() == [BTreeSet::from([node])];
     let mut store = opened.store;
-    if sole_voter {
-        store.commit_all(opened.last);
-    }
+    // The disk of a sole voter is the majority.
+    store.commit(if sole_voter { opened.last } else { opened.agreed });
     Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, sole_voter })
 }
 

@@ -43,7 +43,7 @@ const READ_BYTES: usize = 1 << 20;
 /// The log as the consensus engine sees it.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    /// What a sole voter found on disk is committed, for its own disk is the majority.
+    /// What is known to be committed of what was found on disk.
     committed: Option<Id>,
 }
 
@@ -107,6 +107,8 @@ pub(crate) struct Opened {
     pub(crate) vote: Option<Ballot>,
     /// The last change of members in the log, and where.
     pub(crate) members: Option<(Id, Members)>,
+    /// The change before that one, which is committed: else no other would have been begun.
+    pub(crate) agreed: Option<Id>,
 }
 
 /// Opens the log in `dir`, or makes one.
@@ -183,7 +185,33 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
         purged: found.purged,
         vote: found.vote,
         members: found.members.last().cloned(),
+        agreed: found.members.iter().rev().nth(1).map(|(at, _)| *at),
     })
+}
+
+impl Opened {
+    /// Makes the log follow the snapshot that ends with `covered`. It came from another server, in place of entries here that
+    /// were never committed, and the power went before these were cut off.
+    pub(crate) fn follow(&mut self, covered: Id) -> io::Result<()> {
+        let shared = &self.store.shared;
+        let covers = |id: Option<Id>| id.is_some_and(|id| id.index >= covered.index);
+        if !covers(self.last) || covers(self.purged) {
+            return Ok(());
+        }
+        if shared.read(covered.index, covered.index + 1, usize::MAX)?.iter().all(|entry| entry.log_id == covered) {
+            return Ok(());
+        }
+        tracing::info!(index = covered.index, "the end of the log is not that of the snapshot; it goes");
+        let mut inner = shared.inner.lock();
+        inner.drop_marks(self.purged.map(|id| id.index));
+        shared.push(&mut inner, Record::Truncate(self.purged), Done::Nobody)?;
+        inner.truncating += 1;
+        shared.push(&mut inner, Record::Purge(covered), Done::Nobody)?;
+        (inner.last, inner.purged) = (Some(covered), Some(covered));
+        (self.last, self.purged) = (inner.last, inner.purged);
+        (self.members, self.agreed) = (None, None);
+        Ok(())
+    }
 }
 
 impl LogHandle {
@@ -290,6 +318,12 @@ impl Shared {
 }
 
 impl Inner {
+    /// Whether there is something to write. That the end is cut off waits for what comes after it: if that is a snapshot which
+    /// is taken up in its place, the end must be there until the snapshot is.
+    fn has_work(&self) -> bool {
+        self.queue.iter().any(|work| !matches!(work.record, Record::Truncate(_)))
+    }
+
     fn written(&mut self, bytes: u64) {
         self.written += bytes;
     }
@@ -326,9 +360,9 @@ fn tail_bytes(entry: &LogEntry) -> usize {
 }
 
 impl LogStore {
-    /// Calls everything that was found on disk committed. Only a sole voter may do so.
-    pub(crate) fn commit_all(&mut self, last: Option<Id>) {
-        self.committed = last;
+    /// Calls what was found on disk committed, up to here.
+    pub(crate) fn commit(&mut self, upto: Option<Id>) {
+        self.committed = upto;
     }
 }
 

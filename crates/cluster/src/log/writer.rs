@@ -173,7 +173,7 @@ impl Writer {
         }
         if self.queue.is_empty() {
             let mut inner = self.shared.inner.lock();
-            if inner.queue.is_empty() {
+            if !inner.has_work() {
                 let closed = inner.closed;
                 drop(inner);
                 return match (closed, self.rested) {
