@@ -18,6 +18,7 @@ use crate::answer::Answering;
 use crate::confirm::Confirms;
 use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
+use crate::mutations::{Mutation, mutated};
 use crate::network::Network;
 use crate::peers::{NoPeers, Transport};
 use crate::proposals::Proposals;
@@ -538,7 +539,8 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     let sole_voter = *members.get_joint_config() == [BTreeSet::from([node])];
     let mut store = opened.store;
     // The disk of a sole voter is the majority.
-    store.commit(if sole_voter { opened.last } else { opened.agreed });
+    let all = sole_voter || mutated(Mutation::FoundIsCommitted);
+    store.commit(if all { opened.last } else { opened.agreed });
     Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, sole_voter })
 }
 

@@ -30,6 +30,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::OpenError;
 use crate::disk::Disk;
+use crate::mutations::{Mutation, mutated};
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
 use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
@@ -382,6 +383,10 @@ impl RaftLogStorage<Types> for LogStore {
         let (tx, rx) = oneshot::channel();
         {
             let mut inner = self.shared.inner.lock();
+            if mutated(Mutation::VoteNotWritten) {
+                inner.vote = Some(*vote);
+                return Ok(());
+            }
             self.shared.push(&mut inner, Record::Vote(*vote), Done::Tell(tx))?;
         }
         rx.await.map_err(|_| io::Error::other("the log was closed"))
@@ -402,6 +407,11 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         let mut callback = Some(callback);
+        if mutated(Mutation::EntriesNotSynced)
+            && let Some(callback) = callback.take()
+        {
+            callback.io_completed(Ok(()));
+        }
         let mut inner = self.shared.inner.lock();
         while let Some(entry) = entries.next() {
             let done = match entries.peek() {
@@ -430,6 +440,9 @@ impl RaftLogStorage<Types> for LogStore {
         }
         inner.drop_marks(after);
         inner.last = last;
+        if mutated(Mutation::TruncationNotWritten) {
+            return Ok(());
+        }
         // Not waited for: whatever is appended next comes after it in the log.
         self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)?;
         inner.truncating += 1;
@@ -543,7 +556,8 @@ impl Shared {
                     return Err(io::Error::other(format!("the file with entry {next} is not there")));
                 };
                 // What is in memory may be in the place of what was cut off, which is on disk still.
-                let stop = inner.tail.front().map_or(stop, |entry| entry.log_id.index.min(stop));
+                let head = inner.tail.front().filter(|_| !mutated(Mutation::CutOffEndRead));
+                let stop = head.map_or(stop, |entry| entry.log_id.index.min(stop));
                 if next == stop {
                     continue;
                 }
