@@ -1,4 +1,5 @@
-//! `soak`: the simulation of a server (`crates/node/tests/simulation.rs`), for longer and with seeds that nobody tried.
+//! `soak`: the simulations, of clusters (`crates/cluster/tests/simulation/`) and of a server
+//! (`crates/node/tests/simulation.rs`), for longer and with seeds that nobody tried.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 
 const MINUTES: u64 = 10;
+
+/// Package, test, and its share of the time in tenths.
+const SIMULATIONS: [(&str, &str, u64); 2] = [
+    ("byname-cluster", "clusters_answer_like_one_machine_whatever_fails", 7),
+    ("byname-node", "what_was_answered_is_there_after_every_fault_and_once", 3),
+];
 
 /// Reads the words behind `soak`; none when they make no sense.
 pub(crate) fn minutes(words: &[&str]) -> Option<u64> {
@@ -17,18 +24,22 @@ pub(crate) fn minutes(words: &[&str]) -> Option<u64> {
     }
 }
 
-/// Runs it, built for debugging: overflows are checked. False when a seed fails. A failure names its seed and how to repeat it.
+/// Runs them, built for debugging: overflows are checked. False when a seed fails. A failure names its seed and how to repeat it.
 pub(crate) fn run(root: &Path, minutes: u64) -> anyhow::Result<bool> {
     let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) << 20;
     eprintln!("soak: {minutes} minutes, from seed {first}");
-    let status = Command::new("cargo")
-        .args(["test", "--package", "byname-node", "--test", "simulation", "--", "--nocapture"])
-        .env("BYNAME_SIMULATION_SECONDS", (minutes * 60).to_string())
-        .env("BYNAME_SIMULATION_SEED", first.to_string())
-        .current_dir(root)
-        .status()
-        .context("cannot start cargo")?;
-    Ok(status.success())
+    let mut good = true;
+    for (package, test, share) in SIMULATIONS {
+        let status = Command::new("cargo")
+            .args(["test", "--package", package, "--test", "simulation", test, "--", "--exact", "--nocapture"])
+            .env("BYNAME_SIMULATION_SECONDS", (minutes * 6 * share).to_string())
+            .env("BYNAME_SIMULATION_SEED", first.to_string())
+            .current_dir(root)
+            .status()
+            .context("cannot start cargo")?;
+        good &= status.success();
+    }
+    Ok(good)
 }
 
 #[cfg(test)]

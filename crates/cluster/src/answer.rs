@@ -1,6 +1,5 @@
 //! What a server answers to the others.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,34 +97,32 @@ impl Answering {
 
     /// Answers what is between engines. The messages with entries reach the engine in the order in which the futures are
     /// first polled.
-    pub(crate) fn answer(self: Arc<Self>, request: Request) -> impl Future<Output = Bytes> + Send {
-        async move {
-            let answer = match request {
-                Request::Append(rpc) => {
-                    let (vote, answered) = (rpc.vote, rpc.leader_commit);
-                    self.raft.append_entries(rpc).await.map(|response| {
-                        if matches!(response, AppendEntriesResponse::Success) && vote.committed {
-                            self.hear(answered);
-                        }
-                        wire::answer_append(&response)
-                    })
-                }
-                Request::Vote(rpc) => self.raft.vote(rpc).await.map(|response| wire::answer_vote(&response)),
-                Request::PreVote(rpc) => self.raft.pre_vote(rpc).await.map(|response| wire::answer_vote(&response)),
-                Request::Transfer(rpc) => {
-                    let taken = self.raft.handle_transfer_leader(rpc).await;
-                    return taken.map_or_else(|e| wire::refusal(&e.to_string()), |_| wire::answer_nothing());
-                }
-                Request::Piece(piece) => {
-                    let taken = self.take_piece(piece).await;
-                    return taken.unwrap_or_else(|error| wire::refusal(&error.to_string()));
-                }
-                Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } | Request::Word(_) => {
-                    return wire::refusal("not a message between engines");
-                }
-            };
-            answer.unwrap_or_else(|error| wire::refusal(&error.to_string()))
-        }
+    pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Bytes {
+        let answer = match request {
+            Request::Append(rpc) => {
+                let (vote, answered) = (rpc.vote, rpc.leader_commit);
+                self.raft.append_entries(rpc).await.map(|response| {
+                    if matches!(response, AppendEntriesResponse::Success) && vote.committed {
+                        self.hear(answered);
+                    }
+                    wire::answer_append(&response)
+                })
+            }
+            Request::Vote(rpc) => self.raft.vote(rpc).await.map(|response| wire::answer_vote(&response)),
+            Request::PreVote(rpc) => self.raft.pre_vote(rpc).await.map(|response| wire::answer_vote(&response)),
+            Request::Transfer(rpc) => {
+                let taken = self.raft.handle_transfer_leader(rpc).await;
+                return taken.map_or_else(|e| wire::refusal(&e.to_string()), |_| wire::answer_nothing());
+            }
+            Request::Piece(piece) => {
+                let taken = self.take_piece(piece).await;
+                return taken.unwrap_or_else(|error| wire::refusal(&error.to_string()));
+            }
+            Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } | Request::Word(_) => {
+                return wire::refusal("not a message between engines");
+            }
+        };
+        answer.unwrap_or_else(|error| wire::refusal(&error.to_string()))
     }
 
     /// Takes a piece of a snapshot; with the last one, gives the whole to the engine.

@@ -18,6 +18,7 @@ use crate::answer::Answering;
 use crate::confirm::Confirms;
 use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
+use crate::mutations::{Mutation, mutated};
 use crate::network::Network;
 use crate::peers::{NoPeers, Transport};
 use crate::proposals::Proposals;
@@ -522,7 +523,10 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     let covered = snapshots.newest().and_then(|(meta, _)| meta.last_log_id);
     let log_dir = options.dir.join("log");
     let index = covered.map(|id| id.index);
-    let opened = log::open(Arc::clone(disk), log_dir.clone(), node, options.segment_bytes, index)?;
+    let mut opened = log::open(Arc::clone(disk), log_dir.clone(), node, options.segment_bytes, index)?;
+    if let Some(covered) = covered {
+        opened.follow(covered).map_err(|e| OpenError::io("read", &log_dir, e))?;
+    }
     if let Some(purged) = opened.purged
         && index.is_none_or(|index| index < purged.index)
     {
@@ -539,9 +543,9 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     };
     let sole_voter = *members.get_joint_config() == [BTreeSet::from([node])];
     let mut store = opened.store;
-    if sole_voter {
-        store.commit_all(opened.last);
-    }
+    // The disk of a sole voter is the majority.
+    let all = sole_voter || mutated(Mutation::FoundIsCommitted);
+    store.commit(if all { opened.last } else { opened.agreed });
     Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, sole_voter })
 }
 

@@ -12,6 +12,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::mutations::{Mutation, mutated};
 use crate::network::Network;
 use crate::peers::Lane;
 use crate::raft::{Types, position};
@@ -124,6 +125,13 @@ impl Confirms {
     }
 
     async fn ask_majority(&self) -> Answer {
+        if mutated(Mutation::ConfirmedWithoutMajority)
+            && let metrics = self.raft.metrics().borrow_watched().clone()
+            && metrics.state == ServerState::Leader
+            && let Some(applied) = metrics.last_applied
+        {
+            return Ok(position(&applied));
+        }
         let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
             RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
                 ProposeError::NotPrimary { primary: forward.leader_id }

@@ -104,6 +104,7 @@ pub mod links;
 mod lock;
 mod log;
 mod members;
+mod mutations;
 mod network;
 mod peers;
 mod proposals;
@@ -121,6 +122,8 @@ pub use cluster::{Cluster, Freshness, Options, Role, State, Status};
 pub use error::{ChangeError, OpenError, ProposeError, SnapshotError};
 pub use lock::{DirLock, lock_data_dir};
 pub use members::Member;
+#[cfg(feature = "mutations")]
+pub use mutations::Mutation;
 pub use peers::{Lane, NoPeers, Server, Transport};
 pub use salvage::{read_backup, restore, stand_alone};
 

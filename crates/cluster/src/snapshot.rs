@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use crate::OpenError;
 use crate::disk::{Disk, DiskFile, read_full};
 use crate::log::frame::StoredMembers;
+use crate::mutations::{Mutation, mutated};
 use crate::raft::{Id, MembersAt, Meta, id};
 
 const MAGIC: &[u8; 8] = b"BYNSNAP\0";
@@ -174,7 +175,9 @@ impl Snapshots {
             let mut out = ChunkWriter::begin(Arc::clone(&file), self.node, meta)?;
             content(&mut out)?;
             let bytes = out.end()?;
-            file.sync()?;
+            if !mutated(Mutation::SnapshotNotSynced) {
+                file.sync()?;
+            }
             Ok(bytes)
         };
         let bytes = make().inspect_err(|_| {
@@ -188,7 +191,9 @@ impl Snapshots {
         let last = named(meta);
         let path = self.dir.join(format!("{:016x}-{:016x}.snap", last.leader_id.term, last.index));
         self.disk.rename(&staged.path, &path)?;
-        self.disk.sync_dir(&self.dir)?;
+        if !mutated(Mutation::SnapshotNameNotSynced) {
+            self.disk.sync_dir(&self.dir)?;
+        }
         let file = SnapshotFile { path, ..staged.clone() };
         let spent = {
             let mut kept = self.kept.lock();

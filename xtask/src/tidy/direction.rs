@@ -14,9 +14,10 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("audit", &["api", "name"], &[]),
     ("registry", &["api", "name"], &[]),
     ("identity", &["api", "name"], &[]),
-    ("cluster", &[], &[]),
+    ("cluster", &[], &["sim"]),
+    ("sim", &["cluster"], &[]),
     ("launch", &["api", "identity", "name"], &[]),
-    ("node", &["api", "audit", "cluster", "identity", "name", "registry"], &["launch", "testkit"]),
+    ("node", &["api", "audit", "cluster", "identity", "name", "registry"], &["launch", "sim", "testkit"]),
     ("client", &["api", "identity", "name"], &["testkit"]),
     ("front-grpc", &["api"], &["client", "identity", "name", "testkit"]),
     ("front-http", &["api", "identity", "name"], &["testkit"]),
@@ -69,7 +70,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("x509-parser", &["identity"]),
     ("clap", &["byname"]),
     ("metrics-exporter-prometheus", &["byname"]),
-    ("tracing-subscriber", &["byname"]),
+    ("tracing-subscriber", &["byname", "sim"]),
 ];
 
 /// What in `byname` may know the inside of a server.

@@ -31,7 +31,7 @@ impl Bell {
     /// Returns when there is work, or the log is closed.
     pub(super) fn wait_for_work(&self, log: &Mutex<Inner>) {
         let mut inner = log.lock();
-        while inner.queue.is_empty() && !inner.closed {
+        while !inner.has_work() && !inner.closed {
             self.work.wait(&mut inner);
         }
     }

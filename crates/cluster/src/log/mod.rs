@@ -30,6 +30,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::OpenError;
 use crate::disk::Disk;
+use crate::mutations::{Mutation, mutated};
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
 use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
@@ -43,7 +44,7 @@ const READ_BYTES: usize = 1 << 20;
 /// The log as the consensus engine sees it.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    /// What a sole voter found on disk is committed, for its own disk is the majority.
+    /// What is known to be committed of what was found on disk.
     committed: Option<Id>,
 }
 
@@ -107,6 +108,8 @@ pub(crate) struct Opened {
     pub(crate) vote: Option<Ballot>,
     /// The last change of members in the log, and where.
     pub(crate) members: Option<(Id, Members)>,
+    /// The change before that one, which is committed: else no other would have been begun.
+    pub(crate) agreed: Option<Id>,
 }
 
 /// Opens the log in `dir`, or makes one.
@@ -183,7 +186,33 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
         purged: found.purged,
         vote: found.vote,
         members: found.members.last().cloned(),
+        agreed: found.members.iter().rev().nth(1).map(|(at, _)| *at),
     })
+}
+
+impl Opened {
+    /// Makes the log follow the snapshot that ends with `covered`. It came from another server, in place of entries here that
+    /// were never committed, and the power went before these were cut off.
+    pub(crate) fn follow(&mut self, covered: Id) -> io::Result<()> {
+        let shared = &self.store.shared;
+        let covers = |id: Option<Id>| id.is_some_and(|id| id.index >= covered.index);
+        if !covers(self.last) || covers(self.purged) {
+            return Ok(());
+        }
+        if shared.read(covered.index, covered.index + 1, usize::MAX)?.iter().all(|entry| entry.log_id == covered) {
+            return Ok(());
+        }
+        tracing::info!(index = covered.index, "the end of the log is not that of the snapshot; it goes");
+        let mut inner = shared.inner.lock();
+        inner.drop_marks(self.purged.map(|id| id.index));
+        shared.push(&mut inner, Record::Truncate(self.purged), Done::Nobody)?;
+        inner.truncating += 1;
+        shared.push(&mut inner, Record::Purge(covered), Done::Nobody)?;
+        (inner.last, inner.purged) = (Some(covered), Some(covered));
+        (self.last, self.purged) = (inner.last, inner.purged);
+        (self.members, self.agreed) = (None, None);
+        Ok(())
+    }
 }
 
 impl LogHandle {
@@ -290,6 +319,12 @@ impl Shared {
 }
 
 impl Inner {
+    /// Whether there is something to write. That the end is cut off waits for what comes after it: if that is a snapshot which
+    /// is taken up in its place, the end must be there until the snapshot is.
+    fn has_work(&self) -> bool {
+        self.queue.iter().any(|work| !matches!(work.record, Record::Truncate(_)))
+    }
+
     fn written(&mut self, bytes: u64) {
         self.written += bytes;
     }
@@ -326,9 +361,9 @@ fn tail_bytes(entry: &LogEntry) -> usize {
 }
 
 impl LogStore {
-    /// Calls everything that was found on disk committed. Only a sole voter may do so.
-    pub(crate) fn commit_all(&mut self, last: Option<Id>) {
-        self.committed = last;
+    /// Calls what was found on disk committed, up to here.
+    pub(crate) fn commit(&mut self, upto: Option<Id>) {
+        self.committed = upto;
     }
 }
 
@@ -348,6 +383,10 @@ impl RaftLogStorage<Types> for LogStore {
         let (tx, rx) = oneshot::channel();
         {
             let mut inner = self.shared.inner.lock();
+            if mutated(Mutation::VoteNotWritten) {
+                inner.vote = Some(*vote);
+                return Ok(());
+            }
             self.shared.push(&mut inner, Record::Vote(*vote), Done::Tell(tx))?;
         }
         rx.await.map_err(|_| io::Error::other("the log was closed"))
@@ -368,6 +407,11 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         let mut callback = Some(callback);
+        if mutated(Mutation::EntriesNotSynced)
+            && let Some(callback) = callback.take()
+        {
+            callback.io_completed(Ok(()));
+        }
         let mut inner = self.shared.inner.lock();
         while let Some(entry) = entries.next() {
             let done = match entries.peek() {
@@ -396,6 +440,9 @@ impl RaftLogStorage<Types> for LogStore {
         }
         inner.drop_marks(after);
         inner.last = last;
+        if mutated(Mutation::TruncationNotWritten) {
+            return Ok(());
+        }
         // Not waited for: whatever is appended next comes after it in the log.
         self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)?;
         inner.truncating += 1;
@@ -509,7 +556,8 @@ impl Shared {
                     return Err(io::Error::other(format!("the file with entry {next} is not there")));
                 };
                 // What is in memory may be in the place of what was cut off, which is on disk still.
-                let stop = inner.tail.front().map_or(stop, |entry| entry.log_id.index.min(stop));
+                let head = inner.tail.front().filter(|_| !mutated(Mutation::CutOffEndRead));
+                let stop = head.map_or(stop, |entry| entry.log_id.index.min(stop));
                 if next == stop {
                     continue;
                 }

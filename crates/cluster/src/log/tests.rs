@@ -170,6 +170,45 @@ async fn what_is_not_on_disk_stays_in_memory_although_something_cut_off_in_its_p
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_cut_off_is_there_after_a_restart_until_something_came_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || open(Arc::new(Slow), dir.path().join("log"), 1, 4096, None).unwrap();
+    let mut log = open();
+    log.store.blocking_append((0..60).map(|index| entry(1, index))).await.unwrap();
+    log.store.truncate_after(None).await.unwrap();
+    assert_eq!(all(&mut log.store).await, []);
+    log.handle.close().await;
+    let mut log = open();
+    assert_eq!(log.last, Some(id(1, 59)));
+    log.store.truncate_after(None).await.unwrap();
+    log.store.purge(id(2, 40)).await.unwrap();
+    log.handle.close().await;
+    let log = open();
+    assert_eq!((log.purged, log.last), (Some(id(2, 40)), Some(id(2, 40))));
+}
+
+#[tokio::test]
+async fn a_log_that_contradicts_the_snapshot_gives_way_to_it_and_one_that_does_not_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    log.store.blocking_append((0..60).map(|index| entry(1, index))).await.unwrap();
+    log.handle.close().await;
+    let mut log = open_log(dir.path());
+    for covered in [id(1, 20), id(2, 80)] {
+        log.follow(covered).unwrap();
+        assert_eq!((log.purged, log.last), (None, Some(id(1, 59))), "{covered}");
+    }
+    log.follow(id(2, 40)).unwrap();
+    log.store.blocking_append((41..50).map(|index| entry(3, index))).await.unwrap();
+    let expected: Vec<_> = (41..50).map(|index| entry(3, index)).collect();
+    assert_eq!(all(&mut log.store).await, expected);
+    log.handle.close().await;
+    let mut log = open_log(dir.path());
+    assert_eq!((log.purged, log.last), (Some(id(2, 40)), Some(id(3, 49))));
+    assert_eq!(all(&mut log.store).await, expected);
+}
+
 #[tokio::test]
 async fn votes_and_purges_survive_the_files_they_were_written_in() {
     let dir = tempfile::tempdir().unwrap();

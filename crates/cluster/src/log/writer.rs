@@ -21,6 +21,7 @@ use super::frame::{self, Record, SEGMENT_HEADER, SegmentHeader};
 use super::recover::{Mark, Segment, push_mark, segment_path};
 use super::{Inner, Shared};
 use crate::disk::{Disk, DiskFile};
+use crate::mutations::{Mutation, mutated};
 use crate::raft::{Ballot, Id, Types};
 
 /// A write is cut here, so that the buffer stays small.
@@ -161,6 +162,10 @@ impl Writer {
     fn step(&mut self) -> Next {
         if let Some(count) = self.unsynced.take() {
             return match self.current.file.sync() {
+                Err(_) if mutated(Mutation::FailedSyncIgnored) => {
+                    self.finish(count);
+                    Next::Step
+                }
                 Ok(()) => {
                     self.finish(count);
                     Next::Step
@@ -173,7 +178,7 @@ impl Writer {
         }
         if self.queue.is_empty() {
             let mut inner = self.shared.inner.lock();
-            if inner.queue.is_empty() {
+            if !inner.has_work() {
                 let closed = inner.closed;
                 drop(inner);
                 return match (closed, self.rested) {

@@ -243,6 +243,17 @@ impl Fate {
         }
     }
 
+    /// Kills the primary, as soon as there is one that takes writes, and begins it again.
+    pub(crate) async fn kill_primary(&mut self) {
+        let id = loop {
+            match self.servers.primary() {
+                Some((id, running)) if running.cluster.role().borrow().primary => break id,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        self.end_for_a_while(id, End::Kill);
+    }
+
     /// Ends a process, and begins it again after a while.
     fn end_for_a_while(&mut self, id: u64, how: End) {
         if self.servers.running(id).is_none() {

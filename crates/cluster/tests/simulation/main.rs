@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use byname_cluster::Mutation;
 use byname_sim::{Network, Seeds, Setup, again, note, only_world, violation, was_world, world, worlds};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -32,15 +33,22 @@ use servers::{Servers, Sizes, server};
 
 /// For how long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(20);
+/// The variant in which nothing goes wrong but that the primary is killed, under the writes of many.
+const KILLS: &str = "kills";
+const KILLS_A_WORLD: u64 = 20;
 /// How long a cluster that is whole again may take to settle.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn live(setup: Setup) {
+    if let Some(mutation) = Mutation::ALL.into_iter().find(|mutation| format!("{mutation:?}") == setup.variant) {
+        mutation.activate();
+    }
     let mut dice = StdRng::seed_from_u64(setup.seed);
     let weather = FAIR;
     let sizes = Sizes { segment_bytes: 4 << dice.random_range(10..13), snapshot_every: 4 << dice.random_range(10..14) };
     let servers = Servers::new(Network::new(dice.random(), weather), sizes, dice.random());
-    let count = [1, 2, 3, 3, 3, 3, 3, 3, 5, 5][dice.random_range(0..10)];
+    let kills = setup.variant == KILLS;
+    let count = if kills { 3 } else { [1, 2, 3, 3, 3, 3, 3, 3, 5, 5][dice.random_range(0..10)] };
     servers.begin(1, true).await;
     let Some(first) = servers.running(1) else { return violation("the first server does not begin") };
     for id in 2..=count {
@@ -62,6 +70,7 @@ async fn live(setup: Setup) {
     let stop = Arc::new(AtomicBool::new(false));
     let (number, keys) = (dice.random_range(2..7), dice.random_range(1..5));
     let pause = Duration::from_millis(dice.random_range(20..300));
+    let (number, keys, pause) = if kills { (64, 8, Duration::from_millis(300)) } else { (number, keys, pause) };
     let client = |number, dice: &mut StdRng| {
         let dice = StdRng::seed_from_u64(dice.random());
         Client::new(number, keys, Arc::clone(&servers), Arc::clone(&history), Arc::clone(&stop), dice)
@@ -71,9 +80,16 @@ async fn live(setup: Setup) {
     let fate_dice = StdRng::seed_from_u64(dice.random());
     let mut fate = Fate { servers: Arc::clone(&servers), dice: fate_dice, clients: number, next_id: 10, weather };
     let calm = dice.random_range(100..3000);
-    while byname_sim::elapsed() < TROUBLE {
+    for strike in 0.. {
+        if if kills { strike == KILLS_A_WORLD } else { byname_sim::elapsed() >= TROUBLE } {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..calm))).await;
-        fate.strike(ALL[dice.random_range(0..ALL.len())]).await;
+        if kills {
+            fate.kill_primary().await;
+        } else {
+            fate.strike(ALL[dice.random_range(0..ALL.len())]).await;
+        }
     }
     // What is under way ends, and is repaired.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -130,6 +146,20 @@ fn clusters_answer_like_one_machine_whatever_fails() {
 }
 
 #[test]
+fn two_hundred_kills_of_the_primary_under_64_clients_lose_nothing() {
+    const TEST: &str = "two_hundred_kills_of_the_primary_under_64_clients_lose_nothing";
+    if was_world(live) || only_world(live) {
+        return;
+    }
+    let summary = worlds(TEST, KILLS, Seeds::UntilFailure { first: 0, count: 200 / KILLS_A_WORLD });
+    println!("{} worlds: {:?}", summary.worlds, summary.seen);
+    if let Some((seed, text)) = summary.failed {
+        panic!("{text}\nseed {seed} failed; again: {}", again("byname-cluster", TEST, seed, KILLS));
+    }
+    assert_eq!(summary.seen.get("kill").copied(), Some(200));
+}
+
+#[test]
 fn a_seed_is_the_same_run_again() {
     const TEST: &str = "a_seed_is_the_same_run_again";
     if was_world(live) {
@@ -139,4 +169,26 @@ fn a_seed_is_the_same_run_again() {
     let first = run(1);
     assert_eq!(first, run(1));
     assert_ne!(first.hash, run(2).hash);
+}
+
+/// Whoever breaks one of the rules that the crate lives by is found out, by the worlds in which nothing else is found.
+#[test]
+fn every_way_to_be_broken_is_noticed_within_a_hundred_seeds() {
+    const TEST: &str = "every_way_to_be_broken_is_noticed_within_a_hundred_seeds";
+    if was_world(live) || only_world(live) {
+        return;
+    }
+    let mut unnoticed = Vec::new();
+    for mutation in Mutation::ALL {
+        let variant = format!("{mutation:?}");
+        let summary = worlds(TEST, &variant, Seeds::UntilFailure { first: 0, count: 100 });
+        match summary.failed {
+            Some((seed, text)) => {
+                let why = text.lines().find_map(|line| Some(line.split_once("VIOLATION: ")?.1)).unwrap_or_default();
+                println!("{variant} is noticed with seed {seed}: {why}");
+            }
+            None => unnoticed.push(mutation),
+        }
+    }
+    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
 }
