@@ -15,6 +15,7 @@ pub mod launch;
 pub mod object;
 pub mod proto;
 pub mod request;
+pub mod sample;
 pub mod service;
 pub mod span;
 

@@ -257,13 +257,14 @@ impl Cluster {
                 changing: Arc::default(),
                 proposals,
                 snapshotter,
-                stalled,
+                stalled: stalled.clone(),
                 drain_patience: options.stall_patience,
                 tasks,
             }),
         };
         cluster.take_part(&options, sole_voter).await?;
         tokio::spawn(members::finish_changes(Arc::downgrade(&cluster.inner)));
+        tokio::spawn(members::yield_when_stalled(Arc::downgrade(&cluster.inner), stalled, options.stall_patience));
         if !options.address.is_empty() {
             // Not one of the tasks: it ends by itself, and holds nothing that must go.
             tokio::spawn(members::announce(Arc::downgrade(&cluster.inner), options.address));

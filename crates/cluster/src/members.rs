@@ -139,6 +139,24 @@ impl Inner {
     }
 }
 
+/// Hands the lead over when this server's disk takes no writes: the others' may.
+pub(crate) async fn yield_when_stalled(
+    inner: Weak<Inner>,
+    mut stalled: watch::Receiver<Option<Arc<str>>>,
+    patience: Duration,
+) {
+    while stalled.wait_for(Option::is_some).await.is_ok() {
+        tokio::time::sleep(patience).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let still = stalled.borrow().is_some();
+        let cluster = Cluster { inner };
+        if still && cluster.is_primary() {
+            tracing::warn!("the disk takes no writes: another server shall lead");
+            cluster.hand_over().await;
+        }
+    }
+}
+
 /// Takes the second step of changes whose first one is in the log, and whose server did not live to take the second.
 pub(crate) async fn finish_changes(inner: Weak<Inner>) {
     loop {

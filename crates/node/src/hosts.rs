@@ -22,8 +22,8 @@ use byname_registry::computers::Footing;
 use byname_registry::{Command, Tree};
 
 use crate::Inner;
-use crate::samples::OfHost;
 use crate::start::now;
+use byname_api::sample::OfHost;
 
 /// How often the hosts are looked at.
 const LOOK: Duration = Duration::from_millis(250);

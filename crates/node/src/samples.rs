@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use byname_api::object::InstanceId;
+use byname_api::sample::{OfInstance, Word};
 use byname_name::Name;
 
 use crate::Inner;
@@ -17,32 +16,6 @@ use crate::Inner;
 const EVERY: Duration = Duration::from_secs(2);
 /// More than so many at once are told in several words.
 const AT_ONCE: usize = 4_096;
-
-/// One word, as it travels. Fields may be added at the end of each form: a server that does not know them skips the word.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Word {
-    instances: Vec<OfInstance>,
-    hosts: Vec<OfHost>,
-}
-
-/// What is known of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct OfInstance {
-    pub(crate) id: u64,
-    pub(crate) load: Option<f64>,
-    pub(crate) connections: Option<u32>,
-    pub(crate) latency_us: Option<u64>,
-    pub(crate) seen: Option<u64>,
-}
-
-/// What is known of a host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct OfHost {
-    pub(crate) name: String,
-    pub(crate) load: Option<f64>,
-    pub(crate) memory_free: Option<u64>,
-    pub(crate) seen: Option<u64>,
-}
 
 /// Tells the backups while this server leads.
 pub(crate) async fn tell(inner: Arc<Inner>) {
@@ -60,9 +33,7 @@ pub(crate) async fn tell(inner: Arc<Inner>) {
         }
         for part in parts {
             let word = Word { instances: part.to_vec(), hosts: std::mem::take(&mut hosts) };
-            if let Ok(bytes) = postcard::to_stdvec(&word) {
-                inner.cluster.tell(&bytes).await;
-            }
+            inner.cluster.tell(&word.encode()).await;
         }
     }
 }
@@ -73,7 +44,7 @@ impl Inner {
         if self.reigns() {
             return;
         }
-        let Ok(word) = postcard::from_bytes::<Word>(bytes) else {
+        let Ok(word) = Word::decode(bytes) else {
             tracing::debug!("a word of the primary is not understood: it may be a newer one");
             return;
         };

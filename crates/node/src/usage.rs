@@ -19,7 +19,7 @@ use byname_api::object::InstanceId;
 use byname_api::span::Timestamp;
 use byname_registry::query::Samples;
 
-use crate::samples::OfInstance;
+use byname_api::sample::OfInstance;
 
 /// The clock of an instance that no find may name any more.
 const RETIRED: u64 = u64::MAX;

@@ -20,6 +20,9 @@ const ENTRIES: [(&str, &str); 10] = [
     ("agent.sock", "byname"),
     ("clerk", "client"),
     ("identity/cluster.key", "identity"),
+    ("identity/server", "byname"),
+    ("identity/took-part", "byname"),
+    ("identity/authority.sealed", "byname"),
 ];
 
 /// Files are touched by few crates; the folders of the data directory are handed out in one place, from one table,
@@ -94,7 +97,11 @@ mod tests {
     fn a_map_that_is_silent_about_an_entry_is_found() {
         let found = findings(
             folders,
-            &[("ARCHITECTURE.md", "audit log launch token endpoints.json ca.pem identity/cluster.key")],
+            &[(
+                "ARCHITECTURE.md",
+                "audit log launch token endpoints.json ca.pem agent.sock clerk identity/cluster.key identity/server \
+                 identity/took-part identity/authority.sealed",
+            )],
         );
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("programs.d"), "{found:?}");

@@ -65,7 +65,7 @@ impl Own {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (1, true),
             Err(error) => return Err(unreadable(&data.path(NUMBER), &error)),
         };
-        let log = data.path("log/log");
+        let log = data.path("log").join("log");
         let empty = fs::read_dir(&log).map_or(true, |mut entries| entries.next().is_none());
         if empty && data.path(TOOK_PART).exists() {
             // It has forgotten what it voted for and what it confirmed: as a new server it would break promises.
@@ -144,7 +144,7 @@ pub(super) async fn establish(
     node.catch_up().await;
     let audit = byname_audit::Audit::open(&data.path("audit"), node.id(), node.anchored())?;
     // A server that joined has it from the others.
-    let here = own.founder || data.path("identity/issuing.key").exists();
+    let here = own.founder || data.path("identity").join("issuing.key").exists();
     let external = if settings.external_ca && here { Some(external(data, &own.domain)?) } else { None };
     let port = api.map_or(0, |api| api.port());
     let relying_party = if settings.dev { "localhost".to_owned() } else { own.domain.clone() };
