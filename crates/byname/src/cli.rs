@@ -888,7 +888,6 @@ mod tests {
             "add /a --listen localhost:80",
             "add /a --handover hand",
             "dev --dns 127.0.0.1:53",
-            "server --join abc",
             "completions tcsh",
             "nonsense",
         ] {

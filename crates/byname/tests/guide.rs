@@ -59,6 +59,7 @@ pages! {
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;
+    servers;
     hosts;
     records;
     search_and_watch;

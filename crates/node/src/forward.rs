@@ -97,7 +97,8 @@ impl Inner {
 
     /// What the primary answered, when this server has what it did: whoever asked here looks here next.
     pub(crate) async fn seen_here<T>(&self, answer: Result<T>) -> Result<T> {
-        if answer.is_ok() {
+        // A start that failed has left its story, too.
+        if answer.as_ref().err().is_none_or(|error| error.code() != Code::Unavailable) {
             // If no majority answers now, it is here a little later.
             let _ = self.cluster.confirm().await;
         }

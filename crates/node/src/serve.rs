@@ -199,7 +199,13 @@ impl NameService for Node {
 
     async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.report(cx, request).await;
+            let told = (request.instance, request.load);
+            let done = primary.report(cx, request).await;
+            // The primary tells it in a moment; whoever reported it here sees it now.
+            if let (Ok(_), (Some(instance), Some(load))) = (&done, told) {
+                self.inner.usage.note_load(instance, load);
+            }
+            return done;
         }
         self.inner.report(cx, request).await
     }
