@@ -5,7 +5,7 @@ use super::source::begins;
 use super::tree::Tree;
 
 /// Crates that touch files at all, beside that of the tests.
-const WRITERS: [&str; 7] = ["audit", "byname", "client", "cluster", "identity", "launch", "testkit"];
+const WRITERS: [&str; 8] = ["audit", "byname", "client", "cluster", "hosts", "identity", "launch", "testkit"];
 const WIRING: &str = "crates/byname/src/serve/";
 
 /// The entries of a data directory that the wiring hands out, and whose they are. ARCHITECTURE.md describes them.

@@ -22,6 +22,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("front-http", &["api", "identity", "name"], &["testkit"]),
     ("front-spiffe", &["api", "launch"], &["identity", "name"]),
     ("testkit", &["api", "client", "identity", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
+    ("hosts", &[], &[]),
     (
         "byname",
         &[
@@ -37,7 +38,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
             "name",
             "node",
         ],
-        &["testkit"],
+        &["hosts", "testkit"],
     ),
 ];
 

@@ -4,8 +4,8 @@ use super::Finding;
 use super::source::begins;
 use super::tree::Tree;
 
-/// The crate of the tests starts servers and programs; it is part of no program.
-const FOR_TESTS: &str = "testkit";
+/// The crates for tests start servers and programs; they are part of no program.
+const FOR_TESTS: [&str; 2] = ["hosts", "testkit"];
 
 /// Ways to a new process.
 const SPAWNS: [&str; 8] = [
@@ -29,7 +29,7 @@ const NOT_VARIABLES: [&str; 3] = ["std::env::args_os", "std::env::current_dir", 
 pub(super) fn spawning(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in
-        tree.crates().iter().filter(|name| !["launch", FOR_TESTS].contains(*name)).flat_map(|name| tree.code_of(name))
+        tree.crates().iter().filter(|name| **name != "launch" && !FOR_TESTS.contains(*name)).flat_map(|name| tree.code_of(name))
     {
         for (line, path) in source.paths() {
             let call = path.rsplit("::").next().is_some_and(|last| SPAWN_CALLS.contains(&last));
@@ -44,7 +44,7 @@ pub(super) fn spawning(tree: &Tree) -> Vec<Finding> {
 /// Only one file of `byname` reads environment variables.
 pub(super) fn environment(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for name in tree.crates().into_iter().filter(|name| *name != FOR_TESTS) {
+    for name in tree.crates().into_iter().filter(|name| !FOR_TESTS.contains(name)) {
         for source in tree.code_of(name).filter(|source| source.file.path != READER) {
             for (line, path) in source.paths().into_iter().filter(|(_, path)| begins(path, "std::env")) {
                 if name == "byname" && NOT_VARIABLES.contains(&path.as_str()) {
