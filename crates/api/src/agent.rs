@@ -26,6 +26,19 @@ pub enum Order {
         /// Instances that the primary believes to run here.
         known: Vec<InstanceId>,
     },
+    /// Say every so often that you are there, by `Beat`. Told to agents whose `Hello` says that they can.
+    Beat {
+        /// How often, in milliseconds.
+        every_ms: u64,
+        /// What is not to outlive its primary (`on_partition = stop`) is stopped so long after the last beat that was
+        /// heard was sent, in milliseconds, by the agent's own monotonic clock.
+        stop_after_ms: u64,
+    },
+    /// A beat was heard.
+    Heard {
+        /// Which.
+        beat: u64,
+    },
     /// Start an instance. Idempotent: an instance id is started once, whatever happens.
     Start(Box<StartOrder>),
     /// Stop an instance: SIGTERM, then SIGKILL to the whole group after the launch's `stop_timeout`.
@@ -189,6 +202,20 @@ pub enum Report {
         addresses: Vec<String>,
         /// Facts worth showing: kernel, cores, memory, version of the agent.
         facts: Vec<(String, String)>,
+        /// The agent can be told to `Beat`.
+        #[serde(default)]
+        beats: bool,
+    },
+    /// The agent is there, and this is how busy its host is. Answered by `Heard`.
+    Beat {
+        /// Counts up on a stream.
+        beat: u64,
+        /// The load average over one minute.
+        load: Option<f64>,
+        /// Memory that programs could still get, in bytes.
+        memory_free: Option<u64>,
+        /// Instances that have not ended.
+        instances: u32,
     },
     /// An instance changed, or is told again after a `Welcome`.
     Instance(InstanceReport),

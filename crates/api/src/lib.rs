@@ -9,6 +9,7 @@ pub mod audit;
 pub mod caller;
 pub mod error;
 pub mod filter;
+pub mod host;
 pub mod identity;
 pub mod launch;
 pub mod object;
@@ -24,6 +25,7 @@ use futures_util::stream::BoxStream;
 use access::{AccessReply, AccessRequest};
 use audit::{AuditReply, AuditRequest};
 use byname_name::Name;
+use host::{DrainReply, DrainRequest};
 use identity::*;
 use request::*;
 
@@ -64,6 +66,10 @@ pub trait NameService: Send + Sync + 'static {
     /// Takes note of what a running copy says of itself.
     async fn report(&self, _cx: &Context, _request: ReportRequest) -> Result<ReportReply> {
         Err(not_here("report"))
+    }
+    /// Empties a host, lets it be used again, or looks how far that is.
+    async fn drain_host(&self, _cx: &Context, _request: DrainRequest) -> Result<DrainReply> {
+        Err(not_here("drain_host"))
     }
     /// Takes or renews the lock of an object.
     async fn lock(&self, _cx: &Context, _request: LockRequest) -> Result<LockReply> {

@@ -10,6 +10,7 @@ use byname_name::Name;
 
 use crate::access::{AclEntry, MAX_ENTRIES, Subject};
 use crate::error::{Code, Error, Result};
+use crate::host::HostStatus;
 use crate::launch::Launch;
 use crate::service::{Instance, State};
 use crate::span::{Span, Timestamp};
@@ -543,6 +544,9 @@ pub struct Object {
     /// Service: its state and instances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ServiceStatus>,
+    /// Computer with an agent: its state and load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostStatus>,
     /// Who holds its lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,

@@ -14,6 +14,7 @@ mod change;
 mod field;
 mod find;
 mod hidden;
+mod host;
 mod identity;
 mod launch;
 mod object;

@@ -8,6 +8,7 @@ use byname_name::Name;
 
 use crate::caller::Caller;
 use crate::error::{Code, Error, Result};
+use crate::host::HostState;
 use crate::object::{Attributes, InstanceId, Kind, Object, ServiceStatus, Spec, Stamp, Version};
 use crate::service::{Endpoint, Health, Instance, State};
 use crate::span::{Span, Timestamp};
@@ -217,6 +218,9 @@ pub struct Entry {
     /// Service: its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
+    /// Computer with an agent: its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostState>,
     /// Alias: what it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Name>,

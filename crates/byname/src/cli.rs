@@ -17,7 +17,7 @@ use byname_api::span::Span;
 use crate::screen::Format;
 use declare::{DeclareArgs, LaunchArgs, word};
 pub(crate) use keep::ReportArgs;
-use keep::{LockArgs, RunArgs, SearchArgs, UnlockArgs, WatchArgs};
+use keep::{DrainArgs, LockArgs, RunArgs, SearchArgs, UndrainArgs, UnlockArgs, WatchArgs};
 use serve::{AgentArgs, DevArgs, ServerArgs};
 use trust::{AclCommand, AuditArgs, CaCommand, CertCommand, ClusterCommand, SecretCommand, TicketCommand};
 use who::{GroupCommand, LoginArgs, LogoutArgs, PasskeyCommand, PasswdArgs, PrincipalCommand};
@@ -202,6 +202,18 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  byname report /BVODS/QS --load 0.7\n  byname report \"$BYNAME_NAME\" --uses 1\n  byname report \"$BYNAME_NAME\" --health warning --note 'the queue is long'"
     )]
     Report(ReportArgs),
+    /// Empty a host before it is serviced
+    #[command(
+        long_about = "Empty a host: no new copies are started there. Those that shall always run are started elsewhere \
+            first and stopped here then; those that run on demand are stopped when nobody is connected to them, and \
+            whatever is left when the time is up is stopped, too. It is waited for, and what is left is told; an \
+            interrupt ends the waiting and not the drain. The host stays drained until `undrain`.",
+        after_long_help = "Examples:\n  byname drain mojave\n  byname drain --timeout 30s --no-wait /computers/mojave"
+    )]
+    Drain(DrainArgs),
+    /// Let a host be used again
+    #[command(after_long_help = "Example:\n  byname undrain mojave")]
+    Undrain(UndrainArgs),
     /// Hold the lock of a name, or run a command while it is held
     #[command(
         long_about = "Hold the lock of a name: one holder at a time, in the whole fleet. Without a command it is held \
@@ -744,7 +756,23 @@ pub(crate) struct HelpArgs {
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Ask", &["find", "show", "list", "search", "status", "why", "logs", "watch"]),
-    ("Run", &["launch", "stop", "restart", "reset", "run", "advertise", "withdraw", "report", "lock", "unlock"]),
+    (
+        "Run",
+        &[
+            "launch",
+            "stop",
+            "restart",
+            "reset",
+            "run",
+            "advertise",
+            "withdraw",
+            "report",
+            "lock",
+            "unlock",
+            "drain",
+            "undrain",
+        ],
+    ),
     ("Change the tree", &["add", "edit", "delete", "alias", "apply"]),
     ("Who is who", &["login", "logout", "whoami", "passwd", "passkey", "principal", "group"]),
     ("Trust", &["acl", "audit", "secret", "ticket", "cert", "ca", "cluster"]),

@@ -12,6 +12,7 @@ pub(crate) mod change;
 pub(crate) mod cluster;
 pub(crate) mod context;
 pub(crate) mod credentials;
+pub(crate) mod drain;
 pub(crate) mod editor;
 pub(crate) mod find;
 pub(crate) mod group;

@@ -118,7 +118,7 @@ fn completing(command: &str, arg: Arg, typed: bool) -> Arg {
         (_, "failed" | "instance") => Asks::Instance,
         (_, "index" | "public") => Asks::Attribute,
         (_, "attributes" | "filter") => Asks::Comparison,
-        (_, "hosts") | ("cluster invite", "computer") => Asks::Computer,
+        (_, "hosts" | "host") | ("cluster invite", "computer") => Asks::Computer,
         (
             _,
             "name" | "names" | "pattern" | "patterns" | "target" | "members" | "servers" | "root" | "start_by" | "who"

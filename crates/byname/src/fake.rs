@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use byname_api::access::{AccessReply, AccessRequest, AclEntry, Decision, Listed, Rights, Subject};
 use byname_api::audit::{AuditReply, AuditRequest, Record, Verification};
 use byname_api::caller::{Mechanism, Right};
+use byname_api::host::{DrainAct, DrainReply, DrainRequest, HostState, HostedCopy};
 use byname_api::identity::*;
 
 use byname_api::object::{
@@ -127,6 +128,7 @@ fn object(name: Name, spec: &str) -> Object {
         id: ObjectId(5),
         version: Version(2),
         spec,
+        host: None,
         created: stamp(),
         modified: stamp(),
         status: service.then(|| status(name.as_str())),
@@ -313,6 +315,7 @@ impl NameService for Fake {
         let from: usize = next.parse().unwrap_or(0);
         let entry = |(name, kind, _): (Name, Kind, &str)| Entry {
             state: (kind == Kind::Service).then_some(State::Running),
+            host: None,
             target: (kind == Kind::Alias).then(|| self::name("/CMS/1")),
             version: Version(match name.as_str() {
                 "/BVODS" => 1,
@@ -496,6 +499,25 @@ impl NameService for Fake {
         let (name, instance, load, uses) = (r.name.unwrap(), r.instance, r.load, r.uses);
         self.note(format!("report {name} instance={instance:?} load={load:?} uses={uses:?}{health}"));
         Ok(ReportReply { instance: r.instance.unwrap_or(InstanceId(7)) })
+    }
+
+    async fn drain_host(&self, _cx: &Context, r: DrainRequest) -> Result<DrainReply> {
+        let timeout = r.timeout.map(|t| t.to_string());
+        self.note(format!(
+            "drain {} {} timeout={}",
+            r.name,
+            r.act.as_str(),
+            match timeout {
+                Some(timeout) => format!("Some({timeout})"),
+                None => "None".into(),
+            }
+        ));
+        let left = 3 - self.log.lock().unwrap().iter().filter(|line| line.starts_with("drain ")).count().min(3);
+        let copy =
+            |name: &str| HostedCopy { service: name.parse().unwrap(), instance: InstanceId(7), state: State::Running };
+        let copies = ["/a", "/b"].into_iter().take(left).map(copy).collect();
+        let state = if r.act == DrainAct::Undrain { HostState::Up } else { HostState::Draining };
+        Ok(DrainReply { computer: r.name, state, copies })
     }
 
     async fn lock(&self, _cx: &Context, r: LockRequest) -> Result<LockReply> {

@@ -181,6 +181,8 @@ async fn ask(session: &mut Session, command: Command, env: &Environment) -> Outc
         }
         Command::Withdraw(args) => advertise::withdraw(session, args).await,
         Command::Report(args) => advertise::report(session, args, env).await,
+        Command::Drain(args) => commands::drain::drain(session, args).await,
+        Command::Undrain(args) => commands::drain::undrain(session, args).await,
         Command::Run(args) => commands::run::run(session, args, env).await,
         Command::Lock(args) => {
             let stop = interrupted()?;

@@ -58,6 +58,7 @@ pages! {
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;
+    hosts;
     records;
     search_and_watch;
     who_is_who;

@@ -9,6 +9,7 @@ use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::agent::{Order, Report};
 use byname_api::audit::{AuditReply, AuditRequest};
 use byname_api::error::{Code, Error, NO_PRIMARY};
+use byname_api::host::{DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::{NameService, Result};
@@ -84,6 +85,7 @@ on_behalf! {
     invite(request: InviteRequest) -> InviteReply;
     join(request: JoinRequest) -> JoinReply;
     revoke(request: RevokeRequest) -> ();
+    drain_host(request: DrainRequest) -> DrainReply;
     access(request: AccessRequest) -> AccessReply;
     audit(request: AuditRequest) -> AuditReply;
     info() -> ServerInfo;

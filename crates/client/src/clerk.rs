@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::agent::{Order, Report};
 use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::host::{DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::span::{Span, Timestamp};
@@ -322,6 +323,12 @@ impl NameService for Clerk {
         let plan = Plan { once: request.uses.is_some(), ..self.read_plan() };
         let message = proto::ReportRequest::from(request);
         self.ask(plan, message, |channel, request| async { services(channel).report(request).await }).await
+    }
+
+    async fn drain_host(&self, _: &Context, request: DrainRequest) -> Result<DrainReply> {
+        let message = proto::DrainRequest::from(request);
+        // Said twice it is the same.
+        self.ask(self.read_plan(), message, |channel, request| async { services(channel).drain(request).await }).await
     }
 
     async fn lock(&self, cx: &Context, mut request: LockRequest) -> Result<LockReply> {

@@ -73,6 +73,11 @@ impl Services for Front {
         close(self.0.report(&cx, asked).await)
     }
 
+    async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
+        let (cx, asked) = open(request)?;
+        close(self.0.drain_host(&cx, asked).await)
+    }
+
     async fn report_failure(
         &self,
         request: Request<proto::ReportFailureRequest>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use byname_api::host::{DrainAct, DrainRequest};
 use byname_api::object::{InstanceId, Spec, Version};
 use byname_api::request::*;
 use byname_api::service::{Endpoint, Health};
@@ -219,6 +220,13 @@ impl Call<'_> {
         Ok(json(&self.service.report(&self.cx, request).await?))
     }
 
+    pub(crate) async fn drain(self) -> Result<Response> {
+        let body: DrainBody = self.optional_body()?;
+        let act = body.act.unwrap_or(DrainAct::Drain);
+        let request = DrainRequest { name: self.name, act, timeout: body.timeout };
+        Ok(json(&self.service.drain_host(&self.cx, request).await?))
+    }
+
     pub(crate) async fn search(self) -> Result<Response> {
         let filter = self.query.text("filter");
         let filter =
@@ -369,6 +377,14 @@ struct ReportBody {
     health: Option<Health>,
     note: Option<String>,
     credential: Option<String>,
+}
+
+/// The body of `drain`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DrainBody {
+    act: Option<DrainAct>,
+    timeout: Option<Span>,
 }
 
 /// The body of `lock`.

@@ -90,6 +90,7 @@ async fn answer(shared: &Shared, parts: &http::request::Parts, body: HttpBody) -
         Operation::Advertise => call.advertise().await,
         Operation::Withdraw => call.withdraw().await,
         Operation::Report => call.report().await,
+        Operation::Drain => call.drain().await,
         Operation::Search => call.search().await,
         Operation::Watch => call.watch().await,
         Operation::Lock => call.lock().await,

@@ -60,6 +60,7 @@ pub(crate) enum Operation {
     Advertise,
     Withdraw,
     Report,
+    Drain,
     Search,
     Watch,
     Lock,
@@ -497,6 +498,16 @@ static ROUTES: &[Route] = &[
         body: Body::Required("ReportBody"),
         answers: &[json(200, "The instance that the report was taken for.", "ReportReply")],
         errors: &[InvalidName, NotFound, NotRunning, AliasLoop, Unsupported, TooLarge],
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: Shape::Verb("drain"),
+        operation: Operation::Drain,
+        summary: "Empties a computer, lets it be used again, or looks how far that is.",
+        body: Body::Optional("DrainBody"),
+        answers: &[json(200, "The computer's state and what is on it still.", "DrainReply")],
+        errors: &[InvalidName, NotFound, AliasLoop, Unsupported, TooLarge],
         ..PLAIN
     },
     Route {

@@ -27,6 +27,7 @@ use crate::check::GrpcHealth;
 use crate::identity::{Identities, Issuer};
 use crate::instance::{self, Command};
 use crate::link::{self, Link};
+use crate::partition::Partition;
 use crate::porters::Porters;
 use crate::ports::Ports;
 use crate::spare::Spare;
@@ -114,6 +115,8 @@ impl Agent {
         };
         let inner = Arc::new(Inner {
             catalogue: RwLock::new(Arc::new(catalogue)),
+            addresses: RwLock::new(config.addresses.clone().into()),
+            partition: Partition::default(),
             ports: Ports::new(config.port_range.clone()),
             cgroups: Cgroups::find(),
             spare: Arc::new(Spare::new(config.dir.clone(), config.holder.clone())),
@@ -175,6 +178,11 @@ impl Agent {
     /// `Synced` after them.
     pub fn connect(&self) -> Link {
         link::open(&self.inner)
+    }
+
+    /// What is told of this host's addresses from the next link on: those that others can reach, the best first.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        *self.inner.addresses.write() = addresses.into();
     }
 
     /// Reads the catalogue again. When it has errors the old one stays.
@@ -252,6 +260,8 @@ impl Drop for Agent {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    addresses: RwLock<Arc<[String]>>,
+    pub(crate) partition: Partition,
     pub(crate) ports: Ports,
     pub(crate) cgroups: Cgroups,
     pub(crate) spare: Arc<Spare>,
@@ -291,6 +301,11 @@ struct Entry {
 }
 
 impl Inner {
+    /// The addresses of this host that others can reach, the best first.
+    pub(crate) fn addresses(&self) -> Arc<[String]> {
+        self.addresses.read().clone()
+    }
+
     /// Starts an instance, unless it was before.
     pub(crate) fn start(self: &Arc<Self>, order: StartOrder) {
         let (id, inner) = (order.instance, self.clone());
@@ -459,6 +474,12 @@ impl Inner {
             counts.then(|| (*id, entry.report.service, entry.report.endpoints.clone()))
         };
         table.entries.iter().filter_map(counted).collect()
+    }
+
+    /// How many instances have not ended.
+    pub(crate) fn living_count(&self) -> usize {
+        let table = self.table.lock();
+        table.entries.values().filter(|entry| !matches!(entry.report.phase, Phase::Ended { .. })).count()
     }
 
     /// The service of an instance that has not ended, and where it listens.

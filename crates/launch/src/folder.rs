@@ -53,6 +53,9 @@ pub(crate) struct Intent {
     /// The checks that are made once it is ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) checks: Vec<StoredCheck>,
+    /// It is stopped when the primary has not heard this host for so long.
+    #[serde(default)]
+    pub(crate) stop_after_ms: Option<u64>,
 }
 
 /// One check, with everything decided.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use byname_api::agent::{InstanceReport, Phase, StartOrder};
-use byname_api::launch::{Handover, Ready};
+use byname_api::launch::{Handover, OnPartition, Ready};
 use byname_api::object::InstanceId;
 use byname_api::service::{Endpoint, Exit};
 use byname_api::span::Timestamp;
@@ -109,6 +109,9 @@ pub(crate) async fn adopt(
         }
     }
     agent.count(id, intent.counted);
+    if let Some(term_ms) = intent.stop_after_ms {
+        agent.partition.begin(Duration::from_millis(term_ms));
+    }
     if let Some(place) = &intent.identity
         && let Ok(name) = intent.name.parse()
     {
@@ -170,6 +173,9 @@ fn prepare(agent: &Inner, order: &StartOrder, certified: bool) -> Result<Prepare
             && order.launch.ready() == Ready::Port,
         identity: plan.identity,
         checks: plan.checks,
+        stop_after_ms: (order.launch.on_partition == Some(OnPartition::Stop))
+            .then(|| agent.partition.term_ms())
+            .flatten(),
         counted: order.launch.idle_stop.is_some() || order.launch.listen.as_ref().is_some_and(|l| !l.is_empty()),
     };
     let failed = |what: &'static str| {
@@ -211,6 +217,8 @@ struct Watch {
     checks: Option<Checks>,
     /// What a check said for which it is ended.
     given_up: Option<String>,
+    /// It shall not outlive its primary.
+    follows_primary: bool,
     /// When a program that is not ready is given up.
     deadline: Instant,
     ready: bool,
@@ -235,6 +243,7 @@ impl Watch {
             declared: intent.checks.clone(),
             checks: None,
             given_up: None,
+            follows_primary: intent.stop_after_ms.is_some(),
             deadline,
             ready: false,
             stop: None,
@@ -256,6 +265,8 @@ impl Watch {
         let refill = tokio::time::sleep(REFILL);
         tokio::pin!(refill);
         let mut refilled = false;
+        let agent = self.agent.clone();
+        let mut cut_off = Box::pin(async move { agent.partition.over().await });
         loop {
             let Some(holder) = &mut conn else {
                 match self.find().await {
@@ -299,6 +310,10 @@ impl Watch {
                     // The agent is going; programs stay.
                     None => return std::future::pending().await,
                 },
+                () = cut_off.as_mut(), if self.follows_primary && self.stop.is_none() => {
+                    tracing::warn!(instance = %self.id, name = %self.name, "no word from the servers: stopped, as it wants");
+                    self.end(holder, Why::Ordered, self.stop_timeout).await;
+                }
                 () = tokio::time::sleep_until(self.deadline), if !self.ready && self.stop.is_none() => {
                     self.end(holder, Why::Timeout, Duration::ZERO).await;
                 }
@@ -315,7 +330,7 @@ impl Watch {
             StoredReady::Advertise | StoredReady::Notify => return None,
         };
         let (endpoints, agent) = (self.endpoints.clone(), self.agent.clone());
-        Some(Box::pin(async move { ready::wait(&endpoints, &agent.config.addresses, http.as_deref()).await }))
+        Some(Box::pin(async move { ready::wait(&endpoints, &agent.addresses(), http.as_deref()).await }))
     }
 
     async fn learn(&mut self, state: HolderState, holder: &mut Conn) {

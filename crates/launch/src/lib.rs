@@ -28,11 +28,13 @@ mod idle;
 mod instance;
 mod link;
 mod logs;
+mod partition;
 mod plan;
 mod porter;
 mod porters;
 mod ports;
 mod proc;
+mod pulse;
 mod ready;
 mod spare;
 mod wire;
@@ -42,7 +44,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-pub use addresses::own_addresses;
+pub use addresses::{own_addresses, reaching};
 pub use agent::{Agent, StartError};
 pub use alive::Alive;
 pub use catalogue::{Problem, check_catalogue};
@@ -58,7 +60,7 @@ pub struct Config {
     pub dir: PathBuf,
     /// This host as a label under `/computers`.
     pub computer: String,
-    /// Addresses of this host that others can reach, the best first.
+    /// Addresses of this host that others can reach, the best first, until [`Agent::set_addresses`] says others.
     pub addresses: Vec<String>,
     /// The `programs.d` folders of the catalogue.
     pub programs: Vec<PathBuf>,

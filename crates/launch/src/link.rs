@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::agent::Inner;
 use crate::instance::Command;
+use crate::pulse::Pulse;
 use crate::{idle, logs, ready};
 
 /// How many orders and reports may wait.
@@ -41,8 +42,9 @@ pub(crate) fn open(agent: &Arc<Inner>) -> Link {
 async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) {
     let hello = Report::Hello {
         computer: agent.config.computer.clone(),
-        addresses: agent.config.addresses.clone(),
+        addresses: agent.addresses().to_vec(),
         facts: facts(&agent),
+        beats: true,
     };
     if reports.send(hello).await.is_err() {
         return;
@@ -56,6 +58,7 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
     };
     let (mut welcome, mut synced) = (false, false);
     let mut waiting = None;
+    let mut pulse = Pulse::default();
     let mut counting = tokio::time::interval(COUNTING);
     counting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -82,6 +85,15 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
                         (welcome, synced) = (true, false);
                     }
                 }
+                Some(Order::Beat { every_ms, stop_after_ms }) => {
+                    pulse.begin(Duration::from_millis(every_ms));
+                    agent.partition.set_term(Duration::from_millis(stop_after_ms));
+                }
+                Some(Order::Heard { beat }) => {
+                    if let Some(sent) = pulse.heard(beat) {
+                        agent.partition.heard(sent);
+                    }
+                }
                 Some(order) => work.obey(order).await,
             },
             room = reports.reserve(), if waiting.is_some() => match (room, waiting.take()) {
@@ -91,6 +103,16 @@ async fn serve(agent: Arc<Inner>, mut orders: mpsc::Receiver<Order>, reports: mp
             () = agent.news.notified(), if welcome && waiting.is_none() => {}
             Some(_) = work.tasks.join_next() => {}
             _ = counting.tick(), if synced => work.count(),
+            () = pulse.due(), if pulse.beats() => {
+                if pulse.is_deaf() {
+                    tracing::warn!("the server does not answer any more; looking for one that does");
+                    return;
+                }
+                // When nobody takes the reports that wait, one more would not be taken either.
+                if let Ok(room) = reports.try_reserve() {
+                    room.send(pulse.beat(agent.living_count()));
+                }
+            }
         }
     }
 }
@@ -131,7 +153,7 @@ impl Work {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Welcome { .. } => {}
+            Order::Welcome { .. } | Order::Beat { .. } | Order::Heard { .. } => {}
             Order::Start(order) => {
                 if self.agent.accept_term(order.term).await {
                     self.agent.start(*order);
@@ -149,7 +171,8 @@ impl Work {
                 let (agent, reports) = (self.agent.clone(), self.reports.clone());
                 self.tasks.spawn(async move {
                     let begun = std::time::Instant::now();
-                    let answers = tokio::time::timeout(PROBE, ready::probe(&endpoints, &agent.config.addresses));
+                    let addresses = agent.addresses();
+                    let answers = tokio::time::timeout(PROBE, ready::probe(&endpoints, &addresses));
                     let alive = agent.is_running(instance) && answers.await == Ok(true);
                     let micros = begun.elapsed().as_micros() as u64;
                     let _ = reports.send(Report::Probed { request, alive, micros }).await;

@@ -185,6 +185,7 @@ impl Inner {
     /// Where the copies of a service run.
     pub(crate) fn backends(&self, service: u64, backends: Vec<Backend>) {
         let local: HashSet<InstanceId> = self.of_service(service).into_iter().collect();
+        let own = self.addresses();
         let mut table = self.porters.table.lock();
         let Some(entry) = table.entries.get_mut(&service) else { return };
         if backends.iter().any(|b| !entry.resting.contains(&b.instance)) {
@@ -196,7 +197,7 @@ impl Inner {
             if entry.order.fds && local.contains(&instance) {
                 continue;
             }
-            if entry.order.sockets.iter().any(|text| leads_to(text, &endpoint, &self.config.addresses)) {
+            if entry.order.sockets.iter().any(|text| leads_to(text, &endpoint, &own)) {
                 tracing::warn!(%instance, %endpoint, name = %entry.order.name, "a copy cannot be on its stable socket");
                 continue;
             }

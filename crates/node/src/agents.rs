@@ -162,7 +162,7 @@ pub(crate) async fn attach(
     only: Option<Name>,
 ) -> Result<BoxStream<'static, Order>> {
     let hello = tokio::time::timeout(Duration::from_secs(10), reports.next()).await;
-    let Ok(Some(Report::Hello { computer, addresses, facts })) = hello else {
+    let Ok(Some(Report::Hello { computer, addresses, facts, beats })) = hello else {
         return Err(Error::invalid("report", "an agent begins with `hello`"));
     };
     let name =
@@ -173,7 +173,7 @@ pub(crate) async fn attach(
             format!("the certificate is another host's: it does not speak for `{name}`"),
         ));
     }
-    let hello = Command::Computer { name: name.clone(), addresses, facts };
+    let hello = Command::Arrive { name: name.clone(), addresses, facts };
     inner.propose("byname", None, hello).await?;
     let (orders, out) = mpsc::channel(QUEUE);
     let parted = inner.agents.parted.subscribe();
@@ -188,11 +188,52 @@ pub(crate) async fn attach(
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
     let _ = orders.send(Order::Welcome { term: inner.order_term(), known: known.clone() }).await;
     inner.agents.connected.lock().insert(name.clone(), agent);
+    inner.hosts.arrived(&name, beats);
+    if beats {
+        let times = inner.hosts.times();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let _ = orders.send(Order::Beat { every_ms: ms(times.beat), stop_after_ms: ms(times.stop_after) }).await;
+    }
+    let reports = hear(inner.clone(), name.clone(), orders.clone(), reports);
     inner.tell_sockets(&name);
     inner.agents.arrived.notify_waiters();
     let stream = Stream { computer: name, stream, orders, known, sent, parted };
     tokio::spawn(stream.listen(inner, reports));
     Ok(tokio_stream::wrappers::ReceiverStream::new(out).boxed())
+}
+
+/// Hears an agent apart from doing what follows from its words: a log that is slow must not make the agent look dead.
+fn hear(
+    inner: Arc<Inner>,
+    computer: Name,
+    orders: mpsc::Sender<Order>,
+    mut reports: BoxStream<'static, Report>,
+) -> BoxStream<'static, Report> {
+    let (forward, out) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        loop {
+            let report = tokio::select! {
+                report = reports.next() => report,
+                // This server leads no more: the agent looks for the one that does.
+                () = forward.closed() => None,
+            };
+            let Some(report) = report else { break };
+            inner.hosts.spoke(&computer);
+            if let Report::Beat { beat, load, memory_free, .. } = report {
+                inner.hosts.sampled(&computer, load, memory_free);
+                // Not heard, if it takes no orders, or by one that may have been superseded.
+                if inner.reigns() && !inner.cluster.freshness().stale {
+                    let _ = orders.try_send(Order::Heard { beat });
+                }
+                continue;
+            }
+            if forward.send(report).await.is_err() {
+                break;
+            }
+        }
+        inner.hosts.left(&computer);
+    });
+    tokio_stream::wrappers::ReceiverStream::new(out).boxed()
 }
 
 /// One agent's stream.
@@ -215,7 +256,7 @@ impl Stream {
             };
             let Some(report) = next else { break };
             match report {
-                Report::Hello { .. } => {}
+                Report::Hello { .. } | Report::Beat { .. } => {}
                 Report::Instance(report) => {
                     if self.sent.lock().is_some() {
                         seen.insert(report.instance);
@@ -223,7 +264,10 @@ impl Stream {
                     }
                     take_report(&inner, &self.computer, &self.orders, report).await;
                 }
-                Report::Synced => self.bury_the_lost(&inner, std::mem::take(&mut seen)).await,
+                Report::Synced => {
+                    self.bury_the_lost(&inner, std::mem::take(&mut seen)).await;
+                    inner.hosts.synced(&self.computer);
+                }
                 Report::Probed { request, alive, micros } => {
                     if let Some(waiting) = inner.agents.probes.lock().remove(&request) {
                         let _ = waiting.send(Probed { alive, took: Duration::from_micros(micros) });
@@ -335,7 +379,12 @@ async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<
         Phase::Ready => Change::Ready { pid: report.pid, endpoints: report.endpoints },
         Phase::Unhealthy { why } => Change::Unhealthy { why },
         Phase::Stopping => return,
-        Phase::Ended { exit, last_lines, error, ordered } => Change::Ended { exit, last_lines, error, ordered },
+        Phase::Ended { exit, last_lines, error, ordered } => {
+            if let Some(node) = node.filter(|_| !ordered && exit != Exit::Status(0)) {
+                inner.hosts.failed(node.id, computer);
+            }
+            Change::Ended { exit, last_lines, error, ordered }
+        }
     };
     propose_report(inner, id, change, u32::MAX).await;
     if let Some(checked) = checked {

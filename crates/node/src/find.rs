@@ -190,7 +190,7 @@ impl Inner {
         tracing::info!(service = %node.name, instance = %failed, by = caller.principal, "reported dead, and does not answer");
         let change = Change::Unhealthy { why: format!("does not answer (reported by {})", caller.principal) };
         self.propose(&caller.principal, None, Command::Report { instance: failed, change }).await?;
-        let full = node.spec.launch.as_ref().is_none_or(|l| service.instances.len() >= l.copies().max as usize);
+        let full = node.spec.launch.as_ref().is_none_or(|l| service.taken() >= l.copies().max as usize);
         if full {
             let withdraw = Command::Withdraw { service: node.id, instances: vec![failed] };
             self.propose(&caller.principal, None, withdraw).await?;

@@ -10,9 +10,11 @@ mod act;
 mod advertise;
 mod agents;
 mod auditing;
+mod drain;
 mod find;
 mod forward;
 mod health;
+mod hosts;
 mod identity;
 mod idle;
 mod leases;
@@ -20,6 +22,7 @@ mod locks;
 mod logs;
 mod machine;
 mod members;
+mod place;
 mod role;
 mod serve;
 mod sockets;
@@ -43,6 +46,7 @@ use tokio::time::Instant;
 
 use byname_api::agent;
 use byname_api::error::{Code, Error, NO_PRIMARY, Result};
+use byname_api::host::HostState;
 use byname_api::object::{InstanceId, MAX_VALUE_BYTES, Object, ObjectId, ServiceStatus, Spec, Stamp};
 use byname_api::request::*;
 use byname_cluster::disk::{Disk, LocalDisk};
@@ -51,6 +55,7 @@ use byname_name::Pattern;
 use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, stored};
 
 pub use forward::Peers;
+pub use hosts::HostTimes;
 pub use identity::{Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
 
@@ -83,6 +88,7 @@ pub(crate) struct Inner {
     cluster: Cluster,
     view: View,
     agents: agents::Agents,
+    hosts: hosts::Hosts,
     waits: waits::Waits,
     leases: leases::Leases<InstanceId>,
     lock_leases: leases::Leases<ObjectId>,
@@ -92,6 +98,7 @@ pub(crate) struct Inner {
     measured: speed::Measured,
     hub: watch::Hub,
     on_the_way: start::OnTheWay,
+    kept: start::Kept,
     turn: AtomicU64,
     started: Stamp,
     stopping: AtomicBool,
@@ -170,6 +177,7 @@ impl Node {
             cluster,
             view,
             agents: agents::Agents::default(),
+            hosts: hosts::Hosts::default(),
             waits: waits::Waits::default(),
             leases: leases::Leases::default(),
             lock_leases: leases::Leases::default(),
@@ -179,6 +187,7 @@ impl Node {
             measured: speed::Measured::default(),
             hub,
             on_the_way: start::OnTheWay::default(),
+            kept: start::Kept::default(),
             turn: AtomicU64::new(0),
             started: Stamp { at: start::now(), by: "byname".into() },
             stopping: AtomicBool::new(false),
@@ -206,7 +215,14 @@ impl Node {
         tokio::spawn(end_locks(inner.clone()));
         tokio::spawn(idle::stop_the_idle(inner.clone()));
         tokio::spawn(health::judge_the_silent(inner.clone()));
+        tokio::spawn(hosts::follow(inner.clone()));
+        tokio::spawn(drain::follow(inner.clone()));
         Ok(Node { inner })
+    }
+
+    /// When hosts are judged; the agents that are connected already go on by what they were told.
+    pub fn set_host_times(&self, times: HostTimes) {
+        self.inner.hosts.set_times(times);
     }
 
     /// This server's number.
@@ -276,6 +292,10 @@ impl Node {
         metrics::gauge!("byname_objects").set(tree.len() as f64);
         metrics::gauge!("byname_revision").set(tree.revision as f64);
         metrics::gauge!("byname_agents").set(self.inner.agents.computers().len() as f64);
+        for state in HostState::ALL {
+            let count = tree.hosts().filter(|(_, host)| host.state() == state).count();
+            metrics::gauge!("byname_hosts", "state" => state.as_str()).set(count as f64);
+        }
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
         self.inner.measure_health(&tree);
@@ -334,6 +354,11 @@ impl Inner {
         if let Some(status) = &mut object.status {
             self.add_to_instances(status);
             status.listening = self.sockets.of(object.id);
+        }
+        if let Some(host) = &mut object.host
+            && let Some((heard, seen)) = self.hosts.of(&object.name)
+        {
+            (host.last_seen, host.load, host.memory_free) = (seen, heard.load, heard.memory_free);
         }
     }
 
@@ -404,7 +429,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                     inner.follow_health(id);
                     let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
                     if short {
-                        tokio::spawn(inner.clone().keep_running(id));
+                        inner.keep(id);
                     }
                 }
                 Event::Stop { instance, computer } => {
@@ -423,6 +448,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                 }
                 Event::Lease { instance, renewal, ttl_ms } => inner.leases.grant(instance, renewal, ttl_ms),
                 Event::LockLease { object, renewal, ttl_ms } => inner.lock_leases.grant(object, renewal, ttl_ms),
+                Event::Host(_) => inner.hosts.news.notify_one(),
                 // Those who wait for a lock of it.
                 Event::Object { node, .. } => inner.waits.wake(node.id),
             }

@@ -61,6 +61,7 @@ impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
         *self.since.lock() = tokio::time::Instant::now();
+        self.hosts.grant_all();
         let tree = self.view.load_full();
         for node in tree.live() {
             for instance in node.service.iter().flat_map(|s| &s.instances) {
@@ -76,7 +77,7 @@ impl Inner {
         for node in tree.special() {
             self.follow_use(node.id);
             if start::missing_copies(&node).is_some() {
-                tokio::spawn(self.clone().keep_running(node.id));
+                self.keep(node.id);
             }
         }
         for node in tree.locked() {

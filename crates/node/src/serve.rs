@@ -10,6 +10,7 @@ use byname_api::audit::{AuditReply, AuditRequest};
 use byname_api::caller::{Caller, Right};
 use byname_api::error::{Code, Error, Result};
 use byname_api::filter::Filter;
+use byname_api::host::{DrainAct, DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_api::{NameService, agent};
@@ -201,6 +202,18 @@ impl NameService for Node {
             return primary.report(cx, request).await;
         }
         self.inner.report(cx, request).await
+    }
+
+    async fn drain_host(&self, cx: &Context, request: DrainRequest) -> Result<DrainReply> {
+        if let Some(primary) = self.inner.elsewhere(cx).await? {
+            return primary.drain_host(cx, request).await;
+        }
+        let (name, act) = (request.name.clone(), request.act);
+        let done = self.inner.drain(cx, request).await;
+        if act != DrainAct::Look {
+            self.inner.note_change(cx, act.as_str(), Some(&name), &done);
+        }
+        done
     }
 
     async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {

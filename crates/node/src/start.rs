@@ -21,11 +21,16 @@ use byname_registry::{Command, Node as Object, Reply, Tree};
 use crate::Inner;
 
 /// How long a server that has just been started waits for agents to find it.
-const AGENT_GRACE: Duration = Duration::from_secs(3);
+pub(crate) const AGENT_GRACE: Duration = Duration::from_secs(3);
 
 /// Instances that were ordered and whose agents have not been told yet: a sync must not take them for lost.
 #[derive(Default)]
 pub(crate) struct OnTheWay(Mutex<HashSet<InstanceId>>);
+
+/// Services that are being brought to their number of copies: each by one task, so that every copy is placed with the one
+/// before in view.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<HashSet<ObjectId>>);
 
 impl Inner {
     /// Whether its agent may not know of it yet.
@@ -44,7 +49,7 @@ impl Inner {
     ) -> Result<Option<InstanceId>> {
         let node = self.view.load().by_id(service);
         let Some(node) = node else { return Err(Error::new(Code::NotFound, "the service is not there any more")) };
-        let computer = self.place(&node, deadline).await?;
+        let (computer, how) = self.place(&node, deadline).await?;
         let instance = InstanceId(rand::random::<u64>() >> 4);
         let ticket = TicketPair { program: rand::random(), server: rand::random() };
         let order = Order {
@@ -54,7 +59,7 @@ impl Inner {
             ticket: Sha256::digest(ticket.program).into(),
             proof: Sha256::digest(ticket.server).into(),
             wanted,
-            why,
+            why: why + &how,
         };
         self.on_the_way.0.lock().insert(instance);
         let reply = self.propose("byname", None, Command::Order(order)).await;
@@ -109,53 +114,34 @@ impl Inner {
         Err(error)
     }
 
-    /// The host for a new copy: one that the launch allows and whose agent is connected, with the fewest copies of this
-    /// service, not the one where it just failed if there is another.
-    async fn place(&self, node: &Object, deadline: Instant) -> Result<Name> {
-        let hosts = node.spec.launch.as_ref().and_then(|l| l.hosts.as_deref());
-        loop {
-            let arrived = self.agents.arrived.notified();
-            let connected = self.agents.computers();
-            let tree = self.view.load_full();
-            let mut fitting: Vec<&Name> = match hosts {
-                None => connected.iter().collect(),
-                Some(list) => connected.iter().filter(|c| list.iter().any(|h| allows(&tree, h, c, 0))).collect(),
-            };
-            let copies = |c: &Name| {
-                node.service.iter().flat_map(|s| &s.instances).filter(|i| i.computer.as_ref() == Some(c)).count()
-            };
-            fitting.sort_by_key(|c| copies(c));
-            if let Some(best) = fitting.first() {
-                return Ok((*best).clone());
-            }
-            let patience = (*self.since.lock() + AGENT_GRACE).min(deadline);
-            if Instant::now() < patience {
-                let _ = tokio::time::timeout_at(patience, arrived).await;
-                continue;
-            }
-            return Err(Error::new(
-                Code::NoHost,
-                match (connected.is_empty(), hosts) {
-                    (true, _) => format!(
-                        "no agent is connected, so `{}` can be started nowhere: start `byname agent` on a host",
-                        node.name
-                    ),
-                    (false, Some(list)) => format!(
-                        "`{}` may run on {} only, and no such host has a connected agent (connected: {})",
-                        node.name,
-                        list.join(", "),
-                        connected.iter().map(|n| n.leaf().unwrap_or_default()).collect::<Vec<_>>().join(", ")
-                    ),
-                    (false, None) => format!("no host can run `{}`", node.name),
-                },
-            ));
+    /// Brings a service that shall always run to its number of copies, in the background.
+    pub(crate) fn keep(self: &Arc<Self>, id: ObjectId) {
+        if !self.kept.0.lock().insert(id) {
+            return;
         }
+        let inner = self.clone();
+        tokio::spawn(async move {
+            loop {
+                inner.keep_running(id).await;
+                inner.kept.0.lock().remove(&id);
+                // Something may have happened after the last look and before that.
+                let missing = inner.view.load().by_id(id).is_some_and(|node| missing_copies(&node).is_some());
+                if !missing || inner.gone() || !inner.kept.0.lock().insert(id) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether it is not this server's business any more what runs.
+    fn gone(&self) -> bool {
+        self.stopping() || !self.reigns()
     }
 
     /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.
-    pub(crate) async fn keep_running(self: Arc<Self>, id: ObjectId) {
+    async fn keep_running(self: &Arc<Self>, id: ObjectId) {
         loop {
-            if self.stopping() || !self.reigns() {
+            if self.gone() {
                 return;
             }
             let Some(node) = self.view.load().by_id(id) else { return };
@@ -192,7 +178,7 @@ pub(crate) fn missing_copies(node: &Object) -> Option<u32> {
     let (service, launch) = (node.service.as_ref()?, node.spec.launch.as_ref()?);
     let wanted = always(launch)?;
     let copies = launch.copies();
-    let room = service.instances.len() < copies.max as usize;
+    let room = service.taken() < copies.max as usize;
     (service.copies() < wanted as usize && room && service.held.is_none() && !service.failed).then_some(wanted)
 }
 

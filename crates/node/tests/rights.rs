@@ -13,6 +13,7 @@ use byname_api::access::{AccessRequest, Rights};
 use byname_api::audit::{AuditRequest, Outcome as Ended, Record};
 use byname_api::caller::{Caller, Connection, Peer, Right};
 use byname_api::error::{Code, Error, Result};
+use byname_api::host::{DrainAct, DrainRequest};
 use byname_api::identity::*;
 use byname_api::object::{InstanceId, Kind, Spec};
 use byname_api::proto::Method;
@@ -158,6 +159,7 @@ fn need(method: Method) -> Need {
         Method::ServicesWithdraw => On(Advertise),
         Method::ServicesReportFailure => On(Find),
         Method::ServicesReport => On(Advertise),
+        Method::ServicesDrain => On(Modify),
         Method::ServicesLogs => On(Launch),
         Method::ClusterInfo => Root(Find),
         Method::ClusterChangeServers | Method::ClusterBackup => Root(Admin),
@@ -429,6 +431,9 @@ impl World {
             Method::ServicesReport => {
                 let report = ReportRequest { name: Some(at), uses: Some(1), ..ReportRequest::default() };
                 node.report(cx, report).await.map(drop)
+            }
+            Method::ServicesDrain => {
+                node.drain_host(cx, DrainRequest { name: at, act: DrainAct::Undrain, timeout: None }).await.map(drop)
             }
             Method::ServicesLogs => node.logs(cx, LogsRequest { name: at, tail: None, follow: false }).await.map(drop),
             Method::ClusterInfo => node.info(cx).await.map(drop),

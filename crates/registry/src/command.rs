@@ -76,7 +76,7 @@ pub enum Command {
         /// The renewal that ran out.
         renewal: u64,
     },
-    /// An agent said hello: its computer is in the tree from now on.
+    /// An agent said hello, as it was logged before format 5: its computer is in the tree from now on.
     Computer {
         /// The computer's name.
         name: Name,
@@ -84,6 +84,32 @@ pub enum Command {
         addresses: Vec<String>,
         /// Facts about it.
         facts: Vec<(String, String)>,
+    },
+    /// As `Computer`; besides, `/backmap/ADDRESS` leads back to it, and it is a host with a state from now on.
+    Arrive {
+        /// The computer's name.
+        name: Name,
+        /// Its addresses, the best first.
+        addresses: Vec<String>,
+        /// Facts about it.
+        facts: Vec<(String, String)>,
+    },
+    /// Hosts changed their state.
+    Hosts {
+        /// Which, and how.
+        changes: Vec<(Name, HostChange)>,
+    },
+    /// These copies have been out of reach for so long that others shall take their place.
+    Lose {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Stop one copy.
+    Retire {
+        /// Which.
+        instance: InstanceId,
+        /// Why, for the story.
+        why: String,
     },
     /// Nobody has used this instance for its service's `idle_stop`: it is stopped, unless that leaves fewer copies than
     /// shall always run.
@@ -240,6 +266,22 @@ pub enum Revoked {
         /// When it would have ended: so long this must be known.
         until: Timestamp,
     },
+}
+
+/// How a host's state changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostChange {
+    /// Its agent was silent for too long.
+    Down,
+    /// Its agent is back and has told what runs there.
+    Up,
+    /// It shall be emptied.
+    Drain {
+        /// After how many milliseconds what is left is stopped.
+        timeout_ms: u64,
+    },
+    /// It may be used again.
+    Undrain,
 }
 
 /// An order to start one copy.
@@ -428,6 +470,8 @@ pub enum Event {
         /// How long it holds, in milliseconds.
         ttl_ms: u64,
     },
+    /// A host's state changed.
+    Host(Name),
     /// An object was made, changed or removed, or its state changed: all that a watch needs.
     Object {
         /// The revision of the tree that shows it.

@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod command;
+pub mod computers;
 pub mod health;
 pub mod query;
 pub mod service;
@@ -90,8 +91,14 @@ impl Registry {
             Command::Withdraw { service, instances } => lifecycle::withdraw(tree, *service, instances, stamp, events),
             Command::Expire { instance, renewal } => Ok(lifecycle::expire(tree, *instance, *renewal, stamp, events)),
             Command::Computer { name, addresses, facts } => {
-                lifecycle::computer(tree, name, addresses, facts, stamp, events)
+                computers::computer(tree, name, addresses, facts, stamp, events)
             }
+            Command::Arrive { name, addresses, facts } => {
+                computers::arrive(tree, name, addresses, facts, stamp, events)
+            }
+            Command::Hosts { changes } => Ok(computers::change(tree, changes, stamp, events)),
+            Command::Lose { instances } => Ok(computers::lose(tree, instances, stamp, events)),
+            Command::Retire { instance, why } => Ok(computers::retire(tree, *instance, why, stamp, events)),
             Command::Idle { instance } => Ok(lifecycle::idle(tree, *instance, stamp, events)),
             Command::Lock { name, key, ttl_ms, renew } => {
                 let wanted = lock::Wanted { name, key: *key, ttl_ms: *ttl_ms, renew: *renew };

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{Launch, Restart, Start};
-use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp, Value};
-use byname_api::request::{Change as ObjectChange, Op};
+use byname_api::object::{InstanceId, Kind, ObjectId, Spec, Stamp};
+use byname_api::request::Change as ObjectChange;
 use byname_api::service::{Endpoint, Exit, State};
 use byname_name::Name;
 
 use crate::batch;
 use crate::command::{Advertise, Change, Event, Evidence, Order, Reply};
+use crate::computers::{self, Footing};
 use crate::health;
 use crate::service::{End, Instance, Origin, Service};
 use crate::tree::{Node, Tree};
@@ -20,7 +21,7 @@ fn gone() -> Error {
 }
 
 /// Makes known that a service's state has changed.
-fn tell_state(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
+pub(crate) fn tell_state(tree: &mut Tree, id: ObjectId, events: &mut Vec<Event>) {
     tree.revision += 1;
     events.push(Event::Service(id));
     if let Some(node) = tree.by_id(id) {
@@ -36,10 +37,11 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
     if tree.by_instance(order.instance).is_some() {
         return Err(Error::internal(format!("instance {} was ordered twice", order.instance)));
     }
+    let footing = computers::footing(tree, &order.computer);
     let taken = tree
         .change_service(order.service, |node, service| {
             let max = node.spec.launch.as_ref().map_or(0, |l| l.copies().max) as usize;
-            if service.copies() >= order.wanted as usize || service.instances.len() >= max {
+            if service.copies() >= order.wanted as usize || service.taken() >= max {
                 return Ok(false);
             }
             if service.failed {
@@ -61,6 +63,7 @@ pub(crate) fn order(tree: &mut Tree, order: &Order, stamp: &Stamp, events: &mut 
                 checked: None,
                 reported: None,
                 revoked: false,
+                footing,
             });
             Ok(true)
         })
@@ -170,7 +173,8 @@ struct Ended<'a> {
 fn ended(node: &Node, service: &mut Service, id: InstanceId, end: Ended<'_>, stamp: &Stamp) -> Option<Name> {
     let position = service.instances.iter().position(|i| i.id == id)?;
     let instance = service.instances.remove(position);
-    let ordered = end.ordered || instance.state == State::Stopping;
+    // One whose place another has taken was stopped by whoever cut its host off.
+    let ordered = end.ordered || instance.state == State::Stopping || instance.footing == Footing::Lost;
     let error = match (instance.state, end.error) {
         (State::Starting, None) if !ordered => Some(Error::new(
             Code::StartFailed,
@@ -339,6 +343,7 @@ fn take(service: &mut Service, ad: &Advertise, stamp: &Stamp, events: &mut Vec<E
             checked: None,
             reported: None,
             revoked: false,
+            footing: Footing::Firm,
         });
         service.tell(stamp.at, Some(ad.instance), format!("advertised by {}", stamp.by));
         events.push(Event::Lease { instance: ad.instance, renewal: 1, ttl_ms });
@@ -485,26 +490,6 @@ pub(crate) fn expire(tree: &mut Tree, id: InstanceId, ran_out: u64, stamp: &Stam
         drop_if_empty(tree, node.id, events);
     }
     Reply::Done
-}
-
-pub(crate) fn computer(
-    tree: &mut Tree,
-    name: &Name,
-    addresses: &[String],
-    facts: &[(String, String)],
-    stamp: &Stamp,
-    events: &mut Vec<Event>,
-) -> Result<Reply> {
-    let mut spec = Spec::of(Kind::Computer);
-    spec.attributes = Some(facts.iter().map(|(k, v)| (k.clone(), vec![Value::Text(v.clone())])).collect());
-    // Addresses that somebody declared are better than what an agent sees.
-    let declared = tree.get(name).is_some_and(|n| n.created.by != stamp.by && n.spec.addresses.is_some());
-    if !declared {
-        spec.addresses = Some(addresses.to_vec());
-    }
-    let op = Op::Declare { name: name.clone(), spec };
-    batch::apply(tree, &[op], None, stamp, false, events)?;
-    Ok(Reply::Done)
 }
 
 /// What nobody added vanishes with its last instance and its lock. One that has got children stays as their directory.

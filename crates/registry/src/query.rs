@@ -1,6 +1,7 @@
 //! Reads: what a view of the tree says to each question. Nothing here waits; a find that needs a start says so.
 
 use byname_api::error::{Code, Error, Result};
+use byname_api::host::HostStatus;
 use byname_api::launch::{Launch, Start};
 use byname_api::object::{
     Choose, Forms, InstanceId, Kind, LastExit, Lock, Object, ObjectId, ServiceStatus, Spec, Version,
@@ -11,6 +12,7 @@ use byname_name::ldap::LeafType;
 use byname_name::{Name, NameKey, Pattern, dns, http, ldap, spiffe};
 
 use crate::access::Sight;
+use crate::computers::{Footing, Host};
 use crate::health;
 pub use crate::search::{MAX_VISITS, search};
 use crate::service::{Instance, Service};
@@ -127,11 +129,17 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
     let Some(service) = node.service.as_deref() else {
         return Outlook::Refuse(Error::internal(format!("service {} has no state", node.name)));
     };
-    let mut running: Vec<&Instance> = service.instances.iter().filter(|i| i.state == State::Running).collect();
+    let mut running: Vec<&Instance> =
+        service.instances.iter().filter(|i| i.state == State::Running && i.is_reachable()).collect();
+    // What is about to leave is named only where nothing else is there.
+    if running.iter().any(|i| i.footing == Footing::Firm) {
+        running.retain(|i| i.footing == Footing::Firm);
+    }
     if !running.is_empty() {
         health::keep_best(&mut running, |copy| copy.well().0);
         let chosen = if wants.all {
-            let there = |i: &&Instance| matches!(i.state, State::Running | State::Unhealthy) && !i.revoked;
+            let there =
+                |i: &&Instance| matches!(i.state, State::Running | State::Unhealthy) && !i.revoked && i.is_reachable();
             service.instances.iter().filter(there).collect()
         } else {
             choose(running, node.spec.choose.unwrap_or_default(), wants.turn, samples)
@@ -166,10 +174,12 @@ fn find_service(tree: &Tree, node: &Node, mut reply: FindReply, wants: Wants, sa
             ));
         }
     };
-    let full = service.instances.len() >= launch.copies().max as usize;
+    let full = service.taken() >= launch.copies().max as usize;
     match state {
         State::Unhealthy if full || !may_start(launch, wants) => {
-            let why = service.instances.iter().find_map(|i| i.well().1).unwrap_or("no reason given");
+            let lost = service.instances.iter().find_map(Instance::out_of_reach);
+            let said = service.instances.iter().find_map(|i| i.well().1.map(str::to_owned));
+            let why = said.or(lost).unwrap_or_else(|| "no reason given".into());
             return Outlook::Refuse(Error::new(
                 Code::Unavailable,
                 format!("every copy of `{}` is unhealthy ({why}) and no other may be started", node.name),
@@ -263,14 +273,14 @@ fn instance(tree: &Tree, instance: &Instance) -> InstanceView {
                 port: e.port,
             })
             .collect(),
-        state: instance.state,
+        state: instance.seen_state(),
         pid: instance.pid,
         started: Some(instance.started),
         last_seen: None,
         load: None,
         weight: instance.weight,
         health: instance.well().0,
-        note: instance.well().1.map(str::to_owned),
+        note: instance.out_of_reach().or_else(|| instance.well().1.map(str::to_owned)),
         connections: None,
     }
 }
@@ -314,9 +324,27 @@ pub fn object(tree: &Tree, node: &Node, dns_suffix: &str) -> Object {
         created: node.created.clone(),
         modified: node.modified.clone(),
         status: service_status(tree, node),
+        host: host_status(tree, node),
         lock: node.lock.as_deref().map(|l| Lock { fence: l.fence, by: l.by.clone(), since: l.since, ttl_ms: l.ttl_ms }),
         forms: Some(forms(node, dns_suffix)),
     }
+}
+
+/// How a host stands, as far as the tree knows.
+fn host_status(tree: &Tree, node: &Node) -> Option<HostStatus> {
+    let host = tree.host_of(node.id)?;
+    let on = |i: &&Instance| i.computer.as_ref().is_some_and(|its| its.key() == node.name.key());
+    let count = tree.live().map(|n| n.service.iter().flat_map(|s| &s.instances).filter(on).count()).sum::<usize>();
+    let drain = host.drain.as_ref();
+    Some(HostStatus {
+        state: host.state(),
+        since: host.down.or(drain.map(|drain| drain.by.at)),
+        drained_by: drain.map(|drain| drain.by.by.clone()),
+        instances: u32::try_from(count).unwrap_or(u32::MAX),
+        last_seen: None,
+        load: None,
+        memory_free: None,
+    })
 }
 
 /// The name in other worlds; the trust domain of SPIFFE and the suffix of LDAP are that of the DNS.
@@ -422,6 +450,7 @@ pub fn list(
             name: slot.name(),
             kind: slot.kind(),
             state: tree.state(slot),
+            host: tree.host_of(slot.id()).map(Host::state),
             target: slot.target(),
             version: Version(slot.version()),
         };

@@ -9,6 +9,7 @@ use byname_api::service::{Endpoint, State};
 use byname_api::span::{Span, Timestamp};
 use byname_name::Name;
 
+use crate::computers::Footing;
 use crate::health::Verdict;
 
 /// How much of a service's story is kept.
@@ -66,6 +67,8 @@ pub struct Instance {
     pub reported: Option<Verdict>,
     /// Its ticket and credential were revoked: no find gives it any more, and nobody can speak for it.
     pub revoked: bool,
+    /// How firmly it stands, by the state of its host.
+    pub footing: Footing,
 }
 
 /// How an instance came to be.
@@ -145,7 +148,7 @@ impl Instance {
 impl Service {
     /// The state that the service is in, from those of its instances.
     pub fn state(&self) -> State {
-        let has = |state| self.instances.iter().any(|i| i.state == state);
+        let has = |state| self.instances.iter().any(|i| i.seen_state() == state);
         [State::Running, State::Starting, State::Unhealthy, State::Stopping]
             .into_iter()
             .find(|s| has(*s))
@@ -162,9 +165,14 @@ impl Service {
         self.instances.iter_mut().find(|i| i.id == id)
     }
 
-    /// Copies that are there or will be: starting or running.
+    /// Copies that are there or will be: starting or running, and not about to leave or lost.
     pub fn copies(&self) -> usize {
-        self.instances.iter().filter(|i| matches!(i.state, State::Starting | State::Running)).count()
+        self.instances.iter().filter(|i| i.counts() && matches!(i.state, State::Starting | State::Running)).count()
+    }
+
+    /// Instances that take up room within `max`.
+    pub fn taken(&self) -> usize {
+        self.instances.iter().filter(|i| i.counts()).count()
     }
 
     /// How the given instance ended, if that is still known.

@@ -11,6 +11,7 @@ use byname_api::service::State;
 use byname_api::span::Timestamp;
 use byname_name::{Name, NameKey};
 
+use crate::computers::Host;
 use crate::derived::Derived;
 use crate::identity::Identity;
 use crate::ids::Ids;
@@ -74,6 +75,8 @@ pub struct Tree {
     derived: Derived,
     indexes: Indexes,
     pub(crate) identity: Arc<Identity>,
+    /// What is known of the hosts that agents spoke for, by their computers.
+    pub(crate) hosts: OrdMap<ObjectId, Host>,
     /// Whether names are bound to ids; not while a command of an earlier format is applied again.
     pub(crate) binds: bool,
     /// Changes with every command that changes anything.
@@ -103,6 +106,7 @@ impl Default for Tree {
             derived: Derived::default(),
             indexes: Indexes::default(),
             identity: Arc::default(),
+            hosts: OrdMap::new(),
             binds: true,
             revision: 0,
             now: Timestamp(0),
@@ -369,6 +373,7 @@ impl Tree {
         name.with_key(|key| self.names.remove(key.as_bytes()));
         self.ids.remove(node.id);
         self.whole.remove(&node.id);
+        self.hosts.remove(&node.id);
         self.forget_identity(node.id);
         self.note(Some(&node), None);
         Some(node)

@@ -10,7 +10,7 @@ use byname_api::request::{Op, RequestId};
 use byname_api::service::{Endpoint, Exit, State};
 use byname_api::span::Timestamp;
 use byname_name::Name;
-use byname_registry::command::{Advertise, Change, Evidence, Order};
+use byname_registry::command::{Advertise, Change, Evidence, HostChange, Order};
 use byname_registry::{Command, CredentialChange, Entry, Registry, Revoked, stored};
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ fn command() -> impl Strategy<Value = Command> {
         4 => (service(), instance(), 1..3u32).prop_map(|(service, instance, wanted)| Command::Order(Order {
             service,
             instance,
-            computer: Name::parse("/computers/x").unwrap(),
+            computer: Name::parse("/computers/a").unwrap(),
             ticket: [1; 32],
             proof: [2; 32],
             wanted,
@@ -115,10 +115,33 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(name, key)| Command::Unlock { name, key: key.map(|k| [k; 32]) }),
         1 => (service(), 0..60u64).prop_map(|(object, renewal)| Command::ExpireLock { object, renewal }),
         4 => identity(),
+        4 => hosts(),
         1 => name().prop_map(|name| Command::Earlier(Box::new(Command::Batch {
             ops: vec![Op::Add { name, spec: Spec { owner: Some("/nobody".into()), ..Spec::default() } }],
             set: None,
         }))),
+    ]
+}
+
+fn hosts() -> impl Strategy<Value = Command> {
+    let computer =
+        || prop::sample::select(vec!["a", "b"]).prop_map(|l| Name::parse(&format!("/computers/{l}")).unwrap());
+    let change = prop_oneof![
+        Just(HostChange::Down),
+        Just(HostChange::Up),
+        Just(HostChange::Drain { timeout_ms: 9 }),
+        Just(HostChange::Undrain),
+    ];
+    let instances = || prop::collection::vec((1..12u64).prop_map(InstanceId), 0..4);
+    prop_oneof![
+        (computer(), "192.0.2.[12]").prop_map(|(name, address)| Command::Arrive {
+            name,
+            addresses: vec![address],
+            facts: vec![("cores".into(), "2".into())]
+        }),
+        prop::collection::vec((computer(), change), 0..3).prop_map(|changes| Command::Hosts { changes }),
+        instances().prop_map(|instances| Command::Lose { instances }),
+        (1..12u64).prop_map(|n| Command::Retire { instance: InstanceId(n), why: "drained".into() }),
     ]
 }
 

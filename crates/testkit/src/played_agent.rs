@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use byname_api::NameService;
 use byname_api::agent::{InstanceReport, Order, Phase, Report, StartOrder, TicketPair};
@@ -31,6 +31,8 @@ struct Inner {
     programs: Mutex<BTreeMap<InstanceId, Played>>,
     tickets: Mutex<BTreeMap<InstanceId, TicketPair>>,
     next_pid: AtomicU32,
+    silent: AtomicBool,
+    load: AtomicU32,
 }
 
 /// A program that only its agent believes in.
@@ -48,17 +50,38 @@ impl PlayedAgent {
     ///
     /// When the server refuses it.
     pub async fn attach(server: &dyn NameService, computer: &str) -> PlayedAgent {
+        PlayedAgent::attach_with(server, computer, BTreeMap::new()).await
+    }
+
+    /// Attaches it once more with the programs that it has, as an agent does that was cut off.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses it.
+    pub async fn attach_again(&self, server: &dyn NameService, computer: &str) -> PlayedAgent {
+        let programs = std::mem::take(&mut *self.programs());
+        PlayedAgent::attach_with(server, computer, programs).await
+    }
+
+    async fn attach_with(
+        server: &dyn NameService,
+        computer: &str,
+        programs: BTreeMap<InstanceId, Played>,
+    ) -> PlayedAgent {
         let (reports, out) = mpsc::unbounded_channel();
         let hello = Report::Hello {
             computer: computer.into(),
             addresses: vec!["127.0.0.1".into()],
             facts: vec![("kernel".into(), "played".into())],
+            beats: true,
         };
         let inner = Inner {
             reports,
-            programs: Mutex::default(),
+            programs: Mutex::new(programs),
             tickets: Mutex::default(),
             next_pid: AtomicU32::new(1_000_000),
+            silent: AtomicBool::new(false),
+            load: AtomicU32::new(0),
         };
         let agent = PlayedAgent { inner: Arc::new(inner) };
         agent.report(hello);
@@ -105,7 +128,14 @@ impl PlayedAgent {
 
     fn take(&self, order: Order) {
         match order {
-            Order::Welcome { .. } => self.report(Report::Synced),
+            Order::Welcome { .. } => {
+                let known: Vec<InstanceId> = self.programs().keys().copied().collect();
+                for id in known {
+                    self.phase(id, Phase::Ready);
+                }
+                self.report(Report::Synced);
+            }
+            Order::Beat { every_ms, .. } => self.beat(std::time::Duration::from_millis(every_ms)),
             Order::Start(order) => self.start(*order),
             Order::Stop { instance, .. } => self.end(instance, Exit::Signal(15), None, true),
             Order::Probe { request, instance, .. } => {
@@ -128,11 +158,42 @@ impl PlayedAgent {
             | Order::Listen { .. }
             | Order::Backends { .. }
             | Order::TurnAway { .. }
+            | Order::Heard { .. }
             | Order::Wake { .. }
             | Order::Advertised { .. }
             | Order::EndLogs { .. }
             | Order::Forget { .. } => {}
         }
+    }
+
+    /// Says every so often that it is there, until it is told to be silent.
+    fn beat(&self, every: std::time::Duration) {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let mut beat = 0;
+            while !agent.inner.silent.load(Ordering::Relaxed) && !agent.inner.reports.is_closed() {
+                let instances = u32::try_from(agent.programs().len()).unwrap_or(u32::MAX);
+                let load = Some(f64::from(agent.inner.load.load(Ordering::Relaxed)) / 100.0);
+                agent.report(Report::Beat { beat, load, memory_free: Some(1 << 30), instances });
+                beat += 1;
+                tokio::time::sleep(every).await;
+            }
+        });
+    }
+
+    /// Says nothing any more, as if its host had lost power; its stream stays open.
+    pub fn fall_silent(&self) {
+        self.inner.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// The load average that it tells from now on, in hundredths.
+    pub fn set_load(&self, hundredths: u32) {
+        self.inner.load.store(hundredths, Ordering::Relaxed);
+    }
+
+    /// How many programs it believes in.
+    pub fn count(&self) -> usize {
+        self.programs().len()
     }
 
     fn start(&self, order: StartOrder) {

@@ -205,6 +205,7 @@ impl From<object::Object> for Object {
             ldap: forms.ldap,
             spiffe: forms.spiffe,
             lock: value.lock.map(Into::into),
+            host: value.host.map(Into::into),
         }
     }
 }
@@ -222,6 +223,7 @@ impl TryFrom<Object> for object::Object {
             created: message.created.ok_or_else(|| super::field::missing("created"))?.into(),
             modified: message.modified.ok_or_else(|| super::field::missing("modified"))?.into(),
             status: option(message.status, "status")?,
+            host: option(message.host, "host")?,
             lock: message.lock.map(Into::into),
             forms: (forms != object::Forms::default()).then_some(forms),
         })
@@ -253,6 +255,7 @@ impl From<request::Entry> for super::Entry {
             state: number_option::<State, _>(value.state),
             target: value.target.map(|name| name.as_str().into()),
             version: value.version.to_string(),
+            host: super::word::text_option(value.host),
         }
     }
 }
@@ -266,6 +269,7 @@ impl TryFrom<super::Entry> for request::Entry {
             kind: super::word::kind(message.kind, "kind")?,
             state: state_option(message.state, "state")?,
             target: name_option(message.target, "target")?,
+            host: super::word::word_option(message.host, "host")?,
             version: id(&message.version, "version")?,
         })
     }

@@ -14,6 +14,7 @@ use crate::access::{self as a, AclEntry, Rights, Subject};
 use crate::audit as au;
 use crate::caller::{Mechanism, Right};
 use crate::error::{Code, Error, Result};
+use crate::host::{self as h, HostState, HostStatus as Host};
 use crate::identity::{self as i, Blob, Secret};
 use crate::launch as l;
 use crate::object as o;
@@ -356,10 +357,20 @@ prop_compose! {
         status in of(service_status()),
         forms in of((text(), "/[a-z]{0,9}", text(), text())
             .prop_map(|(dns, http, ldap, spiffe)| o::Forms { dns, http, ldap, spiffe })),
+        host in of(host_status()),
         lock in of((any::<u64>(), text(), at(), any::<u64>())
             .prop_map(|(fence, by, since, ttl_ms)| o::Lock { fence, by, since, ttl_ms })),
     ) -> o::Object {
-        o::Object { name, id, version, spec, created, modified, status, forms, lock }
+        o::Object { name, id, version, spec, created, modified, status, forms, lock, host }
+    }
+}
+
+prop_compose! {
+    fn host_status()(
+        state in one_of(&HostState::ALL), since in of(at()), drained_by in of(text()), instances in any::<u32>(),
+        last_seen in of(at()), load in of(0.0..9.0f64), memory_free in of(any::<u64>()),
+    ) -> Host {
+        Host { state, since, drained_by, instances, last_seen, load, memory_free }
     }
 }
 
@@ -431,13 +442,16 @@ proptest! {
 
     #[test]
     fn lists_come_back(
-        entries in vec((name(), one_of(&o::Kind::ALL), of(one_of(&s::State::ALL)), of(name()), version()), 0..3),
+        entries in vec(
+            (name(), one_of(&o::Kind::ALL), of(one_of(&s::State::ALL)), of(one_of(&HostState::ALL)), of(name()), version()),
+            0..3,
+        ),
         services in vec(service_status(), 0..3),
         (next, set, limit, fresh) in (of(text()), of(text()), of(any::<u32>()), fresh()),
         pattern in prop::sample::select(&["*", "/**", "/A/{b,c}*", "/BVODS/QS"]),
         story in vec((at(), of(instance_id()), text()), 0..3),
     ) {
-        let entry = |(name, kind, state, target, version)| r::Entry { name, kind, state, target, version };
+        let entry = |(name, kind, state, host, target, version)| r::Entry { name, kind, state, host, target, version };
         let happening = |(at, instance, what)| r::Happening { at, instance, what };
         let entries = entries.into_iter().map(entry).collect();
         same::<_, ListRequest>(r::ListRequest { pattern: pattern.into(), limit, next: next.clone(), set, consistent: true });
@@ -473,6 +487,17 @@ proptest! {
         let event = |object: o::Object| r::WatchEvent { change, name: object.name.clone(), object };
         same::<_, WatchReply>(r::WatchReply { at, events: objects.iter().cloned().map(event).collect() });
         same::<_, SearchReply>(r::SearchReply { objects, next, fresh });
+    }
+
+    #[test]
+    fn drains_come_back(
+        (name, service, id, state) in (name(), name(), instance_id(), one_of(&s::State::ALL)),
+        (timeout, host) in (of(span()), one_of(&HostState::ALL)),
+        act in one_of(&[h::DrainAct::Look, h::DrainAct::Drain, h::DrainAct::Undrain]),
+    ) {
+        same::<_, DrainRequest>(h::DrainRequest { name: name.clone(), act, timeout });
+        let copies = vec![h::HostedCopy { service, instance: id, state }];
+        same::<_, DrainReply>(h::DrainReply { computer: name, state: host, copies });
     }
 
     #[test]
@@ -659,7 +684,8 @@ fn read_as_everything(bytes: &[u8]) {
         IntroduceReply => i::IntroduceReply, VerifyRequest => i::VerifyRequest, VerifyReply => i::VerifyReply,
         InviteRequest => i::InviteRequest, JoinRequest => i::JoinRequest, JoinReply => i::JoinReply,
         RevokeRequest => i::RevokeRequest, AccessRequest => a::AccessRequest, AccessReply => a::AccessReply,
-        AuditRequest => au::AuditRequest, AuditReply => au::AuditReply,
+        AuditRequest => au::AuditRequest, AuditReply => au::AuditReply, DrainRequest => h::DrainRequest,
+        DrainReply => h::DrainReply,
     );
     if let Ok(message) = ActRequest::decode(bytes) {
         let _ = act_request(r::Verb::Stop, message);

@@ -3,6 +3,7 @@
 use super::{Change, Health, Kind, Outcome, State};
 use crate::audit::Outcome as AuditOutcome;
 use crate::error::{Error, Result};
+use crate::host::{DrainAct, HostState};
 use crate::identity::JoinAs;
 use crate::launch::{CheckKind, Handover, OnPartition, Ready, Start};
 use crate::object::{self, Audited, Choose};
@@ -61,6 +62,8 @@ words! {
     AuditOutcome { Ok = "ok", Denied = "denied", Unauthenticated = "unauthenticated", Failed = "failed" }
     JoinAs { Agent = "agent", Server = "server" }
     Audited { Changes = "changes", Reads = "reads" }
+    HostState { Up = "up", Draining = "draining", Down = "down" }
+    DrainAct { Look = "look", Drain = "drain", Undrain = "undrain" }
     Handover { Relay = "relay", Fds = "fds" }
     CheckKind { Tcp = "tcp", Http = "http", Grpc = "grpc", Command = "command", Ttl = "ttl" }
 }

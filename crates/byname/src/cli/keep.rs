@@ -66,6 +66,28 @@ pub(crate) struct ReportArgs {
     pub note: Option<String>,
 }
 
+/// `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The computer, by its label or its name
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// What still runs there after so long is stopped
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: Span,
+    /// Do not wait until it is empty
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `undrain`.
+#[derive(Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// The computer, by its label or its name
+    #[arg(value_name = "HOST")]
+    pub host: String,
+}
+
 /// `lock`.
 #[derive(Debug, Args)]
 pub(crate) struct LockArgs {

@@ -1,9 +1,10 @@
 //! The words of `dev`, `server` and `agent`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use byname_api::span::Span;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -88,6 +89,12 @@ pub(crate) struct ServerArgs {
     // It takes the place of the `--ca FILE` of every command, which asks a server: so it has that one's type.
     #[arg(long, value_name = "WHERE", value_parser = where_root())]
     pub ca: Option<PathBuf>,
+    /// A host whose agent was silent for so long is down: what runs there is not answered [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    pub host_silence: Option<Span>,
+    /// The copies on a host that was silent for so long are started elsewhere, those that shall always run [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub host_grace: Option<Span>,
     /// Where the other servers reach this one: HOST:PORT, or a host alone [default: what it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<String>,
@@ -111,6 +118,10 @@ pub(crate) struct AgentArgs {
     /// The label of this host beneath /computers [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub computer: Option<String>,
+    /// An address at which others reach this host, the best first; may be repeated [default: that of the interface by
+    /// which it reaches the server, then its others; 127.0.0.1 when the server is on this host]
+    #[arg(long = "address", value_name = "IP")]
+    pub addresses: Vec<IpAddr>,
     /// Join the servers that made this token, once: the agent keeps what it is given (`byname cluster invite --agent`)
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,

@@ -31,7 +31,7 @@ pub(crate) async fn run(session: &mut Session, command: ClusterCommand) -> Outco
 }
 
 /// A computer by its label, or by its name.
-fn computer(text: &str) -> Outcome<Name> {
+pub(super) fn computer(text: &str) -> Outcome<Name> {
     let computers = Name::root().child("computers").map_err(Error::from)?;
     Ok(Name::resolve(&computers, text).map_err(|e| Error::from(e).field("computer"))?)
 }

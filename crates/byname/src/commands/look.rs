@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use byname_api::host::HostStatus;
 use byname_api::object::{Listening, Object, ServiceStatus};
 use byname_api::request::{ListReply, ListRequest, ReadReply, ReadRequest, StatusReply};
 use byname_api::service::Health;
@@ -63,10 +64,11 @@ pub(crate) async fn list(session: &mut Session, args: ListArgs) -> Outcome {
             }
             Format::Table => {
                 for entry in &page.entries {
-                    let state = match (&entry.state, &entry.target) {
-                        (Some(state), _) => Cell::new(state.as_str(), Paint::of(*state)),
-                        (None, Some(target)) => Cell::new(format!("→ {target}"), Paint::Cyan),
-                        (None, None) => Cell::from("-"),
+                    let state = match (&entry.state, &entry.target, entry.host) {
+                        (Some(state), _, _) => Cell::new(state.as_str(), Paint::of(*state)),
+                        (None, Some(target), _) => Cell::new(format!("→ {target}"), Paint::Cyan),
+                        (None, None, Some(host)) => Cell::new(host.as_str(), super::drain::paint(host)),
+                        (None, None, None) => Cell::from("-"),
                     };
                     let name = Cell::from(entry.name.as_str());
                     table.row([name, entry.kind.as_str().into(), state, entry.version.to_string().into()]);
@@ -216,6 +218,9 @@ fn print_object(session: &mut Session, reply: &ReadReply) -> Outcome {
     if let Some(status) = &reply.object.status {
         print_status(session, status)?;
     }
+    if let Some(host) = &reply.object.host {
+        print_host(session, host)?;
+    }
     Ok(())
 }
 
@@ -236,6 +241,29 @@ fn print_status(session: &mut Session, status: &ServiceStatus) -> Outcome {
         session.screen.line(&line)?;
     }
     find::instances(&mut session.screen, &status.instances)
+}
+
+/// How a host stands, in lines beneath what is declared of it.
+fn print_host(session: &mut Session, host: &HostStatus) -> Outcome {
+    let state = session.screen.paint(super::drain::paint(host.state), host.state.as_str());
+    let since = host.since.map_or_else(String::new, |at| format!(" since {at}"));
+    let by = host.drained_by.as_ref().map_or_else(String::new, |by| format!(", drained by {}", printable(by)));
+    session.screen.line("")?;
+    session.screen.line(&format!("{state}{since}{by}, copies: {}", host.instances))?;
+    let mut said = Vec::new();
+    if let Some(at) = host.last_seen {
+        said.push(format!("last seen {} ago", session.age(at)));
+    }
+    if let Some(load) = host.load {
+        said.push(format!("load {load:.2}"));
+    }
+    if let Some(free) = host.memory_free {
+        said.push(format!("{} MiB of memory free", free >> 20));
+    }
+    if !said.is_empty() {
+        session.screen.line(&said.join(", "))?;
+    }
+    Ok(())
 }
 
 /// An object as keys and values: first what it is, then what is declared, then who changed it and its other forms.

@@ -3,12 +3,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use byname_api::error::{Code, Error, Result};
+use byname_api::span::Span;
+use byname_node::HostTimes;
 
 use super::files::DataDir;
 use crate::cli::serve::{AgentArgs, DevArgs, Listen, ServerArgs};
@@ -37,6 +41,10 @@ pub(crate) struct ServerFile {
     address: Option<String>,
     /// `own`: the server makes the root of the trust domain; `external`: the root is elsewhere (`byname ca`).
     ca: Option<Ca>,
+    /// A host whose agent was silent for so long is down.
+    host_silence: Option<Span>,
+    /// Copies on a host that was silent for so long are started elsewhere.
+    host_grace: Option<Span>,
 }
 
 /// Where the root of the trust domain is.
@@ -66,6 +74,8 @@ pub(crate) struct AgentFile {
     programs: Option<Vec<PathBuf>>,
     /// Let orders name plain commands, too, and not only entries of the catalogue.
     allow_commands: Option<bool>,
+    /// Addresses of this host that others can reach, the best first.
+    addresses: Option<Vec<IpAddr>>,
     /// Where programs of this host ask the agent.
     socket: Option<PathBuf>,
     /// Local users, by number, that may look through the agent.
@@ -92,6 +102,8 @@ pub(crate) struct ServerSettings {
     pub dev: bool,
     /// Folders of catalogue files (`dev`).
     pub programs: Vec<PathBuf>,
+    /// When hosts are judged.
+    pub host_times: HostTimes,
 }
 
 /// What an agent needs.
@@ -111,6 +123,8 @@ pub(crate) struct AgentSettings {
     computer: Option<String>,
     programs: Vec<PathBuf>,
     allow_commands: bool,
+    /// The addresses to announce, where somebody said which.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// `dev` has no file.
@@ -133,6 +147,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         external_ca: false,
         dev: true,
         programs: args.programs,
+        host_times: HostTimes::default(),
     })
 }
 
@@ -160,7 +175,23 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         },
         dev: false,
         programs: Vec::new(),
+        host_times: host_times(args.host_silence.or(file.host_silence), args.host_grace.or(file.host_grace))?,
     })
+}
+
+/// When hosts are judged, as far as somebody says.
+fn host_times(silence: Option<Span>, grace: Option<Span>) -> Result<HostTimes> {
+    let usual = HostTimes::default();
+    let silence = silence.map_or(usual.silence, |span| span.duration());
+    let grace = grace.map_or(usual.grace.max(silence), |span| span.duration());
+    if silence < Duration::from_millis(500) {
+        return Err(Error::invalid("host_silence", "half a second is the least: a beat may be late"));
+    }
+    if grace < silence {
+        return Err(Error::invalid("host_grace", "must not be shorter than `host_silence`"));
+    }
+    // Two beats may be lost before a host is taken to be down.
+    Ok(HostTimes { beat: usual.beat.min(silence / 3), silence, grace, ..usual })
 }
 
 /// `agent`.
@@ -180,6 +211,7 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
         computer: args.computer.or(file.computer),
         programs,
         allow_commands: file.allow_commands.unwrap_or(false),
+        addresses: Some(args.addresses).filter(|given| !given.is_empty()).or(file.addresses).unwrap_or_default(),
         socket: file.socket,
         serve_users: file.serve_users.unwrap_or_default(),
     })
@@ -219,7 +251,8 @@ pub(crate) fn agent_launch(
     byname_launch::Config {
         dir: data.path("launch"),
         computer: computer(settings),
-        addresses: vec!["127.0.0.1".into()],
+        // What is announced is found out before each connection.
+        addresses: Vec::new(),
         programs: settings.programs.clone(),
         allow_commands: settings.allow_commands,
         holder: holder(),

@@ -20,6 +20,7 @@ use byname_api::agent::{Order, Report};
 use byname_api::audit::{AuditReply, AuditRequest};
 use byname_api::caller::{Authenticator, Caller, Certificate, Gate, Peer, Standing};
 use byname_api::error::{Code, Error, Result};
+use byname_api::host::{DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::request::*;
 use byname_client::{CacheOptions, CachingClerk};
@@ -247,6 +248,7 @@ operations! {
     invite(request: InviteRequest) -> InviteReply;
     join(request: JoinRequest) -> JoinReply;
     revoke(request: RevokeRequest) -> ();
+    drain_host(request: DrainRequest) -> DrainReply;
     access(request: AccessRequest) -> AccessReply;
     audit(request: AuditRequest) -> AuditReply;
 }

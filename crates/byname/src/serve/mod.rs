@@ -1,5 +1,6 @@
 //! The commands that serve: `dev`, `server` and `agent`. Each reads as the order in which things start and stop.
 
+mod announce;
 mod config;
 mod files;
 mod issuer;
@@ -89,7 +90,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let member = join::member(&env, &data, &settings).await?;
     let launch = config::agent_launch(&data, &settings, &member.servers, &env);
     let agent = Agent::start(launch).await.map_err(cannot_start)?;
-    let clerk = member.clerk.clone();
+    let (clerk, servers) = (member.clerk.clone(), member.servers.clone());
     workloads::serve(&agent, issuer::Issuer::asking(clerk.clone()));
     let local = local::Local::start(&data, &settings, &member)?;
     data.write_agent_endpoints(local.socket())?;
@@ -97,7 +98,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
         tracing::info!("commands need --server unix://{}: cannot note it down: {error}", local.socket().display());
     }
     tokio::spawn(member.renew());
-    let serving = serve_agent(&clerk, &agent);
+    let announce = announce::Announce::new(&settings.addresses, &servers);
+    let serving = serve_agent(&clerk, &agent, &announce);
     tokio::pin!(serving);
     loop {
         tokio::select! {
@@ -122,10 +124,11 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
 }
 
 /// Keeps an agent connected to a server: programs go on while it is not.
-async fn serve_agent(clerk: &Clerk, agent: &Agent) -> Error {
+async fn serve_agent(clerk: &Clerk, agent: &Agent, announce: &announce::Announce) -> Error {
     let cx = Context::of(Caller::internal());
     let (mut pause, mut ready) = (Duration::from_millis(100), false);
     loop {
+        agent.set_addresses(announce.addresses().await);
         let link = agent.connect();
         match clerk.attach_agent(&cx, ReceiverStream::new(link.reports).boxed()).await {
             Ok(mut orders) => {
@@ -135,9 +138,16 @@ async fn serve_agent(clerk: &Clerk, agent: &Agent) -> Error {
                 }
                 pause = Duration::from_millis(100);
                 tracing::info!("connected to a server");
-                while let Some(order) = orders.next().await {
-                    if link.orders.send(order).await.is_err() {
-                        break;
+                loop {
+                    tokio::select! {
+                        order = orders.next() => {
+                            let Some(order) = order else { break };
+                            if link.orders.send(order).await.is_err() {
+                                break;
+                            }
+                        }
+                        // The agent was not heard for too long: the server may be gone without a word.
+                        () = link.orders.closed() => break,
                     }
                 }
                 tracing::warn!("the server has gone; programs go on");
@@ -186,6 +196,7 @@ impl Server {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let node = Node::open_with(Arc::new(LocalDisk), links.clone(), options, config).await.map_err(cannot_start)?;
+        node.set_host_times(settings.host_times);
         node.await_identity();
         node.reach_peers(Arc::new(peers::Services::new(credentials.clone())));
         let early = own.tls(&node, settings, api, &credentials)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use byname_api::access::{AccessReply, AccessRequest};
 use byname_api::agent::{Order, Report};
 use byname_api::audit::{AuditReply, AuditRequest};
+use byname_api::host::{DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::object::Kind;
 use byname_api::request::{
@@ -121,6 +122,7 @@ fn line(entry: &Entry) -> byname_api::request::Entry {
         name: object.name.clone(),
         kind: object.spec.kind.unwrap_or(Kind::Directory),
         state: object.status.as_ref().map(|status| status.state),
+        host: object.host.as_ref().map(|host| host.state),
         target: object.spec.target.clone(),
         version: object.version,
     }
@@ -282,6 +284,7 @@ impl NameService for CachingClerk {
         invite(request: InviteRequest) -> InviteReply;
         join(request: JoinRequest) -> JoinReply;
         revoke(request: RevokeRequest) -> ();
+        drain_host(request: DrainRequest) -> DrainReply;
         access(request: AccessRequest) -> AccessReply;
         audit(request: AuditRequest) -> AuditReply;
         info() -> ServerInfo;

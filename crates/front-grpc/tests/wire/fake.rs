@@ -136,6 +136,7 @@ impl NameService for Fake {
             created: stamp(),
             modified: stamp(),
             status: Some(status_of(request.name)),
+            host: None,
             lock: None,
             forms: None,
         };
@@ -147,6 +148,7 @@ impl NameService for Fake {
             name: name(&format!("/{}{n}", "x".repeat(50))),
             kind: Kind::Record,
             state: None,
+            host: None,
             target: None,
             version: Version(n.into()),
         };
@@ -320,7 +322,7 @@ impl NameService for Fake {
 
     async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
         self.note(format!("join {} id {}", request.computer, cx.request.is_some()));
-        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret) })
+        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret), server: None })
     }
 
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {

@@ -455,6 +455,7 @@ async fn the_document_lists_what_is_served() {
             "post /v1/logout",
             "post /v1/revoke",
             "post /v1/services/{path}:advertise",
+            "post /v1/services/{path}:drain",
             "post /v1/services/{path}:launch",
             "post /v1/services/{path}:report",
             "post /v1/services/{path}:reset",

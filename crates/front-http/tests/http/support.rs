@@ -202,6 +202,7 @@ impl NameService for Fake {
             created: stamp.clone(),
             modified: stamp,
             status: None,
+            host: None,
             lock: None,
             forms: None,
         };
@@ -216,6 +217,7 @@ impl NameService for Fake {
             .iter()
             .filter(|(name, _)| pattern.matches(name))
             .map(|(name, (spec, version))| Entry {
+                host: None,
                 name: name.clone(),
                 kind: spec.kind(),
                 state: None,
@@ -384,7 +386,7 @@ impl NameService for Fake {
 
     async fn join(&self, cx: &Context, request: JoinRequest) -> Result<JoinReply> {
         self.call(cx, &request);
-        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret) })
+        Ok(JoinReply { certificate: certificate(), cluster_key: Some(request.secret), server: None })
     }
 
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {

@@ -11,6 +11,7 @@ mod host;
 mod identity;
 mod limits;
 mod logs;
+mod partition;
 mod policy;
 mod readiness;
 mod relay_bench;
@@ -41,13 +42,14 @@ fn main() {
         Some("speed") => return bench::main(),
         _ => {}
     }
-    let modules: [&[Test]; 11] = [
+    let modules: [&[Test]; 12] = [
         readiness::TESTS,
         health::TESTS,
         policy::TESTS,
         trouble::TESTS,
         adoption::TESTS,
         logs::TESTS,
+        partition::TESTS,
         limits::TESTS,
         activation::TESTS,
         sockets::TESTS,

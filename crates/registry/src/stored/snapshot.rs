@@ -88,6 +88,10 @@ pub fn write_snapshot(registry: &Registry, out: &mut dyn Write) -> io::Result<()
         put(&mut out, key)?;
     }
     put_identity(&mut out, tree.identity())?;
+    put(&mut out, &(tree.hosts.len() as u64))?;
+    for (id, host) in &tree.hosts {
+        put(&mut out, &v5::Host::of(*id, host))?;
+    }
     out.flush()
 }
 
@@ -139,6 +143,13 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Registry, StoredError> {
     }
     if format >= 4 {
         get_identity(tree.identity_mut(), &mut from)?;
+    }
+    if format >= 5 {
+        let hosts: u64 = get(&mut from)?;
+        for _ in 0..hosts {
+            let (id, host) = get::<v5::Host>(&mut from)?.back();
+            tree.hosts.insert(id, host);
+        }
     }
     Ok(Registry { tree, sessions })
 }

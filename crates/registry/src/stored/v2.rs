@@ -9,6 +9,7 @@ use byname_api::span::Timestamp;
 use byname_name::Name;
 
 use super::{StoredError, v3};
+use crate::computers::Footing;
 use crate::service as live;
 use crate::tree::Node;
 
@@ -338,6 +339,7 @@ impl TryFrom<Instance> for live::Instance {
             checked: None,
             reported: None,
             revoked: false,
+            footing: Footing::Firm,
         })
     }
 }

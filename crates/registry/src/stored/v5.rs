@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use byname_api::error::Error;
-use byname_api::object::{InstanceId, ObjectId};
+use byname_api::object::{InstanceId, ObjectId, Stamp};
 use byname_api::request::{Op as ApiOp, RequestId};
 use byname_api::service::{Exit as ApiExit, Health as ApiHealth};
 use byname_api::span::Timestamp;
@@ -16,6 +16,7 @@ use super::v2::{self, Advertise, Endpoint, Evidence, Exit, Json, Stored, endpoin
 use super::v3::{Lock, Op};
 use super::v4::{self, JoinAs};
 use crate::command as domain;
+use crate::computers;
 use crate::health::{Source as LiveSource, Verdict as LiveVerdict};
 use crate::service::{self as live, LockState};
 use crate::tree::Node;
@@ -62,6 +63,103 @@ pub(crate) enum Command {
     RevokeSession { session: u64, until: u64 },
     Anchor { server: u64, sequence: u64, hash: [u8; 32] },
     Health { instance: u64, source: Source, verdict: Option<Verdict> },
+    Arrive { name: String, addresses: Vec<String>, facts: Vec<(String, String)> },
+    Hosts { changes: Vec<(String, HostChange)> },
+    Lose { instances: Vec<u64> },
+    Retire { instance: u64, why: String },
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum HostChange {
+    Down,
+    Up,
+    Drain { timeout_ms: u64 },
+    Undrain,
+}
+
+impl From<domain::HostChange> for HostChange {
+    fn from(change: domain::HostChange) -> Self {
+        match change {
+            domain::HostChange::Down => HostChange::Down,
+            domain::HostChange::Up => HostChange::Up,
+            domain::HostChange::Drain { timeout_ms } => HostChange::Drain { timeout_ms },
+            domain::HostChange::Undrain => HostChange::Undrain,
+        }
+    }
+}
+
+impl From<HostChange> for domain::HostChange {
+    fn from(change: HostChange) -> Self {
+        match change {
+            HostChange::Down => domain::HostChange::Down,
+            HostChange::Up => domain::HostChange::Up,
+            HostChange::Drain { timeout_ms } => domain::HostChange::Drain { timeout_ms },
+            HostChange::Undrain => domain::HostChange::Undrain,
+        }
+    }
+}
+
+/// How firmly a copy stands.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Footing {
+    Leaving,
+    Down,
+    Lost,
+}
+
+impl Footing {
+    /// `None` for one that stands firmly, of which nothing is stored.
+    fn of(footing: computers::Footing) -> Option<Self> {
+        match footing {
+            computers::Footing::Firm => None,
+            computers::Footing::Leaving => Some(Footing::Leaving),
+            computers::Footing::Down => Some(Footing::Down),
+            computers::Footing::Lost => Some(Footing::Lost),
+        }
+    }
+}
+
+impl From<Footing> for computers::Footing {
+    fn from(footing: Footing) -> Self {
+        match footing {
+            Footing::Leaving => computers::Footing::Leaving,
+            Footing::Down => computers::Footing::Down,
+            Footing::Lost => computers::Footing::Lost,
+        }
+    }
+}
+
+/// What is known of a host, in a section of its own at the end of a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Host {
+    id: u64,
+    down: Option<u64>,
+    drain: Option<Drain>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Drain {
+    at: u64,
+    by: String,
+    timeout_ms: u64,
+}
+
+impl Host {
+    pub(crate) fn of(id: ObjectId, host: &computers::Host) -> Self {
+        let drain = host.drain.as_ref();
+        Host {
+            id: id.0,
+            down: host.down.map(|at| at.0),
+            drain: drain.map(|d| Drain { at: d.by.at.0, by: d.by.by.clone(), timeout_ms: d.timeout_ms }),
+        }
+    }
+
+    pub(crate) fn back(self) -> (ObjectId, computers::Host) {
+        let drain = self
+            .drain
+            .map(|d| computers::Drain { by: Stamp { at: Timestamp(d.at), by: d.by }, timeout_ms: d.timeout_ms });
+        (ObjectId(self.id), computers::Host { down: self.down.map(Timestamp), drain })
+    }
 }
 
 /// What a copy's health is known from.
@@ -94,6 +192,8 @@ pub(crate) struct More {
     revoked: Vec<u64>,
     /// What is known of the health of which instance.
     health: Vec<(u64, Source, Verdict)>,
+    /// Which of them do not stand firmly.
+    footing: Vec<(u64, Footing)>,
 }
 
 impl From<&LiveVerdict> for Verdict {
@@ -208,6 +308,14 @@ impl From<&domain::Command> for Command {
             C::Computer { name, addresses, facts } => {
                 Command::Computer { name: name.to_string(), addresses: addresses.clone(), facts: facts.clone() }
             }
+            C::Arrive { name, addresses, facts } => {
+                Command::Arrive { name: name.to_string(), addresses: addresses.clone(), facts: facts.clone() }
+            }
+            C::Hosts { changes } => Command::Hosts {
+                changes: changes.iter().map(|(name, change)| (name.to_string(), (*change).into())).collect(),
+            },
+            C::Lose { instances } => Command::Lose { instances: ids(instances) },
+            C::Retire { instance, why } => Command::Retire { instance: instance.0, why: why.clone() },
             C::Idle { instance } => Command::Idle { instance: instance.0 },
             C::Lock { name, key, ttl_ms, renew } => {
                 Command::Lock { name: name.to_string(), key: *key, ttl_ms: *ttl_ms, renew: *renew }
@@ -336,6 +444,12 @@ impl TryFrom<Command> for domain::Command {
             }
             Command::Expire { instance, renewal } => C::Expire { instance: InstanceId(instance), renewal },
             Command::Computer { name: text, addresses, facts } => C::Computer { name: name(&text)?, addresses, facts },
+            Command::Arrive { name: text, addresses, facts } => C::Arrive { name: name(&text)?, addresses, facts },
+            Command::Hosts { changes } => C::Hosts {
+                changes: changes.into_iter().map(|(text, c)| Ok((name(&text)?, c.into()))).collect::<Stored<_>>()?,
+            },
+            Command::Lose { instances } => C::Lose { instances: instances.into_iter().map(InstanceId).collect() },
+            Command::Retire { instance, why } => C::Retire { instance: InstanceId(instance), why },
             Command::Idle { instance } => C::Idle { instance: InstanceId(instance) },
             Command::Lock { name: text, key, ttl_ms, renew } => C::Lock { name: name(&text)?, key, ttl_ms, renew },
             Command::Unlock { name: text, key } => C::Unlock { name: name(&text)?, key },
@@ -402,13 +516,21 @@ impl From<&Node> for More {
             lock: node.lock.as_deref().map(Lock::from),
             revoked: instances().filter(|i| i.revoked).map(|i| i.id.0).collect(),
             health,
+            footing: instances().filter_map(|i| Some((i.id.0, Footing::of(i.footing)?))).collect(),
         }
     }
 }
 
 impl From<v4::More> for More {
     fn from(old: v4::More) -> Self {
-        More { id: old.id, service: old.service, lock: old.lock, revoked: old.revoked, health: Vec::new() }
+        More {
+            id: old.id,
+            service: old.service,
+            lock: old.lock,
+            revoked: old.revoked,
+            health: Vec::new(),
+            footing: Vec::new(),
+        }
     }
 }
 
@@ -430,6 +552,11 @@ impl More {
         for (id, source, verdict) in self.health {
             if let Some(instance) = service.as_mut().and_then(|s| s.instance_mut(InstanceId(id))) {
                 *instance.verdict_mut(source.into()) = Some(verdict.into());
+            }
+        }
+        for (id, footing) in self.footing {
+            if let Some(instance) = service.as_mut().and_then(|s| s.instance_mut(InstanceId(id))) {
+                instance.footing = footing.into();
             }
         }
         let lock = self.lock.map(|l| Arc::new(LockState::from(l)));
