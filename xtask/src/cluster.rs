@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
-use byname_hosts::Fleet;
-
-/// The names of the namespaces begin with it.
-const PREFIX: &str = "byname";
-const SERVERS: usize = 3;
-const AGENTS: usize = 3;
+use byname_hosts::{Fleet, Plan};
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Order<'a> {
+    /// Say whether hosts can be made here.
+    Check,
     /// Make the hosts and start everything.
     Up {
         /// With the release build.
@@ -43,6 +40,7 @@ impl<'a> Order<'a> {
     /// Reads the words behind `cluster`; none when they make no sense.
     pub(crate) fn parse(words: &'a [&'a str]) -> Option<Order<'a>> {
         Some(match words {
+            ["check"] => Order::Check,
             ["up"] => Order::Up { release: false },
             ["up", "--release"] => Order::Up { release: true },
             ["down"] => Order::Down,
@@ -64,12 +62,17 @@ pub(crate) fn run(root: &Path, order: &Order<'_>) -> anyhow::Result<bool> {
     // nft is in a folder that is in root's path only.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let folder = target.join("cluster");
+    if let Order::Check = order {
+        let obstacle = byname_hosts::Network::obstacle();
+        println!("{}", obstacle.as_deref().unwrap_or("hosts can be made here"));
+        return Ok(obstacle.is_none());
+    }
     if let Order::Up { release } = order {
         return up(root, &target, &folder, *release);
     }
     let note = std::fs::read_to_string(folder.join("binary"));
     let binary = note.context("there is no cluster: `cargo xtask cluster up` makes one")?;
-    let fleet = Fleet::of(Path::new(binary.trim()), &folder, PREFIX, SERVERS, AGENTS)?;
+    let fleet = Fleet::of(Path::new(binary.trim()), &folder, Plan::default())?;
     if let Order::Down = order {
         fleet.down();
         std::fs::remove_dir_all(&folder)?;
@@ -100,7 +103,7 @@ pub(crate) fn run(root: &Path, order: &Order<'_>) -> anyhow::Result<bool> {
             let mut command = fleet.command(host, words[0]);
             return Ok(command.args(&words[1..]).env("PATH", path_with(Path::new(binary.trim()))).status()?.success());
         }
-        Order::Up { .. } | Order::Down | Order::Status => {}
+        Order::Check | Order::Up { .. } | Order::Down | Order::Status => {}
     }
     status(&fleet);
     Ok(true)
@@ -120,10 +123,10 @@ fn up(root: &Path, target: &Path, folder: &Path, release: bool) -> anyhow::Resul
     ensure!(build.status().context("cannot start cargo")?.success(), "the binary cannot be built");
     let binary = target.join(if release { "release" } else { "debug" }).join("byname");
     std::fs::create_dir_all(folder)?;
-    let one = Fleet::of(&binary, folder, PREFIX, SERVERS, AGENTS)?;
+    let one = Fleet::of(&binary, folder, Plan::default())?;
     ensure!(!one.network().is_up(), "there is a cluster already: `cargo xtask cluster down` ends it");
     std::fs::remove_dir_all(folder)?;
-    let fleet = Fleet::new(&binary, folder, PREFIX, SERVERS, AGENTS)?;
+    let fleet = Fleet::new(&binary, folder, Plan::default())?;
     std::fs::write(folder.join("binary"), binary.display().to_string())?;
     if let Err(error) = fleet.start() {
         eprintln!("the logs are in {}; `cargo xtask cluster down` clears up", folder.display());

@@ -27,7 +27,35 @@ const PORT: u16 = 7600;
 pub struct Fleet {
     binary: PathBuf,
     folder: PathBuf,
+    plan: Plan,
     network: Network,
+}
+
+/// What a fleet is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the names of its namespaces begin with.
+    pub prefix: String,
+    /// Hosts with servers.
+    pub servers: usize,
+    /// Hosts with agents.
+    pub agents: usize,
+    /// More words for every server.
+    pub server_words: Vec<String>,
+    /// More words for every agent.
+    pub agent_words: Vec<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            prefix: "byname".into(),
+            servers: 3,
+            agents: 3,
+            server_words: Vec::new(),
+            agent_words: Vec::new(),
+        }
+    }
 }
 
 /// What a command wrote, and how it ended.
@@ -47,13 +75,13 @@ impl Fleet {
     /// # Errors
     ///
     /// When the folder or the network cannot be made.
-    pub fn new(binary: &Path, folder: &Path, prefix: &str, servers: usize, agents: usize) -> io::Result<Fleet> {
+    pub fn new(binary: &Path, folder: &Path, plan: Plan) -> io::Result<Fleet> {
         fs::create_dir_all(folder)?;
-        let fleet = Fleet::of(binary, folder, prefix, servers, agents)?;
+        let fleet = Fleet::of(binary, folder, plan)?;
         for host in fleet.network.hosts() {
             fs::create_dir_all(fleet.folder.join(host).join("home"))?;
         }
-        Network::up(prefix, &fleet.network.hosts().iter().map(String::as_str).collect::<Vec<_>>())?;
+        Network::up(&fleet.plan.prefix, &fleet.network.hosts().iter().map(String::as_str).collect::<Vec<_>>())?;
         Ok(fleet)
     }
 
@@ -62,12 +90,12 @@ impl Fleet {
     /// # Errors
     ///
     /// When the folder or the binary is not there.
-    pub fn of(binary: &Path, folder: &Path, prefix: &str, servers: usize, agents: usize) -> io::Result<Fleet> {
-        let names: Vec<String> =
-            (1..=servers).map(|n| format!("s{n}")).chain((1..=agents).map(|n| format!("a{n}"))).collect();
+    pub fn of(binary: &Path, folder: &Path, plan: Plan) -> io::Result<Fleet> {
+        let numbered = |letter, many| (1..=many).map(move |n| format!("{letter}{n}"));
+        let names: Vec<String> = numbered('s', plan.servers).chain(numbered('a', plan.agents)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (binary, folder) = (fs::canonicalize(binary)?, fs::canonicalize(folder)?);
-        Ok(Fleet { binary, folder, network: Network::of(prefix, &names) })
+        Ok(Fleet { binary, folder, network: Network::of(&plan.prefix, &names), plan })
     }
 
     /// The hosts and their cables.
@@ -101,7 +129,8 @@ impl Fleet {
 
     /// `unix:///PATH` of what runs on a host: what BYNAME_SERVER is there.
     pub fn url(&self, host: &str) -> String {
-        format!("unix://{}", self.data(host).join("byname.sock").display())
+        let socket = if host.starts_with('s') { "byname.sock" } else { "agent.sock" };
+        format!("unix://{}", self.data(host).join(socket).display())
     }
 
     /// Those of all servers, as one value of BYNAME_SERVER.
@@ -159,7 +188,8 @@ impl Fleet {
     /// When it does not become ready, with the end of its log.
     pub fn start_server(&self, host: &str, more: &[&str]) -> io::Result<()> {
         let address = format!("{}:{PORT}", self.network.address(host));
-        self.launch(host, &[&["server", "--listen", &address, "--address", &address], more].concat())
+        let own = ["server", "--listen", &address, "--address", &address];
+        self.launch(host, &[&own, more].concat(), &self.plan.server_words)
     }
 
     /// Starts the agent of a host and waits until it is ready.
@@ -168,7 +198,7 @@ impl Fleet {
     ///
     /// When it does not become ready, with the end of its log.
     pub fn start_agent(&self, host: &str, more: &[&str]) -> io::Result<()> {
-        self.launch(host, &[&["agent", "--computer", host], more].concat())
+        self.launch(host, &[&["agent", "--computer", host], more].concat(), &self.plan.agent_words)
     }
 
     /// Starts again what ran on a host.
@@ -180,12 +210,12 @@ impl Fleet {
         if host.starts_with('s') { self.start_server(host, &[]) } else { self.start_agent(host, &[]) }
     }
 
-    fn launch(&self, host: &str, words: &[&str]) -> io::Result<()> {
+    fn launch(&self, host: &str, words: &[&str], more: &[String]) -> io::Result<()> {
         use std::os::unix::process::CommandExt;
         let folder = self.folder(host);
         let (out, log) = (folder.join("out"), folder.join("log"));
         let mut command = self.command(host, &self.binary);
-        command.args(&words[..1]).arg("--data").arg(self.data(host)).args(&words[1..]);
+        command.args(&words[..1]).arg("--data").arg(self.data(host)).args(&words[1..]).args(more);
         command.stdin(Stdio::null()).stdout(File::create(&out)?);
         command.stderr(File::options().create(true).append(true).open(&log)?);
         command.env_remove("BYNAME_SERVER");
@@ -224,10 +254,11 @@ impl Fleet {
         Ok(Said { status: output.status.code(), out: text(&output.stdout), talk: text(&output.stderr) })
     }
 
-    /// What `byname version` says on a host; none when it says nothing.
+    /// What `byname version` says of the server on a host; none when that says nothing.
     pub fn info(&self, host: &str) -> Option<Value> {
         let said = self.byname(host, &["version", "-o", "json"]).ok()?;
-        serde_json::from_str(&said.out).ok()
+        let mut versions: Value = serde_json::from_str(&said.out).ok()?;
+        Some(versions.get_mut("server")?.take()).filter(Value::is_object)
     }
 
     /// The process on a host; none when nothing runs there.
@@ -238,9 +269,8 @@ impl Fleet {
 
     /// Sends a signal to what runs on a host. That nothing does is no error.
     pub fn signal(&self, host: &str, signal: Signal) {
-        let pid = self.pid(host).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, signal);
+        if let Some(pid) = self.pid(host) {
+            send(pid, signal);
         }
     }
 
@@ -282,11 +312,7 @@ impl Fleet {
             if left.is_empty() || Instant::now() > until {
                 break;
             }
-            for pid in left {
-                if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
+            left.into_iter().for_each(|pid| send(pid, Signal::KILL));
             std::thread::sleep(PAUSE);
         }
         self.network.down();
@@ -308,6 +334,13 @@ impl Fleet {
             std::thread::sleep(PAUSE);
         }
         Ok(())
+    }
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub(crate) fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
     }
 }
 

@@ -14,7 +14,7 @@
 mod fleet;
 mod network;
 
-pub use fleet::{Fleet, Said, alive};
+pub use fleet::{Fleet, Plan, Said, alive};
 pub use network::Network;
 
 use std::io;

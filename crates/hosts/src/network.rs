@@ -9,6 +9,8 @@ use crate::failed;
 
 /// The table of nftables that holds what was done to the cables.
 const TABLE: &str = "byname";
+/// What the names of namespaces of tests begin with; the process that made them and an `x` follow.
+const TESTS: &str = "bnt";
 
 /// Hosts with addresses of their own: the first has 10.77.0.1. They see each other and nothing else. Dropping this leaves them
 /// as they are: [`Network::down`] takes them away.
@@ -47,6 +49,28 @@ impl Network {
     /// The same hosts, made by another process.
     pub fn of(prefix: &str, hosts: &[&str]) -> Network {
         Network { prefix: prefix.to_owned(), hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }
+    }
+
+    /// What the names of namespaces of this process's tests begin with.
+    pub fn for_tests() -> String {
+        format!("{TESTS}{}x", std::process::id())
+    }
+
+    /// Ends and takes away what tests left that were killed themselves.
+    pub fn sweep() {
+        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let space = name.to_string_lossy();
+            let made_by = space.strip_prefix(TESTS).and_then(|rest| rest.split_once('x')?.0.parse().ok());
+            if made_by.is_some_and(|pid: u32| !crate::alive(pid)) {
+                let listed = Command::new("ip").args(["netns", "pids", &space]).output();
+                let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+                for pid in text.unwrap_or_default().lines().filter_map(|line| line.trim().parse().ok()) {
+                    crate::fleet::send(pid, rustix::process::Signal::KILL);
+                }
+                let _ = ip(&["netns", "del", &space]);
+            }
+        }
     }
 
     fn build(&self) -> io::Result<()> {
