@@ -223,8 +223,10 @@ pub(crate) async fn put(to_byname: bool, channel: Channel, key: &str, value: &st
     if to_byname {
         let kind = byname::Kind::Record as i32;
         let spec = byname::Spec { kind, value: Some(value.into()), ..Default::default() };
-        let request = byname::PutRequest { name: key.into(), spec: Some(spec), if_version: None };
-        NamesClient::new(channel).put(with_token(request, &token()?)).await?;
+        let put = byname::PutRequest { name: key.into(), spec: Some(spec), if_version: None };
+        let op = byname::Op { op: Some(byname::op::Op::Put(put)) };
+        let request = byname::BatchRequest { ops: vec![op], ..Default::default() };
+        NamesClient::new(channel).batch(with_token(request, &token()?)).await?;
     } else {
         let request = etcd::PutRequest { key: key.into(), value: value.into() };
         KvClient::new(channel).put(request).await?;

@@ -28,8 +28,8 @@ pub(crate) enum Order<'a> {
     Loss(&'a str, u8),
     /// End a host's process with SIGKILL.
     Kill(&'a str),
-    /// Start it again.
-    Start(&'a str),
+    /// Start it again, on one host or several.
+    Start(&'a [&'a str]),
     /// Say what there is.
     Status,
     /// Run a command on a host.
@@ -49,7 +49,7 @@ impl<'a> Order<'a> {
             ["heal"] => Order::Heal,
             ["loss", host, percent] => Order::Loss(host, percent.parse().ok().filter(|percent| *percent <= 100)?),
             ["kill", host] => Order::Kill(host),
-            ["start", host] => Order::Start(host),
+            ["start", hosts @ ..] if !hosts.is_empty() => Order::Start(hosts),
             ["status"] => Order::Status,
             ["exec", host, "--", command @ ..] if !command.is_empty() => Order::Exec(host, command),
             _ => return None,
@@ -79,15 +79,15 @@ pub(crate) fn run(root: &Path, order: &Order<'_>) -> anyhow::Result<bool> {
         return Ok(true);
     }
     ensure!(fleet.network().is_up(), "there is no cluster: `cargo xtask cluster up` makes one");
-    if let Order::Cut(host)
-    | Order::Silence(host)
-    | Order::Loss(host, _)
-    | Order::Kill(host)
-    | Order::Start(host)
-    | Order::Exec(host, _) = order
-        && !fleet.network().hosts().iter().any(|known| known == host)
-    {
-        bail!("there is no host {host}, but {}", fleet.network().hosts().join(", "));
+    let named: &[&str] = match order {
+        Order::Cut(host) | Order::Silence(host) | Order::Loss(host, _) | Order::Kill(host) | Order::Exec(host, _) => {
+            &[*host]
+        }
+        Order::Start(hosts) => hosts,
+        Order::Check | Order::Up { .. } | Order::Down | Order::Heal | Order::Status => &[],
+    };
+    if let Some(stranger) = named.iter().find(|host| !fleet.network().hosts().iter().any(|known| known == *host)) {
+        bail!("there is no host {stranger}, but {}", fleet.network().hosts().join(", "));
     }
     match order {
         Order::Cut(host) => fleet.network().cut(host)?,
@@ -95,9 +95,11 @@ pub(crate) fn run(root: &Path, order: &Order<'_>) -> anyhow::Result<bool> {
         Order::Loss(host, percent) => fleet.network().lose(host, *percent)?,
         Order::Heal => fleet.network().heal()?,
         Order::Kill(host) => fleet.kill(host)?,
-        Order::Start(host) => {
-            ensure!(fleet.pid(host).is_none(), "what belongs on {host} runs");
-            fleet.start_again(host)?;
+        Order::Start(hosts) => {
+            for host in *hosts {
+                ensure!(fleet.pid(host).is_none(), "what belongs on {host} runs");
+            }
+            fleet.start_again(hosts)?;
         }
         Order::Exec(host, words) => {
             let mut command = fleet.command(host, words[0]);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::network::Network;
 use crate::failed;
+use crate::network::Network;
 
 /// How long anything may take on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,13 +48,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan {
-            prefix: "byname".into(),
-            servers: 3,
-            agents: 3,
-            server_words: Vec::new(),
-            agent_words: Vec::new(),
-        }
+        Plan { prefix: "byname".into(), servers: 3, agents: 3, server_words: Vec::new(), agent_words: Vec::new() }
     }
 }
 
@@ -187,6 +181,11 @@ impl Fleet {
     ///
     /// When it does not become ready, with the end of its log.
     pub fn start_server(&self, host: &str, more: &[&str]) -> io::Result<()> {
+        self.begin_server(host, more)?;
+        self.ready(host)
+    }
+
+    fn begin_server(&self, host: &str, more: &[&str]) -> io::Result<()> {
         let address = format!("{}:{PORT}", self.network.address(host));
         let own = ["server", "--listen", &address, "--address", &address];
         self.launch(host, &[&own, more].concat(), &self.plan.server_words)
@@ -198,16 +197,24 @@ impl Fleet {
     ///
     /// When it does not become ready, with the end of its log.
     pub fn start_agent(&self, host: &str, more: &[&str]) -> io::Result<()> {
+        self.begin_agent(host, more)?;
+        self.ready(host)
+    }
+
+    fn begin_agent(&self, host: &str, more: &[&str]) -> io::Result<()> {
         self.launch(host, &[&["agent", "--computer", host], more].concat(), &self.plan.agent_words)
     }
 
-    /// Starts again what ran on a host.
+    /// Starts again what ran on these hosts, all at once: a server is ready when it has heard from a majority.
     ///
     /// # Errors
     ///
-    /// When it does not become ready, with the end of its log.
-    pub fn start_again(&self, host: &str) -> io::Result<()> {
-        if host.starts_with('s') { self.start_server(host, &[]) } else { self.start_agent(host, &[]) }
+    /// When one of them does not become ready, with the end of its log.
+    pub fn start_again(&self, hosts: &[&str]) -> io::Result<()> {
+        for host in hosts {
+            if host.starts_with('s') { self.begin_server(host, &[])? } else { self.begin_agent(host, &[])? }
+        }
+        hosts.iter().try_for_each(|host| self.ready(host))
     }
 
     fn launch(&self, host: &str, words: &[&str], more: &[String]) -> io::Result<()> {
@@ -225,8 +232,14 @@ impl Fleet {
         fs::write(folder.join("pid"), pid.to_string())?;
         // Whoever ends it is told by /proc, so the process must not stay there as a zombie.
         std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    /// Waits until what was started on a host says that it is ready.
+    fn ready(&self, host: &str) -> io::Result<()> {
+        let out = self.folder(host).join("out");
         let ready = || fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line == "ready"));
-        self.wait(&format!("what runs on {host} is ready"), || ready() || !alive(pid))?;
+        self.wait(&format!("what runs on {host} is ready"), || ready() || self.pid(host).is_none())?;
         if ready() {
             return Ok(());
         }

@@ -82,9 +82,7 @@ impl Network {
             let (space, cable) = (self.namespace(host), cable(host));
             let address = format!("{}/24", self.address(host));
             ip(&["netns", "add", &space])?;
-            ip(&[
-                "-n", &space, "link", "add", "eth0", "type", "veth", "peer", "name", &cable, "netns", &bridge,
-            ])?;
+            ip(&["-n", &space, "link", "add", "eth0", "type", "veth", "peer", "name", &cable, "netns", &bridge])?;
             ip(&["-n", &bridge, "link", "set", &cable, "master", "br0", "up"])?;
             ip(&["-n", &space, "addr", "add", &address, "dev", "eth0"])?;
             ip(&["-n", &space, "link", "set", "eth0", "up"])?;

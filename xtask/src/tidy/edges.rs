@@ -28,8 +28,11 @@ const NOT_VARIABLES: [&str; 3] = ["std::env::args_os", "std::env::current_dir", 
 /// Only `launch` starts processes.
 pub(super) fn spawning(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for source in
-        tree.crates().iter().filter(|name| **name != "launch" && !FOR_TESTS.contains(*name)).flat_map(|name| tree.code_of(name))
+    for source in tree
+        .crates()
+        .iter()
+        .filter(|name| **name != "launch" && !FOR_TESTS.contains(*name))
+        .flat_map(|name| tree.code_of(name))
     {
         for (line, path) in source.paths() {
             let call = path.rsplit("::").next().is_some_and(|last| SPAWN_CALLS.contains(&last));

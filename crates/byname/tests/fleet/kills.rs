@@ -35,7 +35,7 @@ fn kill_primaries(hosts: &Hosts, times: u64) -> crate::load::Outcome {
         load.goes_on(1 + (dice >> 33) % 300);
         hosts.fleet.kill(&primary).unwrap();
         load.goes_on(64);
-        hosts.fleet.start_again(&primary).unwrap();
+        hosts.fleet.start_again(&[&primary]).unwrap();
         hosts.caught_up();
         if times > 20 && round % 10 == 9 {
             eprintln!("{} kills, term {term}, {} writes, {:?}", round + 1, load.answered(), begun.elapsed());
@@ -62,9 +62,7 @@ fn all_servers_are_killed_at_once_and_know_everything_when_they_are_back() {
     for host in hosts.fleet.servers() {
         hosts.fleet.kill(host).unwrap();
     }
-    for host in hosts.fleet.servers() {
-        hosts.fleet.start_again(host).unwrap();
-    }
+    hosts.fleet.start_again(&hosts.fleet.servers()).unwrap();
     hosts.primary();
     load.goes_on(100);
     // Writes may fail here: nobody answers for longer than a clerk tries.
@@ -79,7 +77,7 @@ fn a_rolling_restart_fails_no_request() {
     for host in hosts.fleet.servers() {
         hosts.fleet.terminate(host).unwrap();
         load.goes_on(50);
-        hosts.fleet.start_again(host).unwrap();
+        hosts.fleet.start_again(&[host]).unwrap();
         hosts.caught_up();
     }
     load.goes_on(50);

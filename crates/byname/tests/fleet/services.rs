@@ -11,25 +11,25 @@ use crate::support::Hosts;
 /// Three servers that give a silent host up soon, and three agents with one program in their catalogues.
 fn hosts() -> Option<Hosts> {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let programs = tempfile::Builder::new().prefix("byname-programs-").tempdir().unwrap().keep();
     let script =
         "import os, socket; s = socket.create_server(('0.0.0.0', int(os.environ['PORT'])))\\nwhile 1: s.accept()";
     let entry = format!("[serve]\ncommand = [\"python3\", \"-IS\", \"-c\", \"{script}\"]\nuser = 'root'\n");
-    fs::write(programs.join("serve.toml"), entry).unwrap();
     let plan = Plan {
         server_words: words(&["--host-silence", "2s", "--host-grace", "3s"]),
-        agent_words: words(&["--programs", programs.to_str().unwrap()]),
+        agent_words: words(&["--programs", "../programs"]),
         ..Plan::default()
     };
-    let hosts = Hosts::new(plan);
-    if let Some(hosts) = &hosts {
-        for agent in hosts.fleet.agents() {
-            let computer = format!("/computers/{agent}");
-            let known = || hosts.fleet.byname("s1", &["show", &computer]).unwrap().status == Some(0);
-            eventually("the agents", || known().then_some(()));
-        }
+    let hosts = Hosts::prepare(plan)?;
+    let programs = hosts.scratch().join("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::write(programs.join("serve.toml"), entry).unwrap();
+    hosts.fleet.start().unwrap();
+    for agent in hosts.fleet.agents() {
+        let computer = format!("/computers/{agent}");
+        let known = || hosts.fleet.byname("s1", &["show", &computer]).unwrap().status == Some(0);
+        eventually("the agents", || known().then_some(()));
     }
-    hosts
+    Some(hosts)
 }
 
 /// The copies of a service, as one host sees them: the last labels of their computers, and their processes.
@@ -61,7 +61,7 @@ fn a_service_moves_when_its_host_is_cut_off_and_is_not_doubled_when_the_cable_is
     // A primary that comes to power meanwhile knows the same.
     let (primary, _) = hosts.primary();
     hosts.fleet.terminate(&primary).unwrap();
-    hosts.fleet.start_again(&primary).unwrap();
+    hosts.fleet.start_again(&[&primary]).unwrap();
     hosts.primary();
     hosts.fleet.network().heal().unwrap();
     one("one copy", &|_, _| true);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use byname_api::caller::Caller;
 use byname_api::object::{Kind, Spec};
-use byname_api::request::{BatchRequest, Context, FindRequest, FindReply, Op};
+use byname_api::request::{BatchRequest, Context, FindReply, FindRequest, Op};
 use byname_api::{NameService, Result};
 use byname_client::{Clerk, Options};
 use byname_hosts::{Fleet, Network, Plan};
@@ -74,7 +74,8 @@ impl Hosts {
         eventually("all servers with everything", || {
             let (primary, _) = self.primary_among(&self.fleet.servers())?;
             let members = self.fleet.info(&primary)?["members"].as_array()?.clone();
-            let well = |m: &serde_json::Value| m["up"] == true && m["behind"].as_u64().is_none_or(|behind| behind < 100);
+            let well =
+                |m: &serde_json::Value| m["up"] == true && m["behind"].as_u64().is_none_or(|behind| behind < 100);
             (members.len() == self.fleet.servers().len() && members.iter().all(well)).then_some(())
         });
     }
