@@ -416,10 +416,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: CaCommand,
     },
-    /// Invite hosts
+    /// The servers of the cluster, and hosts that join
     #[command(
-        long_about = "Invite hosts to join: agents and name servers.",
-        after_long_help = "Example:\n  byname cluster invite --agent --computer mojave"
+        long_about = "See and change the servers of the cluster, invite hosts, make backups, and start again from one.",
+        after_long_help = "Examples:\n  byname cluster status\n  byname cluster invite --agent --computer mojave\n  \
+            byname cluster backup names.backup"
     )]
     Cluster {
         /// What to do.

@@ -27,7 +27,7 @@ use byname_api::request::Verb;
 use byname_client::{Clerk, Options};
 use byname_name::Name;
 
-use cli::trust::{AuditArgs, CertCommand};
+use cli::trust::{AuditArgs, CertCommand, ClusterCommand};
 use cli::{Cli, Command};
 use commands::{
     Session, acl, act, advertise, apply, audit, cert, change, cluster, credentials, find, group, lock, login, look,
@@ -105,6 +105,12 @@ async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), 
             Ok(context) => commands::ca::run(&mut screen, command, &context),
             Err(e) => Err(e),
         },
+        Some(Command::Cluster { command: ClusterCommand::Restore { file, data, key } }) => {
+            serve::salvage::restore(&mut screen, &file, &data, &key)
+        }
+        Some(Command::Cluster { command: ClusterCommand::StandAlone { data } }) => {
+            serve::salvage::stand_alone(&mut screen, &data).await
+        }
         Some(Command::Cert { command: CertCommand::Show { file } }) => cert::show(&mut screen, env, file.as_deref()),
         Some(Command::Audit(AuditArgs { data: Some(data), .. })) => audit::files(&mut screen, &data),
         Some(Command::Version) => {

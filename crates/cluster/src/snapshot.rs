@@ -256,6 +256,15 @@ impl Snapshots {
 }
 
 impl SnapshotFile {
+    /// Gives its content to `read`, all of it checked.
+    pub(crate) fn read(&self, read: impl FnOnce(&mut dyn Read) -> io::Result<()>) -> io::Result<Meta> {
+        let (meta, mut chunks) = Chunks::open(self, None).map_err(Bad::into_io)?;
+        read(&mut chunks)?;
+        // To its end, where the last checksum is.
+        io::copy(&mut chunks, &mut io::sink())?;
+        Ok(meta)
+    }
+
     /// A file that is said to be one.
     pub(crate) fn at(disk: Arc<dyn Disk>, path: &Path) -> SnapshotFile {
         SnapshotFile { disk, path: path.to_owned(), bytes: 0 }

@@ -24,6 +24,7 @@ mod machine;
 mod members;
 mod place;
 mod role;
+mod salvage;
 mod serve;
 mod sockets;
 mod speed;
@@ -56,6 +57,7 @@ use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, sto
 
 pub use forward::Peers;
 pub use hosts::HostTimes;
+pub use salvage::Backup;
 pub use identity::{Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
 

@@ -7,7 +7,7 @@ use byname_api::error::{Code, Error, NO_PRIMARY, Result};
 use byname_api::request::{ChangeServers, Member};
 use byname_cluster::ChangeError;
 use byname_name::{Name, Pattern};
-use byname_registry::Command;
+use byname_registry::{Command, Tree};
 use byname_registry::command::Revoked;
 
 use crate::Inner;
@@ -26,6 +26,15 @@ const MANY: u32 = 10_000;
 /// The name of a server.
 pub(crate) fn name_of(id: u64) -> Result<Name> {
     Ok(Name::parse(&format!("/byname/servers/{id}"))?)
+}
+
+/// The numbers of all servers that ever were: the objects of those that were removed stay.
+pub(crate) fn server_numbers(tree: &Tree) -> impl Iterator<Item = u64> + use<> {
+    let listed = Pattern::parse("/byname/servers/*").ok().and_then(|pattern| {
+        byname_registry::query::list(tree, &pattern, Some(MANY), None, None, None).ok()
+    });
+    let entries = listed.map(|listed| listed.entries).unwrap_or_default();
+    entries.into_iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()))
 }
 
 /// Gives a vote to each server that has none and has caught up: what a join began is finished by whoever leads then.
@@ -55,12 +64,8 @@ impl Inner {
     /// A number that no server ever had: objects of those that were removed stay.
     pub(crate) fn next_server(&self) -> u64 {
         let tree = self.view.load();
-        let listed = Pattern::parse("/byname/servers/*")
-            .ok()
-            .and_then(|pattern| byname_registry::query::list(&tree, &pattern, Some(MANY), None, None, None).ok());
-        let entries = listed.map(|listed| listed.entries).unwrap_or_default();
         let members = self.cluster.members().into_iter().map(|member| member.server.id);
-        let known = entries.iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()));
+        let known = server_numbers(&tree).collect::<Vec<_>>();
         members.chain(known).max().unwrap_or(0) + 1
     }
 

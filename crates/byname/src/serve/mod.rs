@@ -8,6 +8,7 @@ mod join;
 mod listeners;
 mod local;
 mod peers;
+pub(crate) mod salvage;
 mod trust;
 mod workloads;
 

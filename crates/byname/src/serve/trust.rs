@@ -37,7 +37,7 @@ pub(super) struct Own {
 }
 
 /// Files of a server that is one of several.
-const NUMBER: &str = "identity/server";
+pub(super) const NUMBER: &str = "identity/server";
 const SEALED: &str = "identity/authority.sealed";
 
 impl Own {
