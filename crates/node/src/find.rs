@@ -41,7 +41,7 @@ impl Inner {
         if request.failed.is_some()
             && let Some(primary) = self.elsewhere(cx).await?
         {
-            return primary.find(cx, request).await;
+            return self.seen_here(primary.find(cx, request).await).await;
         }
         if let Some(failed) = request.failed {
             self.check_failed(&cx.caller, &request.name, failed).await?;
@@ -63,7 +63,7 @@ impl Inner {
             }
         }
         if let Some(primary) = self.elsewhere(cx).await? {
-            return primary.find(cx, request).await;
+            return self.seen_here(primary.find(cx, request).await).await;
         }
         let why = format!("asked for by {}", cx.caller.principal);
         let asker = Some((&cx.caller, Right::Find));

@@ -51,7 +51,8 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let server = Server::start(&env, data, &settings, Some(&agent)).await?;
+    let bound = Listeners::bind(&data, settings.listen).await?;
+    let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -71,8 +72,9 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
-    join::server(&data, &settings).await?;
-    let server = Server::start(&env, data, &settings, None).await?;
+    let bound = Listeners::bind(&data, settings.listen).await?;
+    join::server(&data, &settings, bound.api).await?;
+    let server = Server::start(&env, data, bound, &settings, None).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -177,13 +179,13 @@ impl Server {
     async fn start(
         env: &Environment,
         data: DataDir,
+        bound: Listeners,
         settings: &ServerSettings,
         agent: Option<&Agent>,
     ) -> Outcome<Server> {
         let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
         let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
         let own = trust::Own::read(&data, settings)?;
-        let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;
         let credentials = Arc::new(peers::Credentials::default());
         let links = Links::new(Arc::new(peers::PeerDial(credentials.clone())));
