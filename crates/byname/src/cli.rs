@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 pub(crate) mod declare;
+pub(crate) mod help;
 pub(crate) mod keep;
 pub(crate) mod serve;
 pub(crate) mod trust;
@@ -16,6 +17,7 @@ use byname_api::span::Span;
 
 use crate::screen::Format;
 use declare::{DeclareArgs, LaunchArgs, word};
+pub(crate) use help::{HelpArgs, ManArgs};
 pub(crate) use keep::ReportArgs;
 use keep::{DrainArgs, LockArgs, RunArgs, SearchArgs, UndrainArgs, UnlockArgs, WatchArgs};
 use serve::{AgentArgs, DevArgs, ServerArgs};
@@ -736,22 +738,6 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_parser = ["bash", "zsh", "fish"])]
     pub shell: String,
-}
-
-/// `man`.
-#[derive(Debug, Args)]
-pub(crate) struct ManArgs {
-    /// The folder, made when it is not there
-    #[arg(value_name = "DIR")]
-    pub folder: Option<PathBuf>,
-}
-
-/// `help`.
-#[derive(Debug, Args)]
-pub(crate) struct HelpArgs {
-    /// The command, and what of it
-    #[arg(num_args = 0..=2)]
-    pub command: Vec<String>,
 }
 
 /// The commands by what they are for, as the help lists them.

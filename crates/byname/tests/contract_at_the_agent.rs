@@ -80,7 +80,7 @@ impl Fixture for AtTheAgent {
             Program::Mute => "exec sleep 1000".to_owned(),
             Program::Advertises => {
                 let file = self.ticket_file("$BYNAME_INSTANCE").display().to_string();
-                std::fs::create_dir_all(self.ticket_file("")).unwrap();
+                fs::create_dir_all(self.ticket_file("")).unwrap();
                 format!("cat <&$BYNAME_TICKET_FD > {file}.new; mv {file}.new {file}; exec sleep 1000")
             }
         };
@@ -97,7 +97,7 @@ impl Fixture for AtTheAgent {
 
     async fn ticket(&self, instance: InstanceId) -> (String, String) {
         let file = self.ticket_file(&instance.to_string());
-        let read = || async { std::fs::read_to_string(&file).ok() };
+        let read = || async { fs::read_to_string(&file).ok() };
         let text = eventually_async("the ticket", read).await;
         let (program, server) = text.trim().split_once(' ').unwrap();
         (program.into(), server.into())
