@@ -90,7 +90,7 @@ impl Answering {
                     let taken = self.take_piece(piece).await;
                     return taken.unwrap_or_else(|error| wire::refusal(&error.to_string()));
                 }
-                Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } => {
+                Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } | Request::Word(_) => {
                     return wire::refusal("not a message between engines");
                 }
             };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -148,6 +148,9 @@ pub struct Cluster {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Takes what another server tells.
+type Hear = Box<dyn Fn(Bytes) + Send + Sync>;
+
 pub(crate) struct Inner {
     pub(crate) node: u64,
     pub(crate) raft: Raft<Types, StateMachine>,
@@ -158,6 +161,7 @@ pub(crate) struct Inner {
     confirms: Arc<Confirms>,
     role: watch::Receiver<Role>,
     opened: tokio::time::Instant,
+    hear: OnceLock<Hear>,
     proposals: Arc<Proposals>,
     snapshotter: Arc<Snapshotter>,
     stalled: watch::Receiver<Option<Arc<str>>>,
@@ -245,6 +249,7 @@ impl Cluster {
                 election: options.election,
                 role,
                 opened: tokio::time::Instant::now(),
+                hear: OnceLock::new(),
                 proposals,
                 snapshotter,
                 stalled,
@@ -395,9 +400,30 @@ impl Cluster {
                     Ok(()) => wire::answer_nothing(),
                     Err(error) => wire::refusal(&error.to_string()),
                 },
+                Ok(Request::Word(word)) => {
+                    if let Some(hear) = inner.hear.get() {
+                        hear(word);
+                    }
+                    wire::answer_nothing()
+                }
                 Ok(request) => Arc::clone(&inner.answering).answer(request).await,
             }
         }
+    }
+
+    /// Tells the other servers something that is not worth an entry of the log. Whoever does not hear it hears the next.
+    pub async fn tell(&self, word: &[u8]) {
+        let word = wire::word(word);
+        let others = self.members().into_iter().filter(|member| member.server.id != self.inner.node);
+        let calls = others.map(|member| {
+            self.inner.network.ask(member.server.id, Lane::Log, word.clone(), self.inner.election.1)
+        });
+        futures_util::future::join_all(calls).await;
+    }
+
+    /// Gives what other servers [`tell`](Cluster::tell) to `hear`, which must not block. The first call counts.
+    pub fn on_word(&self, hear: impl Fn(Bytes) + Send + Sync + 'static) {
+        let _ = self.inner.hear.set(Box::new(hear));
     }
 
     /// What this server is, told again when it changes.

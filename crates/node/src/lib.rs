@@ -17,6 +17,7 @@ mod health;
 mod hosts;
 mod identity;
 mod idle;
+mod itself;
 mod leases;
 mod locks;
 mod logs;
@@ -25,6 +26,7 @@ mod members;
 mod place;
 mod role;
 mod salvage;
+mod samples;
 mod serve;
 mod sockets;
 mod speed;
@@ -107,6 +109,8 @@ pub(crate) struct Inner {
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
     peers: OnceLock<Arc<dyn Peers>>,
+    /// As what this server is in the tree.
+    found: OnceLock<InstanceId>,
     /// Nobody but other servers is admitted before this server can tell who is who.
     awaits_identity: AtomicBool,
     /// Told when the view has changed.
@@ -197,6 +201,7 @@ impl Node {
             has_ended: OnceLock::new(),
             identity: OnceLock::new(),
             peers: OnceLock::new(),
+            found: OnceLock::new(),
             awaits_identity: AtomicBool::new(false),
             published,
             reign: AtomicU64::new(0),
@@ -212,6 +217,13 @@ impl Node {
         }
         tokio::spawn(role::follow(inner.clone()));
         tokio::spawn(members::promote(inner.clone()));
+        tokio::spawn(samples::tell(inner.clone()));
+        let hearing = Arc::downgrade(&inner);
+        inner.cluster.on_word(move |word| {
+            if let Some(inner) = hearing.upgrade() {
+                inner.hear(&word);
+            }
+        });
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
@@ -247,6 +259,7 @@ impl Node {
     /// Refuses new writes and closes the log. Programs go on.
     pub async fn shutdown(&self) {
         self.drain();
+        self.take_leave().await;
         self.inner.cluster.hand_over().await;
         self.inner.cluster.shutdown().await;
     }

@@ -61,6 +61,8 @@ impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
         *self.since.lock() = tokio::time::Instant::now();
+        // What the last primary told; from now on it is heard here.
+        self.usage.clear();
         self.hosts.grant_all();
         let tree = self.view.load_full();
         for node in tree.live() {

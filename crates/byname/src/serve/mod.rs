@@ -244,6 +244,12 @@ impl Server {
                 (serve(tls.clone()), tls)
             }
         };
+        if !settings.dev
+            && env.own_instance.is_none()
+            && let Some(endpoint) = api.and_then(trust::endpoint)
+        {
+            node.be_found(vec![endpoint]);
+        }
         if let Some(agent) = agent {
             // Before anything is started: programs have certificates from their first moment on.
             workloads::serve(agent, issuer::Issuer::asking(Arc::new(node.clone())));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use byname_api::caller::Certificate;
 use byname_api::error::{Code, Error, Result};
+use byname_api::service::Endpoint;
 use byname_api::span::Timestamp;
 use byname_front_http::{Secure, Stream};
 use byname_identity::authority::{self, Authority, Peer, Roots};
@@ -232,6 +233,16 @@ fn host_of(address: IpAddr) -> String {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),
     }
+}
+
+/// Where this server answers, as the tree has it.
+pub(super) fn endpoint(api: SocketAddr) -> Option<Endpoint> {
+    let mut addresses = addresses_of(api).into_iter();
+    let address = match api.ip().is_unspecified() {
+        true => addresses.find(|address| !address.is_loopback())?,
+        false => api.ip(),
+    };
+    Some(Endpoint { protocol: "https".into(), address: address.to_string(), port: api.port() })
 }
 
 /// The addresses that a socket bound like this is reached at.
