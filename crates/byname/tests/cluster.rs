@@ -98,6 +98,9 @@ fn a_dead_primary_is_followed_and_all_start_again_together() {
     let (mut second, mut third) = (joins(&first), joins(&first));
     settled(&first, &[1, 2, 3]);
     done(&first, &["add", "/conf/x", "--kind", "record", "--value", "1"]);
+    for server in [&mut first, &mut second, &mut third] {
+        server.keep_port();
+    }
     first.kill();
     done(&second, &["edit", "/conf/x", "--value", "2"]);
     second.kill();
@@ -112,7 +115,7 @@ fn a_dead_primary_is_followed_and_all_start_again_together() {
     assert!(refused.talk.contains("no primary"), "{}", refused.talk);
     third.kill();
 
-    // Each waits for the others before it is ready.
+    // Each waits for the others, whom it looks for where they were, before it is ready.
     std::thread::scope(|scope| {
         for server in [&mut first, &mut second, &mut third] {
             scope.spawn(|| server.start_again());
