@@ -67,6 +67,8 @@ use machine::{RegistryMachine, Told, View};
 const LEADS_SOON: Duration = Duration::from_secs(1);
 /// Between two questions to a cluster that has no primary yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a server that waits for others says so.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -282,9 +284,16 @@ impl Node {
     /// Waits until this server has what was answered before it was asked. A server that is alone has it.
     pub async fn catch_up(&self) {
         let cluster = &self.inner.cluster;
+        let mut told = Instant::now();
         while cluster.members().len() != 1 && cluster.confirm().await.is_err() {
             if self.inner.stopping() {
                 return;
+            }
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let others = cluster.members().into_iter().filter(|member| member.server.id != self.inner.config.id);
+                let others: Vec<String> = others.map(|m| format!("{} ({})", m.server.id, m.server.address)).collect();
+                tracing::warn!(servers = others.join(", "), "waiting for a majority of the servers");
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

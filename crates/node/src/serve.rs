@@ -267,7 +267,11 @@ impl NameService for Node {
     }
 
     async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
-        let done = self.inner.certify(cx, &request);
+        // A server that is behind may not know yet that something was revoked.
+        let done = match self.inner.confirm().await {
+            Ok(()) => self.inner.certify(cx, &request),
+            Err(error) => Err(error),
+        };
         // Renewals for instances by their own hosts come every half hour for each: the first of them is the launch.
         if request.instance.is_none() || done.is_err() {
             let name = request.principal.as_ref().or(cx.caller.name.as_ref());
@@ -443,6 +447,7 @@ impl Inner {
         let of_one = request.ops.len() == 1;
         for (index, op) in request.ops.iter().enumerate() {
             self.authorise_change(&tree, &cx.caller, op)?;
+            crate::members::keep_numbers(op)?;
             check_op(op).map_err(|error| match error.at_field() {
                 Some(field) if !of_one => {
                     let field = format!("ops[{index}].{field}");

@@ -73,8 +73,21 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
     let bound = Listeners::bind(&data, settings.listen).await?;
-    join::server(&data, &settings, bound.api).await?;
-    let server = Server::start(&env, data, bound, &settings, None).await?;
+    let starting = async {
+        join::server(&data, &settings, bound.api).await?;
+        Server::start(&env, data, bound, &settings, None).await
+    };
+    tokio::pin!(starting);
+    // It may wait for the other servers for as long as they are away.
+    let server = loop {
+        tokio::select! {
+            started = &mut starting => break started?,
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ok(()),
+                Signal::Reload => {}
+            },
+        }
+    };
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();

@@ -40,6 +40,8 @@ pub(super) struct Own {
 /// Files of a server that is one of several.
 pub(super) const NUMBER: &str = "identity/server";
 const SEALED: &str = "identity/authority.sealed";
+/// Made when the server has taken part once: its log cannot be empty any more.
+const TOOK_PART: &str = "identity/took-part";
 
 impl Own {
     /// What lies in the data directory; a new one makes a server 1.
@@ -63,6 +65,19 @@ impl Own {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (1, true),
             Err(error) => return Err(unreadable(&data.path(NUMBER), &error)),
         };
+        let log = data.path("log/log");
+        let empty = fs::read_dir(&log).map_or(true, |mut entries| entries.next().is_none());
+        if empty && data.path(TOOK_PART).exists() {
+            // It has forgotten what it voted for and what it confirmed: as a new server it would break promises.
+            return Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "the log of server {id} is gone from {}: where there are other servers, `byname cluster remove {id}` there and \
+                     join with a new data directory; else `byname cluster restore` a backup into one",
+                    log.display()
+                ),
+            ));
+        }
         let domain = if founder { settings.domain.clone() } else { joined_domain(authority.as_ref())? };
         Ok(Own { id, founder, domain, key, authority })
     }
@@ -149,6 +164,10 @@ pub(super) async fn establish(
     data.write_public("ca.pem", node.bundle()?.as_bytes())?;
     if let Some(sealed) = node.sealed_authority() {
         data.write_private(SEALED, &sealed)?;
+    }
+    if !settings.dev {
+        data.write_private(NUMBER, format!("{}\n", own.id).as_bytes())?;
+        data.write_private(TOOK_PART, b"")?;
     }
     let authority = node.authority()?;
     let tls = match early {
