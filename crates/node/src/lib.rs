@@ -343,7 +343,7 @@ impl Inner {
     pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
         metrics::counter!("byname_writes_total").increment(1);
         let request = request.map(|id| own_request(by, id));
-        let anywhere = matches!(command, Command::Anchor { .. });
+        let anywhere = matches!(command, Command::Anchor { .. } | Command::Vault { .. });
         let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
         let bytes = Bytes::from(stored::encode_command(&entry));
         let proposed = match anywhere {

@@ -17,7 +17,7 @@ use byname_identity::tls::{self, Acceptor, Identity};
 use byname_node::{Node, Setup};
 use tokio::net::TcpStream;
 
-use super::config::ServerSettings;
+use super::config::{DOMAIN, ServerSettings};
 use super::files::DataDir;
 use super::peers::Credentials;
 use crate::commands::clock;
@@ -79,6 +79,10 @@ impl Own {
             ));
         }
         let domain = if founder { settings.domain.clone() } else { joined_domain(authority.as_ref())? };
+        if domain != settings.domain && settings.domain != DOMAIN {
+            let what = format!("this server's trust domain is `{domain}`, not `{}`: it cannot be changed", settings.domain);
+            return Err(Error::invalid("domain", what));
+        }
         Ok(Own { id, founder, domain, key, authority })
     }
 
@@ -138,7 +142,9 @@ pub(super) async fn establish(
 ) -> Result<Arc<Tls>> {
     node.catch_up().await;
     let audit = byname_audit::Audit::open(&data.path("audit"), node.id(), node.anchored())?;
-    let external = if settings.external_ca && own.founder { Some(external(data, &own.domain)?) } else { None };
+    // A server that joined has it from the others.
+    let here = own.founder || data.path("identity/issuing.key").exists();
+    let external = if settings.external_ca && here { Some(external(data, &own.domain)?) } else { None };
     let port = api.map_or(0, |api| api.port());
     let relying_party = if settings.dev { "localhost".to_owned() } else { own.domain.clone() };
     let origins = if settings.dev {
