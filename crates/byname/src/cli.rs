@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 pub(crate) mod declare;
+pub(crate) mod help;
 pub(crate) mod keep;
 pub(crate) mod serve;
 pub(crate) mod trust;
@@ -16,6 +17,7 @@ use byname_api::span::Span;
 
 use crate::screen::Format;
 use declare::{DeclareArgs, LaunchArgs, word};
+pub(crate) use help::{HelpArgs, ManArgs};
 pub(crate) use keep::ReportArgs;
 use keep::{DrainArgs, LockArgs, RunArgs, SearchArgs, UndrainArgs, UnlockArgs, WatchArgs};
 use serve::{AgentArgs, DevArgs, ServerArgs};
@@ -43,7 +45,7 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalArgs {
-    /// Where to ask: unix:///PATH, https://HOST:PORT or http://HOST:PORT, several with commas [BYNAME_SERVER]
+    /// Where to ask: unix:///PATH, https://HOST:PORT, dns:NAME or http://HOST:PORT, several with commas [BYNAME_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// The file that holds the bearer token [BYNAME_TOKEN_FILE; the token itself: BYNAME_TOKEN]
@@ -416,10 +418,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: CaCommand,
     },
-    /// Invite hosts
+    /// The servers of the cluster, and hosts that join
     #[command(
-        long_about = "Invite hosts to join: agents and name servers.",
-        after_long_help = "Example:\n  byname cluster invite --agent --computer mojave"
+        long_about = "See and change the servers of the cluster, invite hosts, make backups, and start again from one.",
+        after_long_help = "Examples:\n  byname cluster status\n  byname cluster invite --agent --computer mojave\n  \
+            byname cluster backup names.backup"
     )]
     Cluster {
         /// What to do.
@@ -735,22 +738,6 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_parser = ["bash", "zsh", "fish"])]
     pub shell: String,
-}
-
-/// `man`.
-#[derive(Debug, Args)]
-pub(crate) struct ManArgs {
-    /// The folder, made when it is not there
-    #[arg(value_name = "DIR")]
-    pub folder: Option<PathBuf>,
-}
-
-/// `help`.
-#[derive(Debug, Args)]
-pub(crate) struct HelpArgs {
-    /// The command, and what of it
-    #[arg(num_args = 0..=2)]
-    pub command: Vec<String>,
 }
 
 /// The commands by what they are for, as the help lists them.

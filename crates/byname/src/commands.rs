@@ -112,8 +112,7 @@ impl Session {
     pub(crate) fn warn_stale(&mut self, fresh: &Fresh) {
         if fresh.stale {
             let age = age_ms(fresh.age_ms);
-            self.screen
-                .say(&format!("byname: note: this server is cut off from the others; what it says is as of {age} ago"));
+            self.screen.say(&format!("byname: note: stale: the last word from the servers was {age} ago"));
         }
     }
 

@@ -27,7 +27,7 @@ use byname_api::request::Verb;
 use byname_client::{Clerk, Options};
 use byname_name::Name;
 
-use cli::trust::{AuditArgs, CertCommand};
+use cli::trust::{AuditArgs, CertCommand, ClusterCommand};
 use cli::{Cli, Command};
 use commands::{
     Session, acl, act, advertise, apply, audit, cert, change, cluster, credentials, find, group, lock, login, look,
@@ -105,6 +105,12 @@ async fn run(mut cli: Cli, env: &Environment, mut screen: Screen) -> Result<(), 
             Ok(context) => commands::ca::run(&mut screen, command, &context),
             Err(e) => Err(e),
         },
+        Some(Command::Cluster { command: ClusterCommand::Restore { file, data, key } }) => {
+            serve::salvage::restore(&mut screen, &file, &data, &key)
+        }
+        Some(Command::Cluster { command: ClusterCommand::StandAlone { data } }) => {
+            serve::salvage::stand_alone(&mut screen, &data).await
+        }
         Some(Command::Cert { command: CertCommand::Show { file } }) => cert::show(&mut screen, env, file.as_deref()),
         Some(Command::Audit(AuditArgs { data: Some(data), .. })) => audit::files(&mut screen, &data),
         Some(Command::Version) => {
@@ -252,7 +258,8 @@ fn connect(
 /// How to connect there.
 fn options(target: &Target) -> byname_api::Result<Options> {
     // Over the socket nobody need know whom to believe, and nothing is shown.
-    let tls = match (target.servers.contains("https://"), &target.ca) {
+    let encrypted = ["https://", "dns:"].iter().any(|begin| target.servers.contains(begin));
+    let tls = match (encrypted, &target.ca) {
         (true, Some(ca)) => Some(dial::TlsDial::new(ca, target.identity.as_ref())? as _),
         (true, None) => {
             let message = "the root certificates of this server's trust domain are not known: --ca FILE (BYNAME_CA) \
@@ -262,7 +269,7 @@ fn options(target: &Target) -> byname_api::Result<Options> {
         (false, _) => None,
     };
     // Over the socket the kernel says who calls, unless somebody else's session was asked for.
-    let local = target.servers.split(',').all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+    let local = target.servers.split(',').map(str::trim).all(|s| s.starts_with('/') || s.starts_with("unix:"));
     let token = target.token.clone().filter(|_| !local || target.signed_in.is_some());
     Ok(Options { token, tls, ..Options::default() })
 }

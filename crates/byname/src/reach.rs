@@ -263,7 +263,7 @@ pub(crate) fn for_command(env: &Environment, places: &Places, asked: &Asked<'_>,
     let ca = ca.or_else(beside);
     let mut target = Target { ca, identity, ..Target::default() };
     // Over the socket the kernel says who calls, and only what is asked for by name is shown instead.
-    let local = each().all(|server| !server.contains("://") || server.trim().starts_with("unix:"));
+    let local = each().all(|server| server.trim().starts_with('/') || server.trim().starts_with("unix:"));
     if let Some(file) = asked.token_file {
         target.token = Some(read_token(file)?);
     } else if let Some(principal) = asked.principal {

@@ -50,6 +50,7 @@ macro_rules! pages {
 }
 
 pages! {
+    away;
     first_service;
     tree;
     catalogue;

@@ -3,7 +3,8 @@
 //!
 //! **What is in it.** Objects that this caller asked for, and the computers that their copies run on. Each is told by a
 //! watch of its own name; when there are too many of these, those beneath one directory become one watch of the directory.
-//! A service that does not run, a consistent read and a name that is not there are always asked of a server.
+//! A service that does not run, a consistent read and a name that is not there are always asked of a server; and so is a
+//! service of several copies that are chosen by load or speed, because no watch tells of these.
 //!
 //! **What it is worth.** An answer is as old as the last word on its watch, which is its `age_ms`; an idle watch speaks
 //! every 10 s, and one that is silent for 15 s is not believed. When changes were missed, everything that they may have

@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::{Raft, Snapshot};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, blocking};
 use crate::raft::{Ballot, Types};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::state::StateMachine;
@@ -21,6 +22,10 @@ pub(crate) struct Answering {
     raft: Raft<Types, StateMachine>,
     snapshots: Arc<Snapshots>,
     incoming: Mutex<Option<Incoming>>,
+    /// The last snapshot that was whole.
+    whole: Mutex<Option<Whole>>,
+    /// One is taken up at a time.
+    turn: tokio::sync::Mutex<()>,
     /// When the primary was last heard.
     heard: Mutex<Option<Instant>>,
 }
@@ -34,9 +39,26 @@ struct Incoming {
     at: u64,
 }
 
+/// A snapshot that was received whole, and what comes of it.
+struct Whole {
+    vote: Ballot,
+    session: u64,
+    outcome: watch::Receiver<Option<Result<Ballot, String>>>,
+}
+
+/// What a piece was.
+enum Put {
+    Part,
+    /// The last one.
+    Last(Incoming, watch::Sender<Option<Result<Ballot, String>>>),
+    /// The last one once more, because the answer was lost or takes long.
+    Again(watch::Receiver<Option<Result<Ballot, String>>>),
+}
+
 impl Answering {
     pub(crate) fn new(raft: Raft<Types, StateMachine>, snapshots: Arc<Snapshots>) -> Answering {
-        Answering { raft, snapshots, incoming: Mutex::new(None), heard: Mutex::new(None) }
+        let (incoming, whole, turn, heard) = Default::default();
+        Answering { raft, snapshots, incoming, whole, turn, heard }
     }
 
     /// How long ago the primary was heard.
@@ -68,7 +90,7 @@ impl Answering {
                     let taken = self.take_piece(piece).await;
                     return taken.unwrap_or_else(|error| wire::refusal(&error.to_string()));
                 }
-                Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } => {
+                Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } | Request::Word(_) => {
                     return wire::refusal("not a message between engines");
                 }
             };
@@ -77,28 +99,58 @@ impl Answering {
     }
 
     /// Takes a piece of a snapshot; with the last one, gives the whole to the engine.
-    async fn take_piece(&self, piece: Piece) -> io::Result<Bytes> {
-        let Some(incoming) = self.put_piece(&piece)? else { return Ok(wire::answer_piece(&piece.vote)) };
+    async fn take_piece(self: &Arc<Self>, piece: Piece) -> io::Result<Bytes> {
+        let mut outcome = match self.put_piece(&piece)? {
+            Put::Part => return Ok(wire::answer_piece(&piece.vote)),
+            Put::Last(incoming, tell) => {
+                let outcome = tell.subscribe();
+                let this = Arc::clone(self);
+                // Whoever asked may go away, and come again with the same piece.
+                tokio::spawn(async move {
+                    let outcome = this.take_up(incoming).await.map_err(|error| error.to_string());
+                    tell.send_replace(Some(outcome));
+                });
+                outcome
+            }
+            Put::Again(outcome) => outcome,
+        };
+        let given_up = || Err("the snapshot was given up".to_owned());
+        let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        outcome.unwrap_or_else(given_up).map(|vote| wire::answer_piece(&vote)).map_err(io::Error::other)
+    }
+
+    /// Checks what was received and gives it to the engine; says what vote this server has then.
+    async fn take_up(&self, incoming: Incoming) -> io::Result<Ballot> {
+        let _turn = self.turn.lock().await;
         let snapshots = Arc::clone(&self.snapshots);
         // Everything that can go wrong with a disk goes wrong here, before the engine hears of it: it stops for good when
         // a snapshot cannot be installed.
+        let vote = incoming.vote;
         let check_in = move || snapshots.check_in(&incoming.whole);
-        let (meta, snapshot) = tokio::task::spawn_blocking(check_in).await.map_err(io::Error::other)??;
-        let installed = self.raft.install_full_snapshot(piece.vote, Snapshot { meta, snapshot }).await;
+        let (meta, snapshot) = blocking(self.snapshots.disk(), check_in).await??;
+        let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         let response = installed.map_err(io::Error::other)?;
         *self.heard.lock() = Some(Instant::now());
-        Ok(wire::answer_piece(&response.vote))
+        Ok(response.vote)
     }
 
-    /// Writes a piece into its place; gives what is whole now.
-    fn put_piece(&self, piece: &Piece) -> io::Result<Option<Incoming>> {
+    /// Writes a piece into its place.
+    fn put_piece(&self, piece: &Piece) -> io::Result<Put> {
+        if let Some(whole) = &*self.whole.lock()
+            && (whole.vote, whole.session) == (piece.vote, piece.session)
+        {
+            return Ok(if piece.last { Put::Again(whole.outcome.clone()) } else { Put::Part });
+        }
         let mut slot = self.incoming.lock();
         let known = slot.as_ref().is_some_and(|got| got.vote == piece.vote && got.session == piece.session);
         if piece.offset == 0 && !known {
             if slot.as_ref().is_some_and(|got| got.vote > piece.vote) {
                 return Err(io::Error::other("another primary sends a snapshot"));
             }
-            let (file, whole) = self.snapshots.incoming()?;
+            let (file, whole) = self.snapshots.incoming(piece.vote.leader_id.term, piece.session)?;
+            if let Some(old) = slot.take() {
+                self.snapshots.discard(&old.whole);
+            }
             *slot = Some(Incoming { vote: piece.vote, session: piece.session, file, whole, at: 0 });
         }
         let Some(end) = piece.offset.checked_add(piece.bytes.len() as u64) else {
@@ -107,13 +159,20 @@ impl Answering {
         let current = |got: &&mut Incoming| got.vote == piece.vote && got.session == piece.session;
         match slot.as_mut().filter(current) {
             // A message that came twice.
-            Some(got) if end <= got.at && !piece.last => return Ok(None),
+            Some(got) if end <= got.at && !piece.last => return Ok(Put::Part),
             Some(got) if piece.offset == got.at => {
                 got.file.write_at(&piece.bytes, piece.offset)?;
                 got.at = end;
             }
             _ => return Err(io::Error::other("a piece of the snapshot before this one is missing")),
         }
-        Ok(if piece.last { slot.take() } else { None })
+        match slot.take_if(|_| piece.last) {
+            None => Ok(Put::Part),
+            Some(got) => {
+                let (tell, outcome) = watch::channel(None);
+                *self.whole.lock() = Some(Whole { vote: piece.vote, session: piece.session, outcome });
+                Ok(Put::Last(got, tell))
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::answer::Answering;
 use crate::confirm::Confirms;
-use crate::disk::{Disk, LocalDisk};
+use crate::disk::{Disk, LocalDisk, blocking};
 use crate::log::{self, LogHandle, LogStore};
 use crate::network::Network;
 use crate::peers::{NoPeers, Transport};
@@ -148,6 +148,9 @@ pub struct Cluster {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Takes what another server tells.
+type Hear = Box<dyn Fn(Bytes) + Send + Sync>;
+
 pub(crate) struct Inner {
     pub(crate) node: u64,
     pub(crate) raft: Raft<Types, StateMachine>,
@@ -158,6 +161,7 @@ pub(crate) struct Inner {
     confirms: Arc<Confirms>,
     role: watch::Receiver<Role>,
     opened: tokio::time::Instant,
+    hear: OnceLock<Hear>,
     proposals: Arc<Proposals>,
     snapshotter: Arc<Snapshotter>,
     stalled: watch::Receiver<Option<Arc<str>>>,
@@ -206,10 +210,10 @@ impl Cluster {
     ) -> Result<Cluster, OpenError> {
         let node = options.node_id;
         let read = {
-            let options = options.clone();
+            let (disk, options) = (Arc::clone(&disk), options.clone());
             move || read_folder(&disk, &options, Box::new(machine))
         };
-        let folder = tokio::task::spawn_blocking(read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
+        let folder = blocking(&*disk, read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
         let Folder { store, state, log, snapshots, sole_voter } = folder;
         let config = engine_config(&options)?;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
@@ -245,6 +249,7 @@ impl Cluster {
                 election: options.election,
                 role,
                 opened: tokio::time::Instant::now(),
+                hear: OnceLock::new(),
                 proposals,
                 snapshotter,
                 stalled,
@@ -395,9 +400,30 @@ impl Cluster {
                     Ok(()) => wire::answer_nothing(),
                     Err(error) => wire::refusal(&error.to_string()),
                 },
+                Ok(Request::Word(word)) => {
+                    if let Some(hear) = inner.hear.get() {
+                        hear(word);
+                    }
+                    wire::answer_nothing()
+                }
                 Ok(request) => Arc::clone(&inner.answering).answer(request).await,
             }
         }
+    }
+
+    /// Tells the other servers something that is not worth an entry of the log. Whoever does not hear it hears the next.
+    pub async fn tell(&self, word: &[u8]) {
+        let word = wire::word(word);
+        let others = self.members().into_iter().filter(|member| member.server.id != self.inner.node);
+        let calls = others.map(|member| {
+            self.inner.network.ask(member.server.id, Lane::Log, word.clone(), self.inner.election.1)
+        });
+        futures_util::future::join_all(calls).await;
+    }
+
+    /// Gives what other servers [`tell`](Cluster::tell) to `hear`, which must not block. The first call counts.
+    pub fn on_word(&self, hear: impl Fn(Bytes) + Send + Sync + 'static) {
+        let _ = self.inner.hear.set(Box::new(hear));
     }
 
     /// What this server is, told again when it changes.
@@ -447,16 +473,16 @@ impl Cluster {
         for task in &inner.tasks {
             task.abort();
         }
-        let close = || {
-            let log = Arc::clone(&inner.snapshotter.log);
-            tokio::task::spawn_blocking(move || log.close())
-        };
+        let log = &inner.snapshotter.log;
+        // In a task of its own: to give up waiting for it would leave the engine in a state at which later calls panic.
+        let raft = inner.raft.clone();
+        let mut stopped = tokio::spawn(async move { raft.shutdown().await });
         // The engine may be waiting for a disk that takes no writes; closing the log ends that.
-        if tokio::time::timeout(inner.drain_patience, inner.raft.shutdown()).await.is_err() {
-            let _ = close().await;
-            let _ = inner.raft.shutdown().await;
+        if tokio::time::timeout(inner.drain_patience, &mut stopped).await.is_err() {
+            log.close().await;
+            let _ = stopped.await;
         }
-        let _ = close().await;
+        log.close().await;
     }
 }
 
@@ -605,7 +631,7 @@ impl Snapshotter {
         let snapshots = Arc::clone(&self.snapshots);
         let write = move || snapshots.write(&meta, |out| frozen.write(out));
         let failed = |e: &dyn std::fmt::Display| SnapshotError::Failed(e.to_string());
-        let file = tokio::task::spawn_blocking(write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        let file = blocking(self.snapshots.disk(), write).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         self.log.snapshot_taken(written, self.snapshots.floor(), self.every.max(file.bytes));
 
         // The engine is told only now, when nothing can go wrong any more: it stops for good when a snapshot fails.

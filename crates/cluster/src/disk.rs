@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -37,6 +38,13 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// `None` for a disk whose calls block, as those of every real one do: they are made on threads of their own. `Some` for
+    /// one whose calls return at once: tasks make them, and let so much time pass before a sync, so that a simulation can
+    /// have whole servers on one thread. Asked anew for every sync.
+    fn waits(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// An open file.
@@ -132,6 +140,20 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+/// Does what may wait for `disk`, where that holds up nobody else.
+pub(crate) async fn blocking<T: Send + 'static>(
+    disk: &dyn Disk,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    match disk.waits() {
+        None => tokio::task::spawn_blocking(work).await.map_err(io::Error::other),
+        Some(time) => {
+            tokio::time::sleep(time).await;
+            Ok(work())
+        }
     }
 }
 

@@ -105,7 +105,7 @@ pub use error::{ChangeError, OpenError, ProposeError, SnapshotError};
 pub use lock::{DirLock, lock_data_dir};
 pub use members::Member;
 pub use peers::{Lane, NoPeers, Server, Transport};
-pub use salvage::{restore, stand_alone};
+pub use salvage::{read_backup, restore, stand_alone};
 
 /// A place in the log: the entry `index`, written by the primary of `term`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

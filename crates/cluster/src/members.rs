@@ -91,11 +91,17 @@ pub(crate) async fn announce(inner: Weak<Inner>, address: String) {
         }
         // A server that was not added yet is announced by whoever adds it.
         let done = match (known, primary) {
-            (None, _) | (_, None) => false,
+            (None, _) => false,
             (Some(_), Some(primary)) if primary == node => take_address(&inner, node, address.clone()).await.is_ok(),
-            (Some(_), Some(primary)) => {
-                let ask = inner.network.ask(primary, Lane::Log, wire::announce(node, &address), inner.election.1);
-                ask.await.is_ok()
+            (Some(_), primary) => {
+                // A primary that looks for this server where it was is not heard: then whoever is there is asked.
+                let others = servers(&inner.metrics.borrow_watched()).into_iter().map(|server| server.id);
+                let asked = others.filter(|id| *id != node && primary.is_none_or(|primary| primary == *id));
+                let asked: Vec<u64> = asked.collect();
+                let calls = asked.into_iter().map(|id| {
+                    inner.network.ask(id, Lane::Log, wire::announce(node, &address), inner.election.1)
+                });
+                futures_util::future::join_all(calls).await.iter().any(Result::is_ok)
             }
         };
         drop(inner);

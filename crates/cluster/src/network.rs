@@ -17,11 +17,12 @@ use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError
 use openraft::impls::BasicNode;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, Snapshot};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::disk::read_full;
 use crate::peers::{Lane, Server, Transport};
@@ -40,6 +41,8 @@ const PIECE_BYTES: usize = 512 << 10;
 /// How long a piece may take; the last one until the state machine has taken up the whole.
 const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 const LAST_PIECE_PATIENCE: Duration = Duration::from_secs(300);
+/// A piece without an answer is sent again after this long.
+const PIECE_AGAIN: Duration = Duration::from_secs(4);
 /// The pause after a peer could not be reached.
 const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -143,6 +146,10 @@ fn damaged() -> RPCError<Types> {
     RPCError::Network(NetworkError::from_string("the answer is damaged"))
 }
 
+fn out_of_order() -> RPCError<Types> {
+    RPCError::Network(NetworkError::from_string("the messages came in another order"))
+}
+
 impl RaftNetworkV2<Types> for Peer {
     type SnapshotData = SnapshotFile;
 
@@ -174,11 +181,16 @@ impl RaftNetworkV2<Types> for Peer {
                 }
             })
             .buffered(APPENDS_UNDER_WAY)
-            // What follows a message that was not taken whole cannot be right.
-            .scan(false, |ended, result: Result<(Option<Id>, StreamAppendResult<Types>), _>| {
-                let next = (!*ended).then(|| {
-                    *ended = !matches!(&result, Ok((last, Ok(upto))) if upto == last);
-                    result.map(|(_, result)| result)
+            // What follows a message that was not taken whole cannot be right. If it does not fit behind one that was, it came
+            // before that one, and will fit when it is sent anew; to the engine it would be a peer that has lost its log.
+            .scan(Some(false), |taken, result: Result<(Option<Id>, StreamAppendResult<Types>), _>| {
+                let next = taken.map(|before| {
+                    let whole = matches!(&result, Ok((last, Ok(upto))) if upto == last);
+                    *taken = whole.then_some(true);
+                    match result {
+                        Ok((_, Err(StreamAppendError::Conflict(_)))) if before => Err(out_of_order()),
+                        result => result.map(|(_, result)| result),
+                    }
                 });
                 std::future::ready(next)
             });
@@ -249,7 +261,7 @@ impl Peer {
             let last = offset + got as u64 == size;
             let piece = wire::piece(&Piece { vote, session, offset, last, bytes: bytes.into() });
             let within = if last { LAST_PIECE_PATIENCE } else { PIECE_PATIENCE };
-            let answer = self.network.ask(self.target, Lane::Bulk, piece, within).await;
+            let answer = self.send_piece(piece, within).await;
             let answer = answer.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
             let theirs = wire::piece_answer(answer)
                 .ok_or_else(|| StreamingError::Network(NetworkError::from_string("the answer is damaged")))?;
@@ -257,6 +269,20 @@ impl Peer {
                 return Ok(SnapshotResponse::new(theirs));
             }
             offset += got as u64;
+        }
+    }
+}
+
+impl Peer {
+    /// Sends a piece until it is answered, or `within` is over.
+    async fn send_piece(&self, piece: Bytes, within: Duration) -> io::Result<Bytes> {
+        let end = Instant::now() + within;
+        loop {
+            let answer = self.network.ask(self.target, Lane::Bulk, piece.clone(), PIECE_AGAIN).await;
+            match answer {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && Instant::now() < end => {}
+                answer => return answer,
+            }
         }
     }
 }

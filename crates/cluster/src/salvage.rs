@@ -16,7 +16,7 @@ use crate::disk::{Disk, LocalDisk};
 use crate::log;
 use crate::raft::{Ballot, LeaderId, LogEntry, Members, MembersAt, id, position};
 use crate::snapshot::{SnapshotFile, Snapshots};
-use crate::{OpenError, Options, Position, SnapshotError};
+use crate::{OpenError, Options, Position, Server, SnapshotError};
 
 /// What is read at once.
 const PIECE_BYTES: usize = 512 << 10;
@@ -56,6 +56,20 @@ impl Cluster {
         });
         Ok(pieces)
     }
+}
+
+/// Gives the content of a backup to `read`, all of it checked, and tells the servers of the cluster that it is of. Blocks.
+///
+/// # Errors
+/// When it is damaged or cannot be read, and those of `read`.
+pub fn read_backup(
+    backup: &Path,
+    read: impl FnOnce(&mut dyn io::Read) -> io::Result<()>,
+) -> Result<Vec<Server>, OpenError> {
+    let failed = |source| OpenError::io("read", backup, source);
+    let meta = SnapshotFile::at(Arc::new(LocalDisk), backup).read(read).map_err(failed)?;
+    let nodes = meta.last_membership.membership().nodes();
+    Ok(nodes.map(|(id, node)| Server { id: *id, address: node.addr.clone() }).collect())
 }
 
 /// Makes a new folder for server `options.node_id` of a cluster of its own, with the content of a backup. Blocks.
@@ -105,7 +119,7 @@ pub async fn stand_alone(options: &Options) -> Result<Position, OpenError> {
     let entry = LogEntry { log_id: at, payload: EntryPayload::Membership(alone(options)) };
     store.append([entry], IOFlushed::noop()).await.map_err(failed)?;
     opened.handle.settled().await;
-    tokio::task::spawn_blocking(move || opened.handle.close()).await.map_err(|e| OpenError::Engine(e.to_string()))?;
+    opened.handle.close().await;
     Ok(position(&at))
 }
 

@@ -133,6 +133,10 @@ impl Snapshots {
         Ok(Some(meta))
     }
 
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// The newest snapshot.
     pub(crate) fn newest(&self) -> Option<(Meta, SnapshotFile)> {
         self.kept.lock().last().map(|kept| (kept.meta.clone(), kept.file.clone()))
@@ -202,19 +206,28 @@ impl Snapshots {
         Ok(file)
     }
 
-    /// A file for the pieces of a snapshot of another server, in place of one that was not finished.
-    pub(crate) fn incoming(&self) -> io::Result<(Arc<dyn DiskFile>, SnapshotFile)> {
-        let path = self.dir.join("incoming.new");
+    /// A file for the pieces of a snapshot of another server.
+    pub(crate) fn incoming(&self, term: u64, session: u64) -> io::Result<(Arc<dyn DiskFile>, SnapshotFile)> {
+        let path = self.dir.join(format!("{term:016x}-{session:x}.incoming.new"));
         let file = self.disk.create(&path, 0)?;
         Ok((file, SnapshotFile { disk: Arc::clone(&self.disk), path, bytes: 0 }))
     }
 
     /// Checks a snapshot that came from another server and writes it as one of this. Blocks.
     pub(crate) fn check_in(&self, from: &SnapshotFile) -> io::Result<(Meta, SnapshotFile)> {
-        let (meta, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
-        let staged = self.stage(&meta, "received", |out| io::copy(&mut chunks, out).map(|_| ()))?;
-        let _ = self.disk.remove(&from.path);
-        Ok((meta, staged))
+        let checked = || {
+            let (meta, mut chunks) = Chunks::open(from, None).map_err(Bad::into_io)?;
+            let staged = self.stage(&meta, "received", |out| io::copy(&mut chunks, out).map(|_| ()))?;
+            Ok((meta, staged))
+        };
+        let checked = checked();
+        self.discard(from);
+        checked
+    }
+
+    /// Removes a file that is of no use any more; one that stays is removed at the next start.
+    pub(crate) fn discard(&self, file: &SnapshotFile) {
+        let _ = self.disk.remove(&file.path);
     }
 
     /// Checks a snapshot of another cluster, changes its description, and makes it the newest. Blocks.
@@ -243,6 +256,15 @@ impl Snapshots {
 }
 
 impl SnapshotFile {
+    /// Gives its content to `read`, all of it checked.
+    pub(crate) fn read(&self, read: impl FnOnce(&mut dyn Read) -> io::Result<()>) -> io::Result<Meta> {
+        let (meta, mut chunks) = Chunks::open(self, None).map_err(Bad::into_io)?;
+        read(&mut chunks)?;
+        // To its end, where the last checksum is.
+        io::copy(&mut chunks, &mut io::sink())?;
+        Ok(meta)
+    }
+
     /// A file that is said to be one.
     pub(crate) fn at(disk: Arc<dyn Disk>, path: &Path) -> SnapshotFile {
         SnapshotFile { disk, path: path.to_owned(), bytes: 0 }

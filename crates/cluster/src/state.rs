@@ -9,6 +9,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
 
+use crate::disk::blocking;
 use crate::raft::{Id, MembersAt, Meta, Term, Types, position};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::{Frozen, Machine, OpenError};
@@ -153,7 +154,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             Some(Work::Write(meta, frozen)) => {
                 let (snapshots, describe) = (Arc::clone(&self.snapshots), meta.clone());
                 let write = move || snapshots.write(&describe, |out| frozen.write(out));
-                let snapshot = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+                let snapshot = blocking(self.snapshots.disk(), write).await??;
                 Ok(Snapshot { meta, snapshot })
             }
             None => Err(io::Error::other("the snapshot was taken before")),

@@ -10,6 +10,7 @@
 //! transfer = vote, to u64, last id
 //! piece    = vote, session u64, offset u64, last u8, bytes of a snapshot's file
 //! announce = node u64, address as UTF-8
+//! word     = bytes that the state machine's owner understands
 //! ```
 //!
 //! All numbers are little-endian. Own forms, because the engine's types may change; an unknown version or kind is answered
@@ -40,6 +41,8 @@ pub(crate) enum Request {
         id: u64,
         address: String,
     },
+    /// Soft state of the primary: nobody logs it, and a lost one is made good by the next.
+    Word(Bytes),
 }
 
 /// A part of a snapshot's file.
@@ -61,6 +64,7 @@ mod kind {
     pub(super) const READ_POINT: u8 = 6;
     pub(super) const PROPOSE: u8 = 7;
     pub(super) const ANNOUNCE: u8 = 8;
+    pub(super) const WORD: u8 = 9;
 }
 
 fn begin(kind: u8, capacity: usize) -> BytesMut {
@@ -149,6 +153,12 @@ pub(crate) fn announce(id: u64, address: &str) -> Bytes {
     out.freeze()
 }
 
+pub(crate) fn word(bytes: &[u8]) -> Bytes {
+    let mut out = begin(kind::WORD, bytes.len());
+    out.extend_from_slice(bytes);
+    out.freeze()
+}
+
 /// Reads a request; an error in words when it cannot be understood.
 pub(crate) fn request(mut from: Bytes) -> Result<Request, String> {
     let (Ok(version), Ok(kind)) = (from.try_get_u8(), from.try_get_u8()) else {
@@ -166,6 +176,7 @@ pub(crate) fn request(mut from: Bytes) -> Result<Request, String> {
         kind::READ_POINT => Some(Request::ReadPoint),
         kind::PROPOSE => Some(Request::Propose(std::mem::take(&mut from))),
         kind::ANNOUNCE => get_announce(&mut from),
+        kind::WORD => Some(Request::Word(std::mem::take(&mut from))),
         _ => return Err(format!("this server does not know messages of kind {kind}")),
     };
     read.filter(|_| from.is_empty()).ok_or_else(|| format!("a message of kind {kind} is damaged"))
@@ -346,6 +357,7 @@ mod tests {
         );
         assert!(matches!(request(propose(b"command")), Ok(Request::Propose(got)) if &got[..] == b"command"));
         assert!(matches!(request(read_point()), Ok(Request::ReadPoint)));
+        assert!(matches!(request(word(b"load")), Ok(Request::Word(got)) if &got[..] == b"load"));
         let bytes = Bytes::from_static(b"piece");
         let sent = piece(&Piece { vote: ballot(true), session: 9, offset: 5, last: true, bytes: bytes.clone() });
         let Ok(Request::Piece(got)) = request(sent) else { panic!("not understood") };

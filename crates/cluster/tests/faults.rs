@@ -1,6 +1,5 @@
 //! A cluster of one server on a disk that misbehaves.
 
-mod faulty_disk;
 mod journal;
 
 use std::path::{Path, PathBuf};
@@ -8,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use byname_cluster::{Cluster, OpenError, Options, ProposeError};
+use byname_sim::FaultyDisk;
 use bytes::Bytes;
-use faulty_disk::FaultyDisk;
 use journal::{Journal, Published};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -397,13 +397,15 @@ async fn lost(inner: &Arc<Inner>, id: InstanceId) {
     propose_report(inner, id, change, u32::MAX).await;
 }
 
-/// An agent says each thing once, so it is tried until it is in the log.
+/// An agent says each thing once to a primary, so it is tried until it is in the log, or another server leads: that one is
+/// told everything anew, and what was true under this one may not be true any more.
 async fn propose_report(inner: &Arc<Inner>, instance: InstanceId, change: Change, tries: u32) {
+    let reign = inner.reign();
     for _ in 0..tries {
         let command = Command::Report { instance, change: change.clone() };
         match inner.propose("byname", None, command).await {
             Err(error) if matches!(error.code(), Code::Unavailable | Code::RateLimited) => {
-                if inner.stopping() {
+                if inner.stopping() || inner.reign() != reign {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;

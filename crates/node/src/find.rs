@@ -15,7 +15,7 @@ use byname_name::Name;
 use byname_registry::access;
 use byname_registry::command::Change;
 use byname_registry::query::{self, Outlook, Wants};
-use byname_registry::{Command, Node as Object};
+use byname_registry::{Command, Node as Object, Tree};
 
 use crate::Inner;
 use crate::start;
@@ -41,7 +41,7 @@ impl Inner {
         if request.failed.is_some()
             && let Some(primary) = self.elsewhere(cx).await?
         {
-            return primary.find(cx, request).await;
+            return self.seen_here(primary.find(cx, request).await).await;
         }
         if let Some(failed) = request.failed {
             self.check_failed(&cx.caller, &request.name, failed).await?;
@@ -54,6 +54,8 @@ impl Inner {
                 self.authorise_in(&tree, &cx.caller, Right::Find, &request.name)?;
             }
             match query::find(&tree, &request.name, wants, &self.usage)? {
+                // Whether it is used is the primary's to know: it may be stopping it for want of use at this moment.
+                Outlook::Answer(reply) if self.counts_use(&tree, &reply) && self.cluster.role().borrow().of.is_some() => {}
                 Outlook::Answer(mut reply) if self.may_name(&reply) => {
                     self.freshen(&mut reply.fresh);
                     return Ok(*reply);
@@ -63,7 +65,7 @@ impl Inner {
             }
         }
         if let Some(primary) = self.elsewhere(cx).await? {
-            return primary.find(cx, request).await;
+            return self.seen_here(primary.find(cx, request).await).await;
         }
         let why = format!("asked for by {}", cx.caller.principal);
         let asker = Some((&cx.caller, Right::Find));
@@ -83,6 +85,13 @@ impl Inner {
     pub(crate) fn wants(&self, request: &FindRequest, may_start: bool) -> Wants {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         Wants { start: request.start, may_start, force: false, all: request.all, turn }
+    }
+
+    /// Whether the answer names what another server stops when it is not used.
+    fn counts_use(&self, tree: &Tree, reply: &FindReply) -> bool {
+        let name = reply.canonical.as_ref().unwrap_or(&reply.name);
+        let stops = |node: &Object| node.spec.launch.as_ref().is_some_and(|launch| launch.idle_stop.is_some());
+        !self.reigns() && !reply.instances.is_empty() && tree.get(name).is_some_and(|node| stops(&node))
     }
 
     /// Whether an answer may be given: none of its instances has ended or is being stopped without the log showing it

@@ -69,6 +69,15 @@ impl Inner {
         }
     }
 
+    /// What the primary answered, when this server has what it did: whoever asked here looks here next.
+    pub(crate) async fn seen_here<T>(&self, answer: Result<T>) -> Result<T> {
+        if answer.is_ok() {
+            // If no majority answers now, it is here a little later.
+            let _ = self.cluster.confirm().await;
+        }
+        answer
+    }
+
     /// Waits until this server has what the primary answered at this revision, so that whoever wrote here reads it here.
     pub(crate) async fn catch_up(&self, revision: u64) {
         let caught_up = async {

@@ -62,6 +62,12 @@ impl Reports {
         self.known.lock().remove(&id).is_some()
     }
 
+    /// Another server is the primary.
+    pub(crate) fn clear(&self) {
+        self.known.lock().clear();
+        self.clocks.clear();
+    }
+
     /// It has reported. True when its silence may reach the log after this.
     fn told(&self, id: InstanceId, by: &str, verdict: &Verdict) -> bool {
         let mut known = self.known.lock();
@@ -96,10 +102,7 @@ impl Reports {
 impl Inner {
     /// A new primary: everybody who must report has one whole ttl for it.
     pub(crate) fn begin_reports(&self, tree: &Tree) {
-        let known: Vec<InstanceId> = self.reports.known.lock().keys().copied().collect();
-        for id in known {
-            self.reports.forget(id);
-        }
+        self.reports.clear();
         for node in tree.live() {
             self.follow_reports(&node);
         }
@@ -245,7 +248,7 @@ pub(crate) async fn judge_the_silent(inner: Arc<Inner>) {
             inner.reports.forget(id);
             continue;
         }
-        if !inner.cluster.is_primary() {
+        if !inner.reigns() {
             continue;
         }
         if let Err(error) = inner.judge_silence(id, serial).await {

@@ -22,6 +22,7 @@ use byname_registry::computers::Footing;
 use byname_registry::{Command, Tree};
 
 use crate::Inner;
+use crate::samples::OfHost;
 use crate::start::now;
 
 /// How often the hosts are looked at.
@@ -158,6 +159,28 @@ impl Hosts {
     /// What is known of a host.
     pub(crate) fn of(&self, computer: &Name) -> Option<(Heard, Option<Timestamp>)> {
         self.heard.lock().get(computer).map(|heard| (*heard, heard.seen))
+    }
+
+    /// What is known of hosts, for the other servers.
+    pub(crate) fn samples(&self) -> Vec<OfHost> {
+        let heard = self.heard.lock();
+        let known = heard.iter().filter(|(_, heard)| heard.seen.is_some());
+        known
+            .map(|(name, heard)| OfHost {
+                name: name.to_string(),
+                load: heard.load,
+                memory_free: heard.memory_free,
+                seen: heard.seen.map(|at| at.0),
+            })
+            .collect()
+    }
+
+    /// Takes what the primary knows of a host.
+    pub(crate) fn take_sample(&self, computer: &Name, sample: &OfHost) {
+        self.with(computer, |heard| {
+            (heard.load, heard.memory_free) = (sample.load, sample.memory_free);
+            heard.seen = sample.seen.map(Timestamp);
+        });
     }
 
     /// Nobody is judged by what was not heard before now.

@@ -219,7 +219,7 @@ pub fn server_certificate(
     authority.certify(&request, &subject, certify::SERVER, start::now())
 }
 
-const AUTHORITY: &str = "authority";
+pub(crate) const AUTHORITY: &str = "authority";
 const PASSWORDS: &str = "passwords";
 
 impl Inner {

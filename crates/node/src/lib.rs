@@ -17,6 +17,7 @@ mod health;
 mod hosts;
 mod identity;
 mod idle;
+mod itself;
 mod leases;
 mod locks;
 mod logs;
@@ -24,6 +25,8 @@ mod machine;
 mod members;
 mod place;
 mod role;
+mod salvage;
+mod samples;
 mod serve;
 mod sockets;
 mod speed;
@@ -56,6 +59,7 @@ use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, sto
 
 pub use forward::Peers;
 pub use hosts::HostTimes;
+pub use salvage::Backup;
 pub use identity::{Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
 
@@ -63,6 +67,8 @@ use machine::{RegistryMachine, Told, View};
 const LEADS_SOON: Duration = Duration::from_secs(1);
 /// Between two questions to a cluster that has no primary yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a server that waits for others says so.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -105,6 +111,8 @@ pub(crate) struct Inner {
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
     peers: OnceLock<Arc<dyn Peers>>,
+    /// As what this server is in the tree.
+    found: OnceLock<InstanceId>,
     /// Nobody but other servers is admitted before this server can tell who is who.
     awaits_identity: AtomicBool,
     /// Told when the view has changed.
@@ -195,6 +203,7 @@ impl Node {
             has_ended: OnceLock::new(),
             identity: OnceLock::new(),
             peers: OnceLock::new(),
+            found: OnceLock::new(),
             awaits_identity: AtomicBool::new(false),
             published,
             reign: AtomicU64::new(0),
@@ -210,6 +219,13 @@ impl Node {
         }
         tokio::spawn(role::follow(inner.clone()));
         tokio::spawn(members::promote(inner.clone()));
+        tokio::spawn(samples::tell(inner.clone()));
+        let hearing = Arc::downgrade(&inner);
+        inner.cluster.on_word(move |word| {
+            if let Some(inner) = hearing.upgrade() {
+                inner.hear(&word);
+            }
+        });
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
         tokio::spawn(end_locks(inner.clone()));
@@ -245,6 +261,7 @@ impl Node {
     /// Refuses new writes and closes the log. Programs go on.
     pub async fn shutdown(&self) {
         self.drain();
+        self.take_leave().await;
         self.inner.cluster.hand_over().await;
         self.inner.cluster.shutdown().await;
     }
@@ -267,9 +284,16 @@ impl Node {
     /// Waits until this server has what was answered before it was asked. A server that is alone has it.
     pub async fn catch_up(&self) {
         let cluster = &self.inner.cluster;
+        let mut told = Instant::now();
         while cluster.members().len() != 1 && cluster.confirm().await.is_err() {
             if self.inner.stopping() {
                 return;
+            }
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let others = cluster.members().into_iter().filter(|member| member.server.id != self.inner.config.id);
+                let others: Vec<String> = others.map(|m| format!("{} ({})", m.server.id, m.server.address)).collect();
+                tracing::warn!(servers = others.join(", "), "waiting for a majority of the servers");
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
@@ -319,7 +343,7 @@ impl Inner {
     pub(crate) async fn propose(&self, by: &str, request: Option<RequestId>, command: Command) -> Result<Reply> {
         metrics::counter!("byname_writes_total").increment(1);
         let request = request.map(|id| own_request(by, id));
-        let anywhere = matches!(command, Command::Anchor { .. });
+        let anywhere = matches!(command, Command::Anchor { .. } | Command::Vault { .. });
         let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
         let bytes = Bytes::from(stored::encode_command(&entry));
         let proposed = match anywhere {

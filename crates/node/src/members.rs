@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use byname_api::error::{Code, Error, NO_PRIMARY, Result};
-use byname_api::request::{ChangeServers, Member};
+use byname_api::object::{Kind, ObjectId, Spec};
+use byname_api::request::{ChangeServers, Member, Op};
 use byname_cluster::ChangeError;
 use byname_name::{Name, Pattern};
-use byname_registry::Command;
+use byname_registry::{Command, Tree};
 use byname_registry::command::Revoked;
 
 use crate::Inner;
@@ -26,6 +27,33 @@ const MANY: u32 = 10_000;
 /// The name of a server.
 pub(crate) fn name_of(id: u64) -> Result<Name> {
     Ok(Name::parse(&format!("/byname/servers/{id}"))?)
+}
+
+/// The numbers of all servers that ever were: the objects of those that were removed stay.
+pub(crate) fn server_numbers(tree: &Tree) -> impl Iterator<Item = u64> + use<> {
+    let listed = Pattern::parse("/byname/servers/*").ok().and_then(|pattern| {
+        byname_registry::query::list(tree, &pattern, Some(MANY), None, None, None).ok()
+    });
+    let entries = listed.map(|listed| listed.entries).unwrap_or_default();
+    entries.into_iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()))
+}
+
+/// Refuses what would let the number of a server be given to another, and believe what the first one left behind.
+pub(crate) fn keep_numbers(op: &Op) -> Result<()> {
+    let Op::Delete { name, .. } = op else { return Ok(()) };
+    let labels: Vec<String> = name.labels().map(str::to_lowercase).collect();
+    let place = ["byname", "servers"];
+    let kept = match labels.as_slice() {
+        [] => false,
+        [first] => first == place[0],
+        [first, second] | [first, second, _] => first == place[0] && second == place[1],
+        _ => false,
+    };
+    if !kept {
+        return Ok(());
+    }
+    let what = "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
+    Err(Error::new(Code::Conflict, what).field("name"))
 }
 
 /// Gives a vote to each server that has none and has caught up: what a join began is finished by whoever leads then.
@@ -55,12 +83,8 @@ impl Inner {
     /// A number that no server ever had: objects of those that were removed stay.
     pub(crate) fn next_server(&self) -> u64 {
         let tree = self.view.load();
-        let listed = Pattern::parse("/byname/servers/*")
-            .ok()
-            .and_then(|pattern| byname_registry::query::list(&tree, &pattern, Some(MANY), None, None, None).ok());
-        let entries = listed.map(|listed| listed.entries).unwrap_or_default();
         let members = self.cluster.members().into_iter().map(|member| member.server.id);
-        let known = entries.iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()));
+        let known = server_numbers(&tree).collect::<Vec<_>>();
         members.chain(known).max().unwrap_or(0) + 1
     }
 
@@ -78,17 +102,37 @@ impl Inner {
         all
     }
 
+    /// The object of a server that has none yet.
+    async fn make_object(&self, name: &Name) -> Result<ObjectId> {
+        let add = Op::Add { name: name.clone(), spec: Spec::of(Kind::Service) };
+        self.propose("byname", None, Command::Batch { ops: vec![add], set: None }).await?;
+        let made = self.view.load().get(name).map(|node| node.id);
+        made.ok_or_else(|| Error::internal(format!("`{name}` was made and is not there")))
+    }
+
     /// Takes a server out, or hands the lead to one.
     pub(crate) async fn change_servers(&self, change: ChangeServers) -> Result<()> {
         match change {
             ChangeServers::Remove(id) => {
-                self.cluster.remove_server(id).await.map_err(refused)?;
-                // Whatever certificate it shows from now on is refused.
-                let object = self.view.load().get(&name_of(id)?).map(|node| node.id);
-                if let Some(object) = object {
-                    self.propose("byname", None, Command::Revoke(Revoked::Principal(object))).await?;
+                let name = name_of(id)?;
+                let known = self.view.load().get(&name).map(|node| node.id);
+                let member = self.cluster.members().iter().any(|member| member.server.id == id);
+                let object = match known {
+                    Some(object) => object,
+                    None if member => self.make_object(&name).await?,
+                    None => return Err(refused(ChangeError::Refused(format!("there is no server {id}")))),
+                };
+                // One that is out already may have been taken out by a request that did not get to its end.
+                if member || self.view.load().credentials(object).is_some() {
+                    if member {
+                        self.cluster.remove_server(id).await.map_err(refused)?;
+                    }
+                } else {
+                    let what = format!("server {id} does not belong to the cluster");
+                    return Err(refused(ChangeError::Refused(what)));
                 }
-                return Ok(());
+                // Whatever certificate it shows from now on is refused.
+                return self.propose("byname", None, Command::Revoke(Revoked::Principal(object))).await.map(drop);
             }
             ChangeServers::Transfer(to) => self.cluster.transfer(to).await,
         }

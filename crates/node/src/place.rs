@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn each_reason_counts_more_than_those_after_it() {
         let (a, b) = (host("a"), host("b"));
-        assert_eq!(chosen(&[a.clone()]), ("a".into(), String::new()));
+        assert_eq!(chosen(std::slice::from_ref(&a)), ("a".into(), String::new()));
         let said = |why: &str| format!(", of 2 hosts: {why}");
         assert_eq!(chosen(&[a.clone(), b.clone()]), ("a".into(), said("the first by name")));
         let a = Candidate { programs: 1, ..a };

@@ -61,6 +61,8 @@ impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
         *self.since.lock() = tokio::time::Instant::now();
+        // What the last primary told; from now on it is heard here.
+        self.usage.clear();
         self.hosts.grant_all();
         let tree = self.view.load_full();
         for node in tree.live() {
@@ -97,6 +99,7 @@ impl Inner {
         self.agents.part();
         self.leases.clear();
         self.lock_leases.clear();
+        self.reports.clear();
         self.usage.clear();
         self.sockets.clear();
         // Those who wait here for a start wait for nothing.

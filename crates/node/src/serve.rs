@@ -91,7 +91,7 @@ impl NameService for Node {
 
     async fn act(&self, cx: &Context, request: ActRequest) -> Result<ActReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.act(cx, request).await;
+            return self.inner.seen_here(primary.act(cx, request).await).await;
         }
         let verb = request.verb;
         let acted = self.inner.act(cx, request).await;
@@ -128,7 +128,7 @@ impl NameService for Node {
 
     async fn advertise(&self, cx: &Context, request: AdvertiseRequest) -> Result<AdvertiseReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.advertise(cx, request).await;
+            return self.inner.seen_here(primary.advertise(cx, request).await).await;
         }
         let (name, shown) = (request.name.clone(), request.ticket.is_some() || request.credential.is_some());
         let done = self.inner.advertise(cx, request).await;
@@ -149,7 +149,7 @@ impl NameService for Node {
 
     async fn withdraw(&self, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.withdraw(cx, request).await;
+            return self.inner.seen_here(primary.withdraw(cx, request).await).await;
         }
         let name = request.name.clone();
         let done = self.inner.withdraw(cx, request).await;
@@ -206,7 +206,7 @@ impl NameService for Node {
 
     async fn drain_host(&self, cx: &Context, request: DrainRequest) -> Result<DrainReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.drain_host(cx, request).await;
+            return self.inner.seen_here(primary.drain_host(cx, request).await).await;
         }
         let (name, act) = (request.name.clone(), request.act);
         let done = self.inner.drain(cx, request).await;
@@ -218,7 +218,7 @@ impl NameService for Node {
 
     async fn lock(&self, cx: &Context, request: LockRequest) -> Result<LockReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.lock(cx, request).await;
+            return self.inner.seen_here(primary.lock(cx, request).await).await;
         }
         let (name, renew) = (request.name.clone(), request.renew);
         let done = self.inner.lock(cx, request).await;
@@ -230,7 +230,7 @@ impl NameService for Node {
 
     async fn unlock(&self, cx: &Context, request: UnlockRequest) -> Result<UnlockReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.unlock(cx, request).await;
+            return self.inner.seen_here(primary.unlock(cx, request).await).await;
         }
         let name = request.name.clone();
         let done = self.inner.unlock(cx, request).await;
@@ -247,7 +247,7 @@ impl NameService for Node {
 
     async fn logout(&self, cx: &Context, request: LogoutRequest) -> Result<()> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.logout(cx, request).await;
+            return self.inner.seen_here(primary.logout(cx, request).await).await;
         }
         let whose = request.principal.clone().or_else(|| cx.caller.name.clone());
         let done = self.inner.logout(cx, request).await;
@@ -261,13 +261,17 @@ impl NameService for Node {
 
     async fn enrol(&self, cx: &Context, request: EnrolRequest) -> Result<EnrolReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.enrol(cx, request).await;
+            return self.inner.seen_here(primary.enrol(cx, request).await).await;
         }
         self.inner.enrol(cx, request).await
     }
 
     async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
-        let done = self.inner.certify(cx, &request);
+        // A server that is behind may not know yet that something was revoked.
+        let done = match self.inner.confirm().await {
+            Ok(()) => self.inner.certify(cx, &request),
+            Err(error) => Err(error),
+        };
         // Renewals for instances by their own hosts come every half hour for each: the first of them is the launch.
         if request.instance.is_none() || done.is_err() {
             let name = request.principal.as_ref().or(cx.caller.name.as_ref());
@@ -326,7 +330,7 @@ impl NameService for Node {
 
     async fn revoke(&self, cx: &Context, request: RevokeRequest) -> Result<()> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            return primary.revoke(cx, request).await;
+            return self.inner.seen_here(primary.revoke(cx, request).await).await;
         }
         let name = self.inner.revoked_name(&request);
         let done = self.inner.revoke(cx, request).await;
@@ -443,6 +447,7 @@ impl Inner {
         let of_one = request.ops.len() == 1;
         for (index, op) in request.ops.iter().enumerate() {
             self.authorise_change(&tree, &cx.caller, op)?;
+            crate::members::keep_numbers(op)?;
             check_op(op).map_err(|error| match error.at_field() {
                 Some(field) if !of_one => {
                     let field = format!("ops[{index}].{field}");

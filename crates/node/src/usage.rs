@@ -19,6 +19,8 @@ use byname_api::object::InstanceId;
 use byname_api::span::Timestamp;
 use byname_registry::query::Samples;
 
+use crate::samples::OfInstance;
+
 /// The clock of an instance that no find may name any more.
 const RETIRED: u64 = u64::MAX;
 /// No load was reported.
@@ -95,6 +97,31 @@ impl Usage {
     pub(crate) fn clear(&self) {
         self.map.pin().clear();
         self.due.lock().clear();
+    }
+
+    /// What is known of each copy of which anything is.
+    pub(crate) fn samples(&self) -> Vec<OfInstance> {
+        let map = self.map.pin();
+        let known = map.iter().map(|(id, entry)| {
+            let load = Some(entry.load.load(Ordering::Relaxed)).filter(|bits| *bits != UNSAID).map(f64::from_bits);
+            OfInstance {
+                id: id.0,
+                load,
+                connections: entry.connections.load(Ordering::Relaxed).checked_sub(1),
+                latency_us: entry.latency.load(Ordering::Relaxed).checked_sub(1),
+                seen: Some(entry.seen.load(Ordering::Relaxed)).filter(|at| *at > 0),
+            }
+        });
+        known.filter(|s| s.load.is_some() || s.connections.is_some() || s.latency_us.is_some()).collect()
+    }
+
+    /// Takes what the primary knows of a copy.
+    pub(crate) fn take_sample(&self, sample: &OfInstance) {
+        let entry = self.entry(InstanceId(sample.id));
+        entry.load.store(sample.load.map_or(UNSAID, f64::to_bits), Ordering::Relaxed);
+        entry.connections.store(sample.connections.map_or(0, |count| count.saturating_add(1)), Ordering::Relaxed);
+        entry.latency.store(sample.latency_us.map_or(0, |micros| micros.saturating_add(1)), Ordering::Relaxed);
+        entry.seen.store(sample.seen.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// It has ended.

@@ -12,9 +12,6 @@
 //! for how long new seeds are tried, `BYNAME_SIMULATION_SEED` from which on, and with `BYNAME_SIMULATION_ONLY` no other than
 //! that one is tried, again and again.
 
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../../cluster/tests/faulty_disk/mod.rs"]
-mod faulty_disk;
 mod model;
 
 use std::collections::VecDeque;
@@ -30,7 +27,7 @@ use byname_api::span::Timestamp;
 use byname_cluster::OpenError;
 use byname_name::Name;
 use byname_node::{Config, Node};
-use faulty_disk::FaultyDisk;
+use byname_sim::FaultyDisk;
 use model::{Model, Object};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

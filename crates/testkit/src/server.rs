@@ -36,7 +36,7 @@ impl Default for Options {
 pub struct Server {
     binary: PathBuf,
     role: &'static str,
-    listen: &'static str,
+    listen: std::borrow::Cow<'static, str>,
     arguments: Vec<String>,
     data: PathBuf,
     child: Option<Child>,
@@ -118,7 +118,7 @@ impl Server {
         Server {
             binary,
             role: options.role,
-            listen: options.listen,
+            listen: options.listen.into(),
             arguments: options.arguments,
             data,
             child: None,
@@ -155,7 +155,7 @@ impl Server {
             .command_of(self.role)
             .arg("--data")
             .arg(&self.data)
-            .args(["--listen", self.listen])
+            .args(["--listen", &self.listen])
             .args(&self.arguments)
             .env_remove("BYNAME_SERVER")
             .stdout(Stdio::piped())
@@ -183,6 +183,17 @@ impl Server {
         let endpoints = fs::read(self.data.join("endpoints.json")).expect("endpoints.json of a server that is ready");
         self.endpoints = serde_json::from_slice(&endpoints).expect("endpoints.json");
         Ok(took)
+    }
+
+    /// Listens on the same port when it is started again: what others were told of it holds.
+    ///
+    /// # Panics
+    ///
+    /// When it does not listen on TCP.
+    pub fn keep_port(&mut self) {
+        let api = self.https();
+        let address = api.strip_prefix("https://").expect("an address");
+        self.listen = address.to_owned().into();
     }
 
     /// A folder for the test's own files.

@@ -339,6 +339,69 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "TIME")]
         ttl: Option<Span>,
     },
+    /// Show the servers of the cluster
+    #[command(
+        long_about = "Show the servers of the cluster as the one that is asked sees them: which is the primary, which are \
+            heard, and how many entries of the log each lacks (the primary knows).",
+        after_long_help = "Examples:\n  byname cluster status\n  byname cluster status -o json"
+    )]
+    Status,
+    /// Take a server out for good
+    #[command(
+        long_about = "Take a server out of the cluster for good: it has no vote and gets nothing any more, and its \
+            certificates are refused. Stop it and destroy its disk: the keys of the cluster are on it. Its number is never \
+            used again.",
+        after_long_help = "Example:\n  byname cluster remove 3"
+    )]
+    Remove {
+        /// Its number
+        server: u64,
+    },
+    /// Hand the lead to another server
+    #[command(after_long_help = "Example:\n  byname cluster transfer 2")]
+    Transfer {
+        /// The number of the server that shall lead
+        server: u64,
+    },
+    /// Write all that the servers know into a file
+    #[command(
+        long_about = "Write all that the servers know into a file, while they go on. Secrets in it are sealed under the \
+            cluster key: keep a copy of identity/cluster.key from a server's data directory too, somewhere else.",
+        after_long_help = "Example:\n  byname cluster backup /backups/names.backup"
+    )]
+    Backup {
+        /// The file; one that is there is replaced when the backup is whole
+        file: PathBuf,
+    },
+    /// Make the data directory of a new cluster from a backup
+    #[command(
+        long_about = "Make the data directory of a server that begins a new cluster with the content of a backup. No server \
+            is asked. Start it with `byname server --data DIR`, and let others join it.",
+        after_long_help = "Example:\n  byname cluster restore /backups/names.backup --data /var/lib/byname --key \
+            cluster.key"
+    )]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// The new data directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// The cluster's key: identity/cluster.key of any of its servers
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Make the server of a data directory the only one of its cluster
+    #[command(
+        long_about = "Make the server whose data directory this is the only one of its cluster: for the day on which the \
+            disks of the others are lost. What this server had received counts; what only the others had is gone. They \
+            must not be started again. The server must not be running.",
+        after_long_help = "Example:\n  byname cluster stand-alone --data /var/lib/byname"
+    )]
+    StandAlone {
+        /// The data directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
 }
 
 /// `audit`.

@@ -19,7 +19,7 @@ use crate::cli::serve::{AgentArgs, DevArgs, Listen, ServerArgs};
 use crate::environment::{Environment, system_config_dir};
 
 /// The trust domain when none is configured.
-const DOMAIN: &str = "byname.internal";
+pub(crate) const DOMAIN: &str = "byname.internal";
 /// The data directory of a server or agent when none is configured.
 const DATA: &str = "/var/lib/byname";
 

@@ -2,6 +2,7 @@
 //! its socket or token, or it has joined once with a token and holds a certificate, which it renews.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,6 @@ use byname_name::Name;
 use super::config::{AgentSettings, ServerSettings, computer};
 use super::files::DataDir;
 use super::trust::{self, Own};
-use crate::cli::serve::Listen;
 use crate::commands::advertise::unhex;
 use crate::dial::TlsDial;
 use crate::environment::Environment;
@@ -75,20 +75,13 @@ pub(super) async fn member(env: &Environment, data: &DataDir, settings: &AgentSe
 
 /// Uses a server's join token, if there is one and it was not used yet. What it is given is all that it needs to meet the
 /// other servers, who have it among them when this returns.
-pub(super) async fn server(data: &DataDir, settings: &ServerSettings) -> Result<()> {
+pub(super) async fn server(data: &DataDir, settings: &ServerSettings, api: Option<SocketAddr>) -> Result<()> {
     let Some(token) = settings.join.as_deref().filter(|_| !Own::is_there(data)) else { return Ok(()) };
     let token: JoinToken = token.parse().map_err(|error: Error| error.field("join"))?;
-    let Listen::At(listen) = settings.listen else {
+    let address = trust::peer_address(api, settings)?;
+    if address.is_empty() {
         return Err(Error::invalid("listen", "a server that joins others must be reached by them: it cannot be `off`"));
-    };
-    if listen.port() == 0 && settings.address.is_none() {
-        // What it will listen on is not known yet; it says so itself when it is.
-        tracing::info!("joining with a port that is still to be chosen");
     }
-    let address = match trust::peer_address(Some(listen), settings)? {
-        address if address.ends_with(":0") => format!("{}:1", address.trim_end_matches(":0")),
-        address => address,
-    };
     let options = Options { tls: Some(TlsDial::pinned(token.root)?), ..Options::default() };
     let clerk = Clerk::connect(&token.servers.join(","), options)?;
     let key = authority::new_key()?;

@@ -8,6 +8,7 @@ mod join;
 mod listeners;
 mod local;
 mod peers;
+pub(crate) mod salvage;
 mod trust;
 mod workloads;
 
@@ -50,7 +51,8 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let server = Server::start(&env, data, &settings, Some(&agent)).await?;
+    let bound = Listeners::bind(&data, settings.listen).await?;
+    let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -70,8 +72,22 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
-    join::server(&data, &settings).await?;
-    let server = Server::start(&env, data, &settings, None).await?;
+    let bound = Listeners::bind(&data, settings.listen).await?;
+    let starting = async {
+        join::server(&data, &settings, bound.api).await?;
+        Server::start(&env, data, bound, &settings, None).await
+    };
+    tokio::pin!(starting);
+    // It may wait for the other servers for as long as they are away.
+    let server = loop {
+        tokio::select! {
+            started = &mut starting => break started?,
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ok(()),
+                Signal::Reload => {}
+            },
+        }
+    };
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -176,13 +192,13 @@ impl Server {
     async fn start(
         env: &Environment,
         data: DataDir,
+        bound: Listeners,
         settings: &ServerSettings,
         agent: Option<&Agent>,
     ) -> Outcome<Server> {
         let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
         let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
         let own = trust::Own::read(&data, settings)?;
-        let bound = Listeners::bind(&data, settings.listen).await?;
         let api = bound.api;
         let credentials = Arc::new(peers::Credentials::default());
         let links = Links::new(Arc::new(peers::PeerDial(credentials.clone())));
@@ -241,6 +257,12 @@ impl Server {
                 (serve(tls.clone()), tls)
             }
         };
+        if !settings.dev
+            && env.own_instance.is_none()
+            && let Some(endpoint) = api.and_then(trust::endpoint)
+        {
+            node.be_found(vec![endpoint]);
+        }
         if let Some(agent) = agent {
             // Before anything is started: programs have certificates from their first moment on.
             workloads::serve(agent, issuer::Issuer::asking(Arc::new(node.clone())));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use byname_api::caller::Certificate;
 use byname_api::error::{Code, Error, Result};
+use byname_api::service::Endpoint;
 use byname_api::span::Timestamp;
 use byname_front_http::{Secure, Stream};
 use byname_identity::authority::{self, Authority, Peer, Roots};
@@ -16,7 +17,7 @@ use byname_identity::tls::{self, Acceptor, Identity};
 use byname_node::{Node, Setup};
 use tokio::net::TcpStream;
 
-use super::config::ServerSettings;
+use super::config::{DOMAIN, ServerSettings};
 use super::files::DataDir;
 use super::peers::Credentials;
 use crate::commands::clock;
@@ -37,8 +38,10 @@ pub(super) struct Own {
 }
 
 /// Files of a server that is one of several.
-const NUMBER: &str = "identity/server";
+pub(super) const NUMBER: &str = "identity/server";
 const SEALED: &str = "identity/authority.sealed";
+/// Made when the server has taken part once: its log cannot be empty any more.
+const TOOK_PART: &str = "identity/took-part";
 
 impl Own {
     /// What lies in the data directory; a new one makes a server 1.
@@ -62,7 +65,24 @@ impl Own {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (1, true),
             Err(error) => return Err(unreadable(&data.path(NUMBER), &error)),
         };
+        let log = data.path("log/log");
+        let empty = fs::read_dir(&log).map_or(true, |mut entries| entries.next().is_none());
+        if empty && data.path(TOOK_PART).exists() {
+            // It has forgotten what it voted for and what it confirmed: as a new server it would break promises.
+            return Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "the log of server {id} is gone from {}: where there are other servers, `byname cluster remove {id}` there and \
+                     join with a new data directory; else `byname cluster restore` a backup into one",
+                    log.display()
+                ),
+            ));
+        }
         let domain = if founder { settings.domain.clone() } else { joined_domain(authority.as_ref())? };
+        if domain != settings.domain && settings.domain != DOMAIN {
+            let what = format!("this server's trust domain is `{domain}`, not `{}`: it cannot be changed", settings.domain);
+            return Err(Error::invalid("domain", what));
+        }
         Ok(Own { id, founder, domain, key, authority })
     }
 
@@ -122,7 +142,9 @@ pub(super) async fn establish(
 ) -> Result<Arc<Tls>> {
     node.catch_up().await;
     let audit = byname_audit::Audit::open(&data.path("audit"), node.id(), node.anchored())?;
-    let external = if settings.external_ca && own.founder { Some(external(data, &own.domain)?) } else { None };
+    // A server that joined has it from the others.
+    let here = own.founder || data.path("identity/issuing.key").exists();
+    let external = if settings.external_ca && here { Some(external(data, &own.domain)?) } else { None };
     let port = api.map_or(0, |api| api.port());
     let relying_party = if settings.dev { "localhost".to_owned() } else { own.domain.clone() };
     let origins = if settings.dev {
@@ -148,6 +170,10 @@ pub(super) async fn establish(
     data.write_public("ca.pem", node.bundle()?.as_bytes())?;
     if let Some(sealed) = node.sealed_authority() {
         data.write_private(SEALED, &sealed)?;
+    }
+    if !settings.dev {
+        data.write_private(NUMBER, format!("{}\n", own.id).as_bytes())?;
+        data.write_private(TOOK_PART, b"")?;
     }
     let authority = node.authority()?;
     let tls = match early {
@@ -232,6 +258,16 @@ fn host_of(address: IpAddr) -> String {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),
     }
+}
+
+/// Where this server answers, as the tree has it.
+pub(super) fn endpoint(api: SocketAddr) -> Option<Endpoint> {
+    let mut addresses = addresses_of(api).into_iter();
+    let address = match api.ip().is_unspecified() {
+        true => addresses.find(|address| !address.is_loopback())?,
+        false => api.ip(),
+    };
+    Some(Endpoint { protocol: "https".into(), address: address.to_string(), port: api.port() })
 }
 
 /// The addresses that a socket bound like this is reached at.

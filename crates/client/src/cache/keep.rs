@@ -26,6 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const QUESTIONS: usize = 8;
 /// Objects that are asked for when a watch has begun anew.
 const AGAIN: usize = 256;
+/// How often a watch is looked at that has just begun, and the pause in between.
+const READY_LOOKS: usize = 100;
+const READY_PAUSE: Duration = Duration::from_millis(20);
 /// How often an object is asked for whose answer was older than its watch.
 const ATTEMPTS: usize = 5;
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(50);
@@ -282,6 +285,13 @@ impl Shared {
     fn fetch_later(self: &Arc<Self>, name: Name, watch: Arc<Watch>, seen: Arc<Seen>) {
         let shared = self.clone();
         tokio::spawn(async move {
+            // An answer is of use only where a watch tells what comes after it.
+            for _ in 0..READY_LOOKS {
+                if watch.live.load(Ordering::Acquire) {
+                    break;
+                }
+                tokio::time::sleep(READY_PAUSE).await;
+            }
             let Ok(_turn) = shared.keeper.questions.clone().acquire_owned().await else { return };
             if let Err(error) = shared.fetch(&name, &watch, &seen).await {
                 shared.refused(&name, &error);
@@ -292,6 +302,9 @@ impl Shared {
     /// Asks for an object that a watch tells of, until the answer is as new as what the watch has told.
     async fn fetch(self: &Arc<Self>, name: &Name, watch: &Arc<Watch>, seen: &Arc<Seen>) -> Result<()> {
         for _ in 0..ATTEMPTS {
+            if !watch.live.load(Ordering::Acquire) || self.store.get(name).is_some_and(|e| self.store.is_certain(&e)) {
+                return Ok(());
+            }
             let before = (watch.epoch.load(Ordering::Acquire), self.store.changes.load(Ordering::Acquire));
             let request = ReadRequest { name: name.clone(), consistent: false };
             let reply = self.clerk.read(&own(), request).await?;

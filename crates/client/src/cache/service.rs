@@ -159,6 +159,7 @@ impl NameService for CachingClerk {
             return self.old(reply);
         }
         self.shared.misses.fetch_add(1, Ordering::Relaxed);
+        self.shared.flush_reports_of(|name| *name == request.name).await;
         match self.shared.clerk.find(cx, request.clone()).await {
             Ok(reply) => {
                 self.shared.note(&reply);
@@ -212,6 +213,8 @@ impl NameService for CachingClerk {
     }
 
     async fn status(&self, cx: &Context, request: ListRequest) -> Result<StatusReply> {
+        let pattern = Pattern::parse(&request.pattern);
+        self.shared.flush_reports_of(|name| pattern.as_ref().is_ok_and(|pattern| pattern.matches(name))).await;
         match self.shared.clerk.status(cx, request.clone()).await {
             Err(error) if self.is_away(&error) => {
                 let Some((entries, next, fresh)) = self.listed(&request) else { return Err(error) };

@@ -108,6 +108,8 @@ pub(crate) struct Entry {
     /// The copies that a find chooses from, by their places.
     candidates: Vec<usize>,
     choose: Choose,
+    /// Which copy is chosen hangs on loads and speeds, which no watch tells of.
+    sampled: bool,
     /// How long a find keeps an idle copy from being stopped, in milliseconds: a server must hear of use before that.
     idle_ms: u64,
     bytes: usize,
@@ -119,6 +121,7 @@ impl Entry {
         let instances = object.status.as_ref().map_or(&[][..], |status| &status.instances);
         let running = instances.iter().enumerate().filter(|(_, i)| i.state == State::Running);
         let mut candidates: Vec<usize> = running.map(|(place, _)| place).collect();
+        let sampled = matches!(choose, Choose::LeastLoaded | Choose::Fastest) && candidates.len() > 1;
         let load = |place: &usize| instances.get(*place).and_then(|i| i.load).filter(|l| l.is_finite()).unwrap_or(0.0);
         if choose == Choose::LeastLoaded {
             let least = candidates.iter().map(load).fold(f64::INFINITY, f64::min);
@@ -135,6 +138,7 @@ impl Entry {
             revision,
             candidates,
             choose,
+            sampled,
         }
     }
 
@@ -325,9 +329,28 @@ impl Store {
     pub(crate) fn find(&self, name: &Name, wanted: Wanted) -> Option<(Found, bool)> {
         let (mut found, ask) = self.look(name, Look::Find, wanted)?;
         if found.object().spec.kind == Some(Kind::Service) {
-            found.chosen = Some(found.entry.choose()?);
+            if found.entry.sampled && wanted == Wanted::Certain {
+                if ask {
+                    self.asked(name);
+                }
+                return None;
+            }
+            found.chosen = found.entry.choose();
+            if found.chosen.is_none() {
+                if ask {
+                    self.asked(name);
+                }
+                return None;
+            }
         }
         Some((found, ask))
+    }
+
+    /// Nobody is asked on the side after all.
+    fn asked(&self, name: &Name) {
+        if let Some(entry) = self.get(name) {
+            entry.seen.asking.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Takes what a watch or a server told. What is newer stays.

@@ -66,6 +66,7 @@ impl Shared {
             let mut state = self.reports.state.lock();
             if let Some(instance) = state.known.get(&key).copied()
                 && (request.load.is_some() || request.uses.is_some())
+                && request.load.is_none_or(f64::is_finite)
             {
                 let waiting = match state.waiting.remove(&key) {
                     Some(earlier) => merged(earlier, request),
@@ -96,7 +97,19 @@ impl Shared {
     }
 
     pub(super) async fn flush_reports(&self) {
-        let waiting = std::mem::take(&mut self.reports.state.lock().waiting);
+        self.flush_reports_of(|_| true).await;
+    }
+
+    /// Hands on what waits about some names: whoever asks about them sees what it reported.
+    pub(super) async fn flush_reports_of(&self, concerned: impl Fn(&Name) -> bool) {
+        let waiting: Vec<(Key, ReportRequest)> = {
+            let mut state = self.reports.state.lock();
+            if state.waiting.is_empty() {
+                return;
+            }
+            let of = |key: &Key, _: &mut ReportRequest| key.0.as_ref().is_none_or(&concerned);
+            state.waiting.extract_if(of).collect()
+        };
         let send = waiting.into_iter().map(|(key, request)| async move {
             match self.clerk.report(&own(), request).await {
                 Ok(_) => {

@@ -3,9 +3,10 @@
 //! - [`frame`]: the bytes.
 //! - [`read`]: walking over them.
 //! - [`recover`]: what a start makes of them.
-//! - [`writer`]: the thread that writes them.
+//! - [`writer`]: what writes them, and [`bell`], by which it is woken.
 //! - here: what the consensus engine sees.
 
+mod bell;
 pub(crate) mod frame;
 pub(crate) mod read;
 pub(crate) mod recover;
@@ -19,18 +20,18 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use futures_util::Stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::OpenError;
 use crate::disk::Disk;
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
+use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
 use read::{Frames, Next};
 use recover::{Mark, Recovered, Segment};
@@ -52,19 +53,22 @@ pub(crate) struct LogReader {
     shared: Arc<Shared>,
 }
 
-/// Owns the writing thread.
+/// Owns the writer.
 pub(crate) struct LogHandle {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    worker: Mutex<Option<Worker>>,
 }
 
-/// What the thread, the engine and the readers share.
+/// Who runs the writer.
+enum Worker {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
+}
+
+/// What the writer, the engine and the readers share.
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// Something waits to be written, or the log is closed.
-    wake: Condvar,
-    /// The log is closed.
-    wake_closed: Condvar,
+    bell: Bell,
     stalled: watch::Sender<Option<Arc<str>>>,
     snapshot_due: Notify,
 }
@@ -79,6 +83,8 @@ struct Inner {
     tail_bytes: usize,
     /// The last entry on disk.
     synced: Option<u64>,
+    /// So many truncations wait to be written; until then `synced` may speak of what was cut off.
+    truncating: usize,
     segments: VecDeque<Segment>,
     marks: VecDeque<Mark>,
     queue: VecDeque<Work>,
@@ -148,6 +154,7 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
             tail: VecDeque::new(),
             tail_bytes: 0,
             synced: found.last.map(|id| id.index),
+            truncating: 0,
             segments: found.segments,
             marks: found.marks,
             queue: VecDeque::new(),
@@ -157,19 +164,21 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
             snapshot_every: u64::MAX,
             closed: false,
         }),
-        wake: Condvar::new(),
-        wake_closed: Condvar::new(),
+        bell: Bell::default(),
         stalled: watch::Sender::new(None),
         snapshot_due: Notify::new(),
     });
+    let as_task = disk.waits().is_some();
     let writer = Writer::new(disk, dir.clone(), segment_bytes, Arc::clone(&shared), current);
-    let thread = std::thread::Builder::new()
-        .name("byname-log".to_owned())
-        .spawn(move || writer.run())
-        .map_err(|e| OpenError::io("start the writer of", &dir, e))?;
+    let worker = if as_task {
+        Worker::Task(tokio::spawn(writer.run_as_task()))
+    } else {
+        let thread = std::thread::Builder::new().name("byname-log".to_owned()).spawn(move || writer.run());
+        Worker::Thread(thread.map_err(|e| OpenError::io("start the writer of", &dir, e))?)
+    };
     Ok(Opened {
         store: LogStore { shared: Arc::clone(&shared), committed: None },
-        handle: LogHandle { shared, thread: Mutex::new(Some(thread)) },
+        handle: LogHandle { shared, worker: Mutex::new(Some(worker)) },
         last: found.last,
         purged: found.purged,
         vote: found.vote,
@@ -220,12 +229,18 @@ impl LogHandle {
         self.shared.snapshot_due.notified().await;
     }
 
-    /// Writes what waits and ends the thread. Blocks.
-    pub(crate) fn close(&self) {
+    /// Writes what waits and ends the writer.
+    pub(crate) async fn close(&self) {
         self.shared.close();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
+        let worker = self.worker.lock().take();
+        let ended = match worker {
+            Some(Worker::Thread(thread)) => {
+                tokio::task::spawn_blocking(move || thread.join().is_ok()).await.unwrap_or(false)
+            }
+            Some(Worker::Task(task)) => task.await.is_ok(),
+            None => true,
+        };
+        if !ended {
             tracing::error!("the writer of the log panicked");
         }
     }
@@ -240,8 +255,7 @@ impl Drop for LogHandle {
 impl Shared {
     fn close(&self) {
         self.inner.lock().closed = true;
-        self.wake.notify_all();
-        self.wake_closed.notify_all();
+        self.bell.ring_closed();
     }
 
     fn push(&self, inner: &mut Inner, record: Record, done: Done) -> io::Result<()> {
@@ -249,7 +263,7 @@ impl Shared {
             return Err(io::Error::other("the log is closed"));
         }
         inner.queue.push_back(Work { record, done });
-        self.wake.notify_one();
+        self.bell.ring_work();
         Ok(())
     }
 
@@ -283,6 +297,7 @@ impl Inner {
     /// Forgets entries that are on disk, until the tail is small.
     fn shrink_tail(&mut self, bytes: usize) {
         while self.tail_bytes > bytes
+            && self.truncating == 0
             && let Some(first) = self.tail.front()
             && self.synced.is_some_and(|synced| first.log_id.index <= synced)
         {
@@ -382,7 +397,9 @@ impl RaftLogStorage<Types> for LogStore {
         inner.drop_marks(after);
         inner.last = last;
         // Not waited for: whatever is appended next comes after it in the log.
-        self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)
+        self.shared.push(&mut inner, Record::Truncate(last), Done::Nobody)?;
+        inner.truncating += 1;
+        Ok(())
     }
 
     async fn purge(&mut self, upto: Id) -> io::Result<()> {
@@ -491,6 +508,11 @@ impl Shared {
                 let Some(segment) = inner.segments.iter().find(|segment| segment.sequence == mark.sequence) else {
                     return Err(io::Error::other(format!("the file with entry {next} is not there")));
                 };
+                // What is in memory may be in the place of what was cut off, which is on disk still.
+                let stop = inner.tail.front().map_or(stop, |entry| entry.log_id.index.min(stop));
+                if next == stop {
+                    continue;
+                }
                 let stop = inner.marks.get(number + 1).map_or(stop, |mark| mark.index.min(stop));
                 if next >= stop {
                     return Ok(out);

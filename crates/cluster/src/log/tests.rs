@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::StorageError;
@@ -11,7 +12,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::LocalDisk;
+use crate::disk::{DiskFile, LocalDisk};
 use crate::raft::{Commands, id};
 use crate::snapshot::Snapshots;
 use crate::state::StateMachine;
@@ -90,12 +91,83 @@ async fn a_truncated_and_overwritten_log_reads_back_the_same_after_a_restart() {
     assert_eq!(all(&mut log.store).await, expected);
     log.handle.shared.inner.lock().shrink_tail(0);
     assert_eq!(all(&mut log.store).await, expected);
-    log.handle.close();
+    log.handle.close().await;
     let mut log = open_log(dir.path());
     assert_eq!(log.last, Some(id(3, 49)));
     assert_eq!(all(&mut log.store).await, expected);
     let middle = log.store.get_log_reader().await.try_get_log_entries(24..33).await.unwrap();
     assert_eq!(middle, expected[24..33]);
+}
+
+/// A disk on which nothing is written before the test lets time pass.
+struct Slow;
+
+impl Disk for Slow {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        LocalDisk.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        LocalDisk.list(dir)
+    }
+
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        LocalDisk.create(path, bytes)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        LocalDisk.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        LocalDisk.sync_dir(dir)
+    }
+
+    fn waits(&self) -> Option<Duration> {
+        Some(Duration::from_millis(1))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_over_what_was_cut_off_is_read_before_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || open(Arc::new(Slow), dir.path().join("log"), 1, 4096, None).unwrap();
+    let mut log = open();
+    log.store.blocking_append((0..60).map(|index| entry(1, index))).await.unwrap();
+    log.handle.close().await;
+    let mut log = open();
+    log.store.truncate_after(Some(id(1, 25))).await.unwrap();
+    log.store.append((26..30).map(|index| entry(2, index)), IOFlushed::noop()).await.unwrap();
+    let expected: Vec<_> = (0..26).map(|i| entry(1, i)).chain((26..30).map(|i| entry(2, i))).collect();
+    assert_eq!(all(&mut log.store).await, expected);
+    log.handle.settled().await;
+    assert_eq!(all(&mut log.store).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_on_disk_stays_in_memory_although_something_cut_off_in_its_place_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(Arc::new(Slow), dir.path().join("log"), 1, 4096, None).unwrap();
+    log.store.append((0..60).map(|index| entry(1, index)), IOFlushed::noop()).await.unwrap();
+    // The writer has taken them when they are cut off.
+    tokio::task::yield_now().await;
+    log.store.truncate_after(Some(id(1, 25))).await.unwrap();
+    log.store.append((26..30).map(|index| entry(2, index)), IOFlushed::noop()).await.unwrap();
+    let expected: Vec<_> = (0..26).map(|i| entry(1, i)).chain((26..30).map(|i| entry(2, i))).collect();
+    while log.handle.shared.inner.lock().synced != Some(29) {
+        log.handle.shared.inner.lock().shrink_tail(0);
+        assert_eq!(all(&mut log.store).await, expected);
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]
@@ -111,7 +183,7 @@ async fn votes_and_purges_survive_the_files_they_were_written_in() {
     log.store.purge(id(7, 199)).await.unwrap();
     log.handle.settled().await;
     assert!(files() < before, "{} of {before} files are left", files());
-    log.handle.close();
+    log.handle.close().await;
     let mut log = open_log(dir.path());
     assert_eq!(log.store.get_log_reader().await.read_vote().await.unwrap(), Some(vote));
     assert_eq!((log.purged, log.last), (Some(id(7, 199)), Some(id(7, 200))));

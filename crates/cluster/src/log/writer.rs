@@ -1,9 +1,9 @@
-//! The thread that writes the log.
+//! What writes the log: a thread, or a task where the disk says so ([`Disk::waits`]). Both take the same steps.
 //!
 //! It takes all that waits, writes it with one `write` and one `sync`, acknowledges, and takes again: the longer the disk
 //! needs, the more goes into the next write.
 //!
-//! When the disk refuses, the thread keeps what it holds, says so (`stalled`) and tries again. A disk that is full is asked
+//! When the disk refuses, the writer keeps what it holds, says so (`stalled`) and tries again. A disk that is full is asked
 //! for the same bytes at the same place. After any other error, a failed sync above all, the kernel may have dropped the
 //! pages and call them clean, so this file is never written again: a new segment is made, whose header says where the old one
 //! ends, and what was not synced is written there anew.
@@ -56,8 +56,29 @@ pub(crate) struct Writer {
     pub(crate) segment_bytes: u64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) current: Current,
+    /// Taken, and not on disk yet.
+    queue: VecDeque<Work>,
+    /// So many of the queue are written and wait for the sync.
+    unsynced: Option<usize>,
+    /// The disk refused: the wait before the next try.
+    refused: Option<Duration>,
+    rested: bool,
     buffer: Vec<u8>,
     offsets: Vec<u64>,
+}
+
+/// What comes before the writer's next step.
+enum Next {
+    /// Nothing.
+    Step,
+    /// Nothing, but now the sync comes.
+    Sync,
+    /// Work, or that the log is closed.
+    Work,
+    /// So much time, or that the log is closed.
+    Pause(Duration),
+    /// There is none: all is written, or was given up.
+    End,
 }
 
 /// The segment that is written to, and what is on disk.
@@ -77,9 +98,6 @@ pub(crate) struct Current {
     pub(crate) force_mark: bool,
 }
 
-/// The writer was asked to stop while the disk refused.
-struct Closed;
-
 impl Writer {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
@@ -88,81 +106,137 @@ impl Writer {
         shared: Arc<Shared>,
         current: Current,
     ) -> Writer {
-        Writer { disk, dir, segment_bytes, shared, current, buffer: Vec::new(), offsets: Vec::new() }
+        Writer {
+            disk,
+            dir,
+            segment_bytes,
+            shared,
+            current,
+            queue: VecDeque::new(),
+            unsynced: None,
+            refused: None,
+            rested: false,
+            buffer: Vec::new(),
+            offsets: Vec::new(),
+        }
     }
 
-    /// Writes until the log is closed.
+    /// Writes until the log is closed; on a thread of its own.
     pub(crate) fn run(mut self) {
-        let mut queue = VecDeque::new();
         loop {
-            {
-                let mut inner = self.shared.inner.lock();
-                if inner.queue.is_empty() && !inner.closed {
-                    drop(inner);
-                    self.rest();
-                    inner = self.shared.inner.lock();
-                }
-                while inner.queue.is_empty() && !inner.closed {
-                    self.shared.wake.wait(&mut inner);
-                }
-                if inner.queue.is_empty() {
-                    break;
-                }
-                std::mem::swap(&mut queue, &mut inner.queue);
-            }
-            while !queue.is_empty() {
-                if let Err(Closed) = self.write(&mut queue) {
-                    // Whoever waits learns it by the loss of its channel.
-                    self.shared.inner.lock().queue.clear();
-                    return;
-                }
+            match self.step() {
+                Next::Step | Next::Sync => {}
+                Next::Work => self.shared.bell.wait_for_work(&self.shared.inner),
+                Next::Pause(time) => self.shared.bell.pause(&self.shared.inner, time),
+                Next::End => return,
             }
         }
+    }
+
+    /// Writes until the log is closed; on a disk whose calls return at once.
+    pub(crate) async fn run_as_task(mut self) {
+        loop {
+            match self.step() {
+                Next::Step => {}
+                Next::Sync => tokio::time::sleep(self.disk.waits().unwrap_or_default()).await,
+                Next::Work => self.shared.bell.task.notified().await,
+                Next::Pause(time) => {
+                    let end = tokio::time::sleep(time);
+                    tokio::pin!(end);
+                    // New work rings too, and is no reason to try sooner.
+                    while !self.shared.inner.lock().closed {
+                        tokio::select! {
+                            biased;
+                            () = &mut end => break,
+                            () = self.shared.bell.task.notified() => {}
+                        }
+                    }
+                }
+                Next::End => return,
+            }
+        }
+    }
+
+    /// Goes on as far as it can without waiting.
+    fn step(&mut self) -> Next {
+        if let Some(count) = self.unsynced.take() {
+            return match self.current.file.sync() {
+                Ok(()) => {
+                    self.finish(count);
+                    Next::Step
+                }
+                Err(error) => {
+                    self.current.broken = true;
+                    self.stall(&error)
+                }
+            };
+        }
+        if self.queue.is_empty() {
+            let mut inner = self.shared.inner.lock();
+            if inner.queue.is_empty() {
+                let closed = inner.closed;
+                drop(inner);
+                return match (closed, self.rested) {
+                    (true, _) => {
+                        self.leave_mark();
+                        Next::End
+                    }
+                    (false, true) => Next::Work,
+                    (false, false) => {
+                        self.rest();
+                        self.rested = true;
+                        Next::Step
+                    }
+                };
+            }
+            std::mem::swap(&mut self.queue, &mut inner.queue);
+            self.rested = false;
+        } else if self.refused.is_some() {
+            let mut inner = self.shared.inner.lock();
+            if inner.closed {
+                // Whoever waits learns it by the loss of its channel.
+                inner.queue.clear();
+                return Next::End;
+            }
+        }
+        match self.write() {
+            Ok(count) => {
+                self.unsynced = Some(count);
+                Next::Sync
+            }
+            Err(error) => self.stall(&error),
+        }
+    }
+
+    /// Writes as much of the queue as goes into one write; says how many records that is.
+    fn write(&mut self) -> io::Result<usize> {
+        if self.current.broken {
+            self.next_segment(0)?;
+        }
+        let mut count = self.encode_queue();
+        while self.current.synced + self.buffer.len() as u64 > self.current.bytes {
+            self.next_segment(self.buffer.len() as u64)?;
+            count = self.encode_queue();
+        }
+        let written = self.current.file.write_at(&self.buffer, self.current.synced);
+        written.inspect_err(|error| self.current.broken = !is_full(error))?;
+        Ok(count)
+    }
+
+    fn encode_queue(&mut self) -> usize {
+        let queue = std::mem::take(&mut self.queue);
+        let count = self.encode(queue.iter().map(|work| &work.record));
+        self.queue = queue;
+        count
+    }
+
+    /// Proves to the next start that the last frames are complete. Best effort.
+    fn leave_mark(&mut self) {
         if self.current.proven < self.current.synced && !self.current.broken {
             self.encode(std::iter::once(&Record::Mark));
-            // Best effort: it only proves to the next start that the frames before it are complete.
             let _ =
                 self.current.file.write_at(&self.buffer, self.current.synced).and_then(|()| self.current.file.sync());
         }
-    }
-
-    /// Writes as much of the queue as goes into one write, and acknowledges it.
-    fn write(&mut self, queue: &mut VecDeque<Work>) -> Result<(), Closed> {
-        let mut pause = RETRY;
-        let count = loop {
-            if self.current.broken
-                && let Err(error) = self.next_segment(0)
-            {
-                self.stall(&error, &mut pause)?;
-                continue;
-            }
-            let count = self.encode(queue.iter().map(|work| &work.record));
-            let end = self.current.synced + self.buffer.len() as u64;
-            if end > self.current.bytes {
-                if let Err(error) = self.next_segment(self.buffer.len() as u64) {
-                    self.stall(&error, &mut pause)?;
-                }
-                continue;
-            }
-            let synced = match self.current.file.write_at(&self.buffer, self.current.synced) {
-                Ok(()) => self.current.file.sync().inspect_err(|_| self.current.broken = true),
-                Err(error) => {
-                    self.current.broken = !is_full(&error);
-                    Err(error)
-                }
-            };
-            match synced {
-                Ok(()) => {
-                    self.current.proven = self.current.synced;
-                    self.current.synced = end;
-                    break count;
-                }
-                Err(error) => self.stall(&error, &mut pause)?,
-            }
-        };
-        self.shared.set_stalled(None);
-        self.finish(queue, count);
-        Ok(())
     }
 
     /// Encodes records into the buffer, for the place where the next write goes; says how many.
@@ -180,13 +254,17 @@ impl Writer {
     }
 
     /// Makes known that the first `count` records of the queue are on disk.
-    fn finish(&mut self, queue: &mut VecDeque<Work>, count: usize) {
+    fn finish(&mut self, count: usize) {
+        self.current.proven = self.current.synced;
+        self.current.synced += self.buffer.len() as u64;
+        self.refused = None;
+        self.shared.set_stalled(None);
         let mut flushed = None;
         let mut told = Vec::new();
         let mut purged = false;
         {
             let mut inner = self.shared.inner.lock();
-            for (work, &offset) in queue.drain(..count).zip(&self.offsets) {
+            for (work, &offset) in self.queue.drain(..count).zip(&self.offsets) {
                 purged |= matches!(work.record, Record::Purge(_));
                 self.current.take(&mut inner, &work.record, offset);
                 match work.done {
@@ -292,30 +370,26 @@ impl Writer {
         }
     }
 
-    /// Says why nothing is written, and waits before the next try. A single failure that a new segment heals is not worth
-    /// refusing writes.
-    fn stall(&self, error: &io::Error, pause: &mut Duration) -> Result<(), Closed> {
+    /// Says why nothing is written, and how long to wait before the next try. A single failure that a new segment heals is not
+    /// worth refusing writes.
+    fn stall(&mut self, error: &io::Error) -> Next {
         let dir = self.dir.display();
-        let wait = if is_full(error) {
+        let pause = self.refused.unwrap_or(RETRY);
+        let (wait, next) = if is_full(error) {
             let reason = format!("the disk is full: free space under {dir}; writes resume by themselves");
             self.shared.set_stalled(Some(reason));
-            RETRY_FULL
+            (RETRY_FULL, pause)
         } else {
             tracing::warn!(dir = %dir, %error, "a write to the log failed and is tried again in a new file");
-            if *pause > RETRY {
+            if pause > RETRY {
                 let reason =
                     format!("the disk under {dir} fails ({error}); writes resume by themselves when it works again");
                 self.shared.set_stalled(Some(reason));
             }
-            let wait = *pause;
-            *pause = (*pause * 4).min(RETRY_MAX);
-            wait
+            (pause, (pause * 4).min(RETRY_MAX))
         };
-        let mut inner = self.shared.inner.lock();
-        if !inner.closed {
-            self.shared.wake_closed.wait_for(&mut inner, wait);
-        }
-        if inner.closed { Err(Closed) } else { Ok(()) }
+        self.refused = Some(next);
+        Next::Pause(wait)
     }
 }
 
@@ -337,6 +411,7 @@ impl Current {
             Record::Truncate(after) => {
                 self.last = *after;
                 inner.drop_marks(after.map(|id| id.index));
+                inner.truncating -= 1;
                 inner.synced = after.map(|id| id.index);
                 self.force_mark = true;
             }

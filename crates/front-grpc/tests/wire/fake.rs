@@ -428,7 +428,10 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        Server::start(router, address, || TcpListenerStream::new(TcpListener::from_std(listener).unwrap()))
+        Server::start(router, address, || {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            incoming.map(|stream| stream.inspect(|stream| stream.set_nodelay(true).unwrap()))
+        })
     }
 
     pub async fn unix(router: Router, path: &Path) -> Server {

@@ -2,8 +2,11 @@
 
 #![allow(unreachable_pub)]
 
+mod cache;
 mod clerk;
+mod failover;
 mod fake;
 mod foreign;
 mod identity;
+mod tree;
 mod trust;

@@ -2,21 +2,35 @@
 //!
 //! What a power cut leaves: of every sector written since the last sync either the old or the new content, drawn from the
 //! seed; of the names changed since the last `sync_dir` the first few, in order.
+//!
+//! With a [`Pace`] it is a disk for a world on one thread: its calls are made by tasks, which wait as long as it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use byname_cluster::disk::{Disk, DiskFile};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 const SECTOR: usize = 512;
 
+/// How long a sync takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// At least.
+    pub shortest: Duration,
+    /// What chance adds at most.
+    pub spread: Duration,
+}
+
+/// The disk. Clones are one.
 #[derive(Clone)]
-pub(crate) struct FaultyDisk {
+pub struct FaultyDisk {
     world: Arc<Mutex<World>>,
     died: Arc<Notify>,
 }
@@ -33,6 +47,10 @@ struct World {
     /// The power goes before this many more changes.
     power: Option<u64>,
     dead: bool,
+    pace: Option<Pace>,
+    /// Nothing is on disk before.
+    frozen: Option<Instant>,
+    dice: StdRng,
 }
 
 #[derive(Clone)]
@@ -53,8 +71,16 @@ struct OpenFile {
     inode: usize,
 }
 
+impl Default for FaultyDisk {
+    fn default() -> FaultyDisk {
+        FaultyDisk::new()
+    }
+}
+
 impl FaultyDisk {
-    pub(crate) fn new() -> FaultyDisk {
+    /// An empty disk without faults.
+    #[must_use]
+    pub fn new() -> FaultyDisk {
         FaultyDisk::with(World {
             inodes: Vec::new(),
             names: BTreeMap::new(),
@@ -64,7 +90,32 @@ impl FaultyDisk {
             failing_syncs: 0,
             power: None,
             dead: false,
+            pace: None,
+            frozen: None,
+            dice: StdRng::seed_from_u64(0),
         })
+    }
+
+    /// An empty disk for a world on one thread.
+    #[must_use]
+    pub fn paced(seed: u64, pace: Pace) -> FaultyDisk {
+        let disk = FaultyDisk::new();
+        {
+            let mut world = disk.world();
+            world.pace = Some(pace);
+            world.dice = StdRng::seed_from_u64(seed);
+        }
+        disk
+    }
+
+    /// Makes its syncs faster or slower.
+    pub fn set_pace(&self, pace: Pace) {
+        self.world().pace = Some(pace);
+    }
+
+    /// Lets no sync end before so much time is over.
+    pub fn freeze(&self, time: Duration) {
+        self.world().frozen = Some(Instant::now() + time);
     }
 
     fn with(world: World) -> FaultyDisk {
@@ -72,16 +123,16 @@ impl FaultyDisk {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the power go after `changes` more changes.
-    pub(crate) fn cut_power_after(&self, changes: u64) {
+    pub fn cut_power_after(&self, changes: u64) {
         self.world().power = Some(changes);
     }
 
     /// Returns when the power is gone.
-    pub(crate) async fn died(&self) {
+    pub async fn died(&self) {
         let notified = self.died.notified();
         if self.world().dead {
             return;
@@ -89,15 +140,18 @@ impl FaultyDisk {
         notified.await;
     }
 
-    /// What is left after a power cut now.
-    pub(crate) fn after_power_cut(&self, seed: u64) -> FaultyDisk {
+    /// What is left after a power cut now. Whoever has this one can change nothing any more.
+    #[must_use]
+    pub fn after_power_cut(&self, seed: u64) -> FaultyDisk {
         let mut dice = StdRng::seed_from_u64(seed);
-        let world = self.world();
+        let mut world = self.world();
+        world.dead = true;
         let mut names = world.durable_names.clone();
         let survived = dice.random_range(0..=world.renamed.len());
         for change in &world.renamed[..survived] {
             change.clone().make(&mut names);
         }
+        world.forget_removed();
         let inodes = world.inodes.iter().map(|inode| inode.torn(&mut dice)).collect();
         FaultyDisk::with(World {
             inodes,
@@ -108,13 +162,18 @@ impl FaultyDisk {
             failing_syncs: 0,
             power: None,
             dead: false,
+            pace: world.pace,
+            frozen: None,
+            dice: world.dice.clone(),
         })
     }
 
-    /// What a killed process leaves: everything it wrote.
-    pub(crate) fn after_kill(&self) -> FaultyDisk {
+    /// What a killed process leaves: everything it wrote. Whoever has this one can change nothing any more.
+    #[must_use]
+    pub fn after_kill(&self) -> FaultyDisk {
         let mut world = self.world();
         world.dead = true;
+        world.forget_removed();
         FaultyDisk::with(World {
             inodes: world.inodes.clone(),
             names: world.names.clone(),
@@ -124,36 +183,42 @@ impl FaultyDisk {
             failing_syncs: 0,
             power: None,
             dead: false,
+            pace: world.pace,
+            frozen: None,
+            dice: world.dice.clone(),
         })
     }
 
     /// Leaves so much room.
-    pub(crate) fn set_free(&self, bytes: u64) {
+    pub fn set_free(&self, bytes: u64) {
         self.world().free = bytes;
     }
 
     /// Lets the next syncs fail, and forget what they were to write, as Linux does.
-    pub(crate) fn fail_syncs(&self, count: u32) {
+    pub fn fail_syncs(&self, count: u32) {
         self.world().failing_syncs = count;
     }
 
     /// The files beneath a folder.
-    pub(crate) fn files(&self, dir: &Path) -> Vec<PathBuf> {
+    #[must_use]
+    pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
         self.world().names.keys().filter(|name| name.starts_with(dir)).cloned().collect()
     }
 
-    /// Changes the durable content of a file.
-    pub(crate) fn change(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    /// Changes the durable content of a file that is there.
+    pub fn change(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
         let mut world = self.world();
-        let inode = world.names[path];
-        change(&mut world.inodes[inode].content);
-        change(&mut world.inodes[inode].durable);
+        if let Ok(inode) = world.find(path) {
+            change(&mut world.inodes[inode].content);
+            change(&mut world.inodes[inode].durable);
+        }
     }
 
-    /// The content of a file.
-    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
+    /// The content of a file, without bytes when there is none.
+    #[must_use]
+    pub fn content(&self, path: &Path) -> Vec<u8> {
         let world = self.world();
-        world.inodes[world.names[path]].content.clone()
+        world.find(path).map(|inode| world.inodes[inode].content.clone()).unwrap_or_default()
     }
 
     /// Counts a change; the one at which the power goes is not made.
@@ -191,6 +256,21 @@ impl World {
         }
         self.free -= bytes;
         Ok(())
+    }
+
+    /// Gives back the memory of files that have no name.
+    fn forget_removed(&mut self) {
+        let renamed = self.renamed.iter().filter_map(|change| match change {
+            Change::Set(_, inode) => Some(inode),
+            Change::Remove(_) => None,
+        });
+        let named: BTreeSet<usize> =
+            self.names.values().chain(self.durable_names.values()).chain(renamed).copied().collect();
+        for (number, inode) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&number) {
+                *inode = Inode::default();
+            }
+        }
     }
 
     fn find(&self, path: &Path) -> io::Result<usize> {
@@ -266,6 +346,14 @@ impl Disk for FaultyDisk {
         world.durable_names = world.names.clone();
         world.renamed.clear();
         Ok(())
+    }
+
+    fn waits(&self) -> Option<Duration> {
+        let mut world = self.world();
+        let Pace { shortest, spread } = world.pace?;
+        let drawn = shortest + spread.mul_f64(world.dice.random());
+        let frozen = world.frozen.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        Some(drawn.max(frozen))
     }
 }
 

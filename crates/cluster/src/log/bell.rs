@@ -1,0 +1,46 @@
+//! What wakes the writer of the log, be it a thread or a task.
+
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use super::Inner;
+
+/// Rung when there is work, and when the log is closed.
+#[derive(Default)]
+pub(super) struct Bell {
+    work: Condvar,
+    closed: Condvar,
+    /// Rung for both.
+    pub(super) task: Notify,
+}
+
+impl Bell {
+    pub(super) fn ring_work(&self) {
+        self.work.notify_one();
+        self.task.notify_one();
+    }
+
+    pub(super) fn ring_closed(&self) {
+        self.work.notify_all();
+        self.closed.notify_all();
+        self.task.notify_one();
+    }
+
+    /// Returns when there is work, or the log is closed.
+    pub(super) fn wait_for_work(&self, log: &Mutex<Inner>) {
+        let mut inner = log.lock();
+        while inner.queue.is_empty() && !inner.closed {
+            self.work.wait(&mut inner);
+        }
+    }
+
+    /// Returns after `time`, or when the log is closed.
+    pub(super) fn pause(&self, log: &Mutex<Inner>, time: Duration) {
+        let mut inner = log.lock();
+        if !inner.closed {
+            self.closed.wait_for(&mut inner, time);
+        }
+    }
+}
