@@ -257,6 +257,12 @@ impl Cluster {
                 tasks,
             }),
         };
+        // Not one of the tasks, as below.
+        tokio::spawn(members::make_way(
+            Arc::downgrade(&cluster.inner),
+            cluster.inner.stalled.clone(),
+            options.stall_patience,
+        ));
         cluster.take_part(&options, sole_voter).await?;
         if !options.address.is_empty() {
             // Not one of the tasks: it ends by itself, and holds nothing that must go.
@@ -415,9 +421,8 @@ impl Cluster {
     pub async fn tell(&self, word: &[u8]) {
         let word = wire::word(word);
         let others = self.members().into_iter().filter(|member| member.server.id != self.inner.node);
-        let calls = others.map(|member| {
-            self.inner.network.ask(member.server.id, Lane::Log, word.clone(), self.inner.election.1)
-        });
+        let calls = others
+            .map(|member| self.inner.network.ask(member.server.id, Lane::Log, word.clone(), self.inner.election.1));
         futures_util::future::join_all(calls).await;
     }
 

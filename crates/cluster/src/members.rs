@@ -98,9 +98,9 @@ pub(crate) async fn announce(inner: Weak<Inner>, address: String) {
                 let others = servers(&inner.metrics.borrow_watched()).into_iter().map(|server| server.id);
                 let asked = others.filter(|id| *id != node && primary.is_none_or(|primary| primary == *id));
                 let asked: Vec<u64> = asked.collect();
-                let calls = asked.into_iter().map(|id| {
-                    inner.network.ask(id, Lane::Log, wire::announce(node, &address), inner.election.1)
-                });
+                let calls = asked
+                    .into_iter()
+                    .map(|id| inner.network.ask(id, Lane::Log, wire::announce(node, &address), inner.election.1));
                 futures_util::future::join_all(calls).await.iter().any(Result::is_ok)
             }
         };
@@ -280,6 +280,18 @@ impl Cluster {
         if inner.metrics.borrow_watched().current_leader == Some(id) {
             tokio::spawn(async move { inner.succeed(id).await });
         }
+    }
+}
+
+/// Hands the lead over when the disk of the primary takes no writes for so long: the others' may. It tries again for as long
+/// as that lasts, because nobody may be there to take it.
+pub(crate) async fn make_way(inner: Weak<Inner>, mut stalled: watch::Receiver<Option<Arc<str>>>, patience: Duration) {
+    while stalled.wait_for(Option::is_some).await.is_ok() {
+        if tokio::time::timeout(patience, stalled.wait_for(Option::is_none)).await.is_ok() {
+            continue;
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        Cluster { inner }.hand_over().await;
     }
 }
 

@@ -55,7 +55,8 @@ impl Inner {
             }
             match query::find(&tree, &request.name, wants, &self.usage)? {
                 // Whether it is used is the primary's to know: it may be stopping it for want of use at this moment.
-                Outlook::Answer(reply) if self.counts_use(&tree, &reply) && self.cluster.role().borrow().of.is_some() => {}
+                Outlook::Answer(reply)
+                    if self.counts_use(&tree, &reply) && self.cluster.role().borrow().of.is_some() => {}
                 Outlook::Answer(mut reply) if self.may_name(&reply) => {
                     self.freshen(&mut reply.fresh);
                     return Ok(*reply);

@@ -59,9 +59,9 @@ use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, sto
 
 pub use forward::Peers;
 pub use hosts::HostTimes;
-pub use salvage::Backup;
 pub use identity::{Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
+pub use salvage::Backup;
 
 /// How long a server that leads may take to be ready for it.
 const LEADS_SOON: Duration = Duration::from_secs(1);

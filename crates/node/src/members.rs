@@ -8,8 +8,8 @@ use byname_api::object::{Kind, ObjectId, Spec};
 use byname_api::request::{ChangeServers, Member, Op};
 use byname_cluster::ChangeError;
 use byname_name::{Name, Pattern};
-use byname_registry::{Command, Tree};
 use byname_registry::command::Revoked;
+use byname_registry::{Command, Tree};
 
 use crate::Inner;
 
@@ -31,9 +31,9 @@ pub(crate) fn name_of(id: u64) -> Result<Name> {
 
 /// The numbers of all servers that ever were: the objects of those that were removed stay.
 pub(crate) fn server_numbers(tree: &Tree) -> impl Iterator<Item = u64> + use<> {
-    let listed = Pattern::parse("/byname/servers/*").ok().and_then(|pattern| {
-        byname_registry::query::list(tree, &pattern, Some(MANY), None, None, None).ok()
-    });
+    let listed = Pattern::parse("/byname/servers/*")
+        .ok()
+        .and_then(|pattern| byname_registry::query::list(tree, &pattern, Some(MANY), None, None, None).ok());
     let entries = listed.map(|listed| listed.entries).unwrap_or_default();
     entries.into_iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()))
 }
@@ -52,7 +52,8 @@ pub(crate) fn keep_numbers(op: &Op) -> Result<()> {
     if !kept {
         return Ok(());
     }
-    let what = "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
+    let what =
+        "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
     Err(Error::new(Code::Conflict, what).field("name"))
 }
 

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 
+use byname_api::identity::{InviteReply, InviteRequest, JoinAs};
 use byname_api::request::{ChangeServers, ServerInfo};
 use byname_api::{Code, Error};
-use byname_api::identity::{InviteReply, InviteRequest, JoinAs};
 use byname_identity::join::JoinToken;
 use byname_name::Name;
 

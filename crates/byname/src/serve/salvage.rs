@@ -14,11 +14,12 @@ use crate::screen::{Format, Screen};
 
 /// Makes a data directory from a backup.
 pub(crate) fn restore(screen: &mut Screen, file: &Path, data: &Path, key: &Path) -> Outcome {
-    let key = ClusterKey::load(key)?
-        .ok_or_else(|| Error::invalid("key", format!("{} is not there", key.display())))?;
+    let key = ClusterKey::load(key)?.ok_or_else(|| Error::invalid("key", format!("{} is not there", key.display())))?;
     let backup = byname_node::Backup::read(file).map_err(cannot_start)?;
     let Some(sealed) = &backup.sealed_authority else {
-        return Err(Error::invalid("file", "the backup is of a server that had no identity yet: start a new one").into());
+        return Err(
+            Error::invalid("file", "the backup is of a server that had no identity yet: start a new one").into()
+        );
     };
     // The key is the right one, or nothing in the backup could be opened.
     byname_node::Node::open_authority(&key, sealed)?;
@@ -63,9 +64,8 @@ pub(crate) async fn stand_alone(screen: &mut Screen, data: &Path) -> Outcome {
     match screen.format {
         Format::Json => screen.json(&serde_json::json!({ "server": id, "term": at.term, "index": at.index }))?,
         Format::Name => screen.line(&format!("/byname/servers/{id}"))?,
-        Format::Table => screen.say(&format!(
-            "byname: server {id} is the only one of its cluster now; do not start the others again"
-        )),
+        Format::Table => screen
+            .say(&format!("byname: server {id} is the only one of its cluster now; do not start the others again")),
     }
     Ok(())
 }

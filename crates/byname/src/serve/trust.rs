@@ -80,7 +80,8 @@ impl Own {
         }
         let domain = if founder { settings.domain.clone() } else { joined_domain(authority.as_ref())? };
         if domain != settings.domain && settings.domain != DOMAIN {
-            let what = format!("this server's trust domain is `{domain}`, not `{}`: it cannot be changed", settings.domain);
+            let what =
+                format!("this server's trust domain is `{domain}`, not `{}`: it cannot be changed", settings.domain);
             return Err(Error::invalid("domain", what));
         }
         Ok(Own { id, founder, domain, key, authority })

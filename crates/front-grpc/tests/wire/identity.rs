@@ -130,7 +130,8 @@ async fn every_operation_of_identity_comes_through() {
     let asked = InviteRequest { join_as: JoinAs::Agent, computer: Some(name("/computers/bugs")), ttl };
     let reply = clerk.invite(&cx, asked).await.unwrap();
     assert_eq!((reply.secret, reply.servers), (secret("join"), vec!["https://192.0.2.1:7600".to_owned()]));
-    let asked = JoinRequest { secret: secret("join"), computer: name("/computers/bugs"), request: "csr".into(), address: None };
+    let asked =
+        JoinRequest { secret: secret("join"), computer: name("/computers/bugs"), request: "csr".into(), address: None };
     let reply = clerk.join(&cx, asked).await.unwrap();
     assert_eq!((reply.certificate.bundle.as_str(), reply.cluster_key), ("bundle", Some(secret("join"))));
     clerk.revoke(&cx, RevokeRequest::Instance { instance: InstanceId(9) }).await.unwrap();
