@@ -94,8 +94,8 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &Path) -> Resu
     let pid = server.pid();
     let system = |name, address, tls: Option<&Arc<Connector>>, token: Option<&MetadataValue<Ascii>>| System {
         name,
-        pid,
-        address,
+        pids: vec![pid],
+        addresses: vec![address],
         tls: tls.cloned(),
         ask: Ask::Find(token.cloned()),
         goal: None,

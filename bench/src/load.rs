@@ -25,7 +25,7 @@ use crate::wire::{byname, connect, connect_tls, empty, etcd};
 /// The part of each turn that is not counted.
 const WARM_UP: f64 = 0.15;
 /// What a record holds.
-const VALUE_BYTES: usize = 100;
+pub(crate) const VALUE_BYTES: usize = 100;
 /// The service that is looked for, and the key of the same length.
 pub(crate) const SERVICE: &str = "/bench/services/query-server";
 
@@ -127,32 +127,32 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
     let find = [
         System {
             name: "byname find",
-            pid: byname.pid(),
-            address: &byname.address,
+            pids: vec![byname.pid()],
+            addresses: vec![&byname.address],
             tls: None,
             ask: Ask::Find(Some(byname.token())),
             goal: None,
         },
         System {
             name: "empty call",
-            pid: empty.pid(),
-            address: &empty.address,
+            pids: vec![empty.pid()],
+            addresses: vec![&empty.address],
             tls: None,
             ask: Ask::Empty,
             goal: Some(0.85),
         },
         System {
             name: "etcd Range, serializable",
-            pid: etcd.pid(),
-            address: &etcd.address,
+            pids: vec![etcd.pid()],
+            addresses: vec![&etcd.address],
             tls: None,
             ask: range(true),
             goal: Some(1.2),
         },
         System {
             name: "etcd Range, linearizable",
-            pid: etcd.pid(),
-            address: &etcd.address,
+            pids: vec![etcd.pid()],
+            addresses: vec![&etcd.address],
             tls: None,
             ask: range(false),
             goal: None,
@@ -162,16 +162,16 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
     let add = [
         System {
             name: "byname add",
-            pid: byname.pid(),
-            address: &byname.address,
+            pids: vec![byname.pid()],
+            addresses: vec![&byname.address],
             tls: None,
             ask: Ask::Add { token: byname.token(), value: value.clone(), numbers: numbers.clone() },
             goal: None,
         },
         System {
             name: "etcd Put",
-            pid: etcd.pid(),
-            address: &etcd.address,
+            pids: vec![etcd.pid()],
+            addresses: vec![&etcd.address],
             tls: None,
             ask: Ask::Put { value, numbers },
             goal: Some(1.5),
@@ -202,10 +202,10 @@ pub(crate) async fn run(programs: &Programs, times: &Times, work: &std::path::Pa
 pub(crate) struct System<'a> {
     /// What the table calls it.
     pub(crate) name: &'a str,
-    /// The server's process.
-    pub(crate) pid: u32,
-    /// HOST:PORT of its gRPC.
-    pub(crate) address: &'a str,
+    /// The processes of its servers.
+    pub(crate) pids: Vec<u32>,
+    /// HOST:PORT of their gRPC, those that are asked; each connection goes to one of them, evenly.
+    pub(crate) addresses: Vec<&'a str>,
     /// Makes its connections, where they are within TLS.
     pub(crate) tls: Option<Arc<Connector>>,
     /// What it is asked.
@@ -225,10 +225,10 @@ pub(crate) async fn measure(
     let mut sets: Vec<Vec<Client>> = Vec::new();
     for system in systems {
         let mut channels = Vec::new();
-        for _ in 0..connections {
+        for address in system.addresses.iter().cycle().take(connections) {
             let channel = match &system.tls {
-                Some(tls) => connect_tls(system.address, tls).await,
-                None => connect(system.address).await,
+                Some(tls) => connect_tls(address, tls).await,
+                None => connect(address).await,
             };
             channels.push(channel.with_context(|| format!("{}: connecting", system.name))?);
         }
@@ -237,7 +237,7 @@ pub(crate) async fn measure(
     let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); systems.len()];
     for _ in 0..times.rounds {
         for ((system, set), turns) in systems.iter().zip(&mut sets).zip(&mut turns) {
-            let turn = take_turn(set, system.pid, Duration::from_secs_f64(times.seconds)).await;
+            let turn = take_turn(set, &system.pids, Duration::from_secs_f64(times.seconds)).await;
             turns.push(turn.with_context(|| system.name.to_owned())?);
         }
     }
@@ -260,7 +260,7 @@ pub(crate) async fn measure(
         .map(|(other, system)| Ratio {
             to: other.system.clone(),
             ratio: Spread::of(own.rounds.iter().zip(&other.rounds).map(|(a, b)| a.rate / b.rate)),
-            goal: system.goal.filter(|_| name == "add" || clients > 1),
+            goal: system.goal.filter(|_| name == "add" || system.pids.len() > 1 || clients > 1),
         })
         .collect();
     for system in &measured {
@@ -273,7 +273,7 @@ pub(crate) async fn measure(
 }
 
 /// Lets all clients ask for as long as a turn lasts.
-async fn take_turn(clients: &mut Vec<Client>, pid: u32, length: Duration) -> Result<Turn> {
+async fn take_turn(clients: &mut Vec<Client>, pids: &[u32], length: Duration) -> Result<Turn> {
     let start = Arc::new(Barrier::new(clients.len() + 1));
     let warm_up = length.mul_f64(WARM_UP);
     let tasks: Vec<_> = clients
@@ -301,9 +301,10 @@ async fn take_turn(clients: &mut Vec<Client>, pid: u32, length: Duration) -> Res
         .collect();
     start.wait().await;
     tokio::time::sleep(warm_up).await;
-    let (cpu, at) = (cpu_us(pid)?, Instant::now());
+    let cpu_us = || pids.iter().map(|pid| cpu_us(*pid)).sum::<Result<u64>>();
+    let (cpu, at) = (cpu_us()?, Instant::now());
     tokio::time::sleep(length - warm_up).await;
-    let (cpu, cpu_seconds) = (cpu_us(pid)? - cpu, at.elapsed().as_secs_f64());
+    let (cpu, cpu_seconds) = (cpu_us()? - cpu, at.elapsed().as_secs_f64());
     let mut samples = Vec::new();
     for task in tasks {
         let (client, own) = task.await??;
@@ -344,6 +345,13 @@ pub(crate) enum Ask {
         /// Keys that were used.
         numbers: Arc<AtomicU64>,
     },
+    /// Byname: the one record.
+    FindValue {
+        /// Who asks.
+        token: MetadataValue<Ascii>,
+        /// Linearizable.
+        consistent: bool,
+    },
     /// Byname: any record of a fleet.
     FindRecord(MetadataValue<Ascii>, Fleet),
     /// etcd: the same, from the member's own memory.
@@ -357,6 +365,7 @@ pub(crate) enum Ask {
 /// One who asks, and makes sure that the answer is one.
 enum Client {
     Find(NamesClient<Channel>, Option<MetadataValue<Ascii>>),
+    FindValue(NamesClient<Channel>, MetadataValue<Ascii>, bool),
     Range(KvClient<Channel>, etcd::RangeRequest),
     Empty(EmptyClient<Channel>),
     Add(NamesClient<Channel>, MetadataValue<Ascii>, String, Arc<AtomicU64>),
@@ -373,6 +382,9 @@ impl Client {
         let random = Random::new(number);
         match ask {
             Ask::Find(token) => Client::Find(NamesClient::new(channel), token.clone()),
+            Ask::FindValue { token, consistent } => {
+                Client::FindValue(NamesClient::new(channel), token.clone(), *consistent)
+            }
             Ask::Range { serializable } => {
                 let request =
                     etcd::RangeRequest { key: SERVICE.into(), serializable: *serializable, ..Default::default() };
@@ -402,6 +414,12 @@ impl Client {
                 };
                 let reply = names.find(request).await?.into_inner();
                 ensure!(reply.instances.len() == 1, "not found");
+            }
+            Client::FindValue(names, token, consistent) => {
+                let consistent = *consistent;
+                let request = byname::FindRequest { name: SERVICE.into(), consistent, ..Default::default() };
+                let reply = names.find(with_token(request, token)).await?.into_inner();
+                ensure!(reply.value.is_some(), "not found");
             }
             Client::Range(kv, request) => {
                 let reply = kv.range(request.clone()).await?.into_inner();

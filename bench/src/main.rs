@@ -2,11 +2,15 @@
 //! measured and how.
 
 mod activation;
+mod agents;
+mod cluster;
+mod failover;
 mod fleet;
 mod identity;
 mod idle;
 mod load;
 mod machine;
+mod members;
 mod process;
 mod relay;
 mod scale;
@@ -116,6 +120,33 @@ enum What {
         #[command(flatten)]
         place: Place,
     },
+    /// Three servers under load, beside three members of etcd
+    Cluster {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        times: Times,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The time without writes after the server that leads is killed, beside etcd
+    Failover {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        kills: failover::Kills,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// What many agents and instances cost the primary
+    Agents {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        hosts: agents::Hosts,
+        #[command(flatten)]
+        place: Place,
+    },
     /// The table of the last run
     Table {
         /// The folder of its files
@@ -202,6 +233,24 @@ fn main() -> Result<()> {
             let report =
                 run(&mut tokio::runtime::Builder::new_multi_thread(), identity::run(&programs, &times, work.path()))?;
             save(&place.out, "identity", &report)
+        }
+        What::Cluster { programs, times, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), cluster::run(&programs, &times, work.path()))?;
+            save(&place.out, "cluster", &report)
+        }
+        What::Failover { programs, kills, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), failover::run(&programs, &kills, work.path()))?;
+            save(&place.out, "failover", &report)
+        }
+        What::Agents { programs, hosts, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), agents::run(&programs, &hosts, work.path()))?;
+            save(&place.out, "agents", &report)
         }
         What::Table { out, parts, .. } if !parts.is_empty() => {
             for part in &parts {

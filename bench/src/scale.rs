@@ -212,13 +212,20 @@ async fn ask(
 ) -> Result<Vec<Workload>> {
     const LIST_GOAL_US: f64 = 1_000.0;
     let empty = Empty::start()?;
-    let own = |name, ask| System { name, pid: byname.pid(), address: &byname.address, tls: None, ask, goal: None };
+    let own = |name, ask| System {
+        name,
+        pids: vec![byname.pid()],
+        addresses: vec![&byname.address],
+        tls: None,
+        ask,
+        goal: None,
+    };
     let mut find = vec![
         own("byname find", Ask::FindRecord(byname.token(), fleet)),
         System {
             name: "empty call",
-            pid: empty.pid(),
-            address: &empty.address,
+            pids: vec![empty.pid()],
+            addresses: vec![&empty.address],
             tls: None,
             ask: Ask::Empty,
             goal: None,
@@ -226,7 +233,14 @@ async fn ask(
     ];
     let mut list = vec![own("byname list", Ask::ListRack(byname.token(), fleet))];
     if let Some(etcd) = etcd {
-        let peer = |name, ask, goal| System { name, pid: etcd.pid(), address: &etcd.address, tls: None, ask, goal };
+        let peer = |name, ask, goal| System {
+            name,
+            pids: vec![etcd.pid()],
+            addresses: vec![&etcd.address],
+            tls: None,
+            ask,
+            goal,
+        };
         find.push(peer("etcd Range, serializable", Ask::RangeRecord(fleet), Some(1.2)));
         list.push(peer("etcd Range, serializable, keys only", Ask::RangeRack(fleet), None));
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::machine::Machine;
 use crate::stats::{Quantiles, Spread};
-use crate::{activation, identity, idle, load, relay, scale, start, watch};
+use crate::{activation, agents, failover, identity, idle, load, relay, scale, start, watch};
 
 const BEGIN: &str = "<!-- table: written by bench/run -->";
 const END: &str = "<!-- end of table -->";
@@ -44,6 +44,15 @@ pub(crate) fn render(out: &Path) -> Result<String> {
     if let Some(report) = read_if_there::<identity::Report>(out, "identity")? {
         authenticated(&mut text, &report, &load.machine)?;
     }
+    if let Some(report) = read_if_there::<load::Report>(out, "cluster")? {
+        clustered(&mut text, &report, &load.machine)?;
+    }
+    if let Some(report) = read_if_there::<failover::Report>(out, "failover")? {
+        failed_over(&mut text, &report, &load.machine)?;
+    }
+    if let Some(report) = read_if_there::<agents::Report>(out, "agents")? {
+        attached(&mut text, &report, &load.machine)?;
+    }
     Ok(text)
 }
 
@@ -56,6 +65,9 @@ pub(crate) fn render_part(out: &Path, name: &str) -> Result<String> {
         "watch" | "watch-own" => watched(&mut text, &read(out, name)?, &nobody)?,
         "activation" => activated(&mut text, &read(out, name)?, &nobody)?,
         "relay" => relayed(&mut text, &read(out, name)?, &nobody)?,
+        "cluster" => clustered(&mut text, &read(out, name)?, &nobody)?,
+        "failover" => failed_over(&mut text, &read(out, name)?, &nobody)?,
+        "agents" => attached(&mut text, &read(out, name)?, &nobody)?,
         "identity" => {
             let report: identity::Report = read(out, name)?;
             machine(&mut text, &report.machine)?;
@@ -377,6 +389,63 @@ fn authenticated(text: &mut String, r: &identity::Report, rest: &Machine) -> Res
         let ms = |us: f64| us / 1_000.0;
         writeln!(text, "| {name} | {:.2} | {:.2} | {:.2} |", ms(q.p50_us), ms(q.p90_us), ms(q.p99_us))?;
     }
+    Ok(())
+}
+
+fn clustered(text: &mut String, r: &load::Report, rest: &Machine) -> Result<()> {
+    writeln!(text, "\n**Three servers**, beside three members of etcd; the servers' CPU is that of all three")?;
+    taken(text, &r.machine, rest)?;
+    for workload in &r.workloads {
+        loads(text, workload)?;
+    }
+    Ok(())
+}
+
+fn failed_over(text: &mut String, r: &failover::Report, rest: &Machine) -> Result<()> {
+    const SHARE: f64 = 1.0 / 3.0;
+    const P99_MS: f64 = 1_000.0;
+    let kills = r.systems.first().map_or(0, |system| system.without.count);
+    writeln!(text, "\n**Without writes after kill -9 of the one that leads**, {kills} times each, milliseconds")?;
+    taken(text, &r.machine, rest)?;
+    writeln!(text, "\n| | least | p50 | p90 | p99 | greatest | byname's median / this |")?;
+    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    for (n, failover::Measured { system, without: q }) in r.systems.iter().enumerate() {
+        let ms = |us: f64| us / 1_000.0;
+        let verdict = |met: bool| if met { "met" } else { "**missed**" };
+        let (p99, ratio) = if n == 0 {
+            (format!("; goal ≤ {P99_MS:.0} {}", verdict(ms(q.p99_us) <= P99_MS)), String::new())
+        } else {
+            let ratio = r.ratio_of_medians;
+            (String::new(), format!("{ratio:.3} ×; goal {SHARE:.2} {}", verdict(ratio <= SHARE)))
+        };
+        writeln!(
+            text,
+            "| {system} | {:.0} | {:.0} | {:.0} | {:.0}{p99} | {:.0} | {ratio} |",
+            ms(q.min_us),
+            ms(q.p50_us),
+            ms(q.p90_us),
+            ms(q.p99_us),
+            ms(q.max_us)
+        )?;
+    }
+    Ok(())
+}
+
+fn attached(text: &mut String, r: &agents::Report, rest: &Machine) -> Result<()> {
+    let (agents, instances) = (thousands(r.agents as u64), thousands(r.instances as u64));
+    writeln!(text, "\n**{agents} agents and {instances} instances** on three servers")?;
+    taken(text, &r.machine, rest)?;
+    writeln!(text, "\n| | resident, MiB | of one core, % |")?;
+    writeln!(text, "|---|---|---|")?;
+    let names = ["the primary, nobody there", "with the agents", "with the agents and the instances"];
+    for (name, rest) in names.into_iter().zip(&r.rests).chain([("a backup then", &r.backup)]) {
+        writeln!(text, "| {name} | {:.1} | {:.1} |", rest.rss_mib, rest.cpu_percent)?;
+    }
+    writeln!(
+        text,
+        "\nThe agents were attached within {:.1} s, the instances declared, ordered and running within {:.1} s.",
+        r.attached_s, r.started_s
+    )?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the chores of this repository that need more than a line of shell.
 
+mod cluster;
 mod fuzz;
 mod soak;
 mod tidy;
@@ -16,6 +17,10 @@ cargo xtask COMMAND
           run one fuzz target of fuzz/, or all, for 60 s each or N
   soak [--minutes N]
           run the simulation with seeds that nobody tried, for 10 minutes or N
+  cluster up [--release] | down | check | status | cut HOST | silence HOST | loss HOST PERCENT | heal | kill HOST | start HOST…
+          | exec HOST -- COMMAND…
+          three servers (s1 to s3) and three agents (a1 to a3), each on a host with its own address: a network namespace.
+          cut pulls a cable, silence lets nothing out of a host, heal undoes both. Needs root, iproute2 and nftables
   help    print this
 ";
 
@@ -34,6 +39,10 @@ fn main() -> ExitCode {
         },
         ["soak", rest @ ..] => match soak::minutes(rest) {
             Some(minutes) => soak::run(root(), minutes),
+            None => return unknown(&words),
+        },
+        ["cluster", rest @ ..] => match cluster::Order::parse(rest) {
+            Some(order) => cluster::run(root(), &order),
             None => return unknown(&words),
         },
         [] | ["help" | "-h" | "--help"] => {

@@ -257,14 +257,19 @@ impl Cluster {
                 changing: Arc::default(),
                 proposals,
                 snapshotter,
-                stalled: stalled.clone(),
+                stalled,
                 drain_patience: options.stall_patience,
                 tasks,
             }),
         };
+        // Not one of the tasks, as below.
+        tokio::spawn(members::make_way(
+            Arc::downgrade(&cluster.inner),
+            cluster.inner.stalled.clone(),
+            options.stall_patience,
+        ));
         cluster.take_part(&options, sole_voter).await?;
         tokio::spawn(members::finish_changes(Arc::downgrade(&cluster.inner)));
-        tokio::spawn(members::yield_when_stalled(Arc::downgrade(&cluster.inner), stalled, options.stall_patience));
         if !options.address.is_empty() {
             // Not one of the tasks: it ends by itself, and holds nothing that must go.
             tokio::spawn(members::announce(Arc::downgrade(&cluster.inner), options.address));

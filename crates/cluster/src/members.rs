@@ -139,24 +139,6 @@ impl Inner {
     }
 }
 
-/// Hands the lead over when this server's disk takes no writes: the others' may.
-pub(crate) async fn yield_when_stalled(
-    inner: Weak<Inner>,
-    mut stalled: watch::Receiver<Option<Arc<str>>>,
-    patience: Duration,
-) {
-    while stalled.wait_for(Option::is_some).await.is_ok() {
-        tokio::time::sleep(patience).await;
-        let Some(inner) = inner.upgrade() else { return };
-        let still = stalled.borrow().is_some();
-        let cluster = Cluster { inner };
-        if still && cluster.is_primary() {
-            tracing::warn!("the disk takes no writes: another server shall lead");
-            cluster.hand_over().await;
-        }
-    }
-}
-
 /// Takes the second step of changes whose first one is in the log, and whose server did not live to take the second.
 pub(crate) async fn finish_changes(inner: Weak<Inner>) {
     loop {
@@ -330,6 +312,18 @@ impl Cluster {
         if inner.metrics.borrow_watched().current_leader == Some(id) {
             tokio::spawn(async move { inner.succeed(id).await });
         }
+    }
+}
+
+/// Hands the lead over when the disk of the primary takes no writes for so long: the others' may. It tries again for as long
+/// as that lasts, because nobody may be there to take it.
+pub(crate) async fn make_way(inner: Weak<Inner>, mut stalled: watch::Receiver<Option<Arc<str>>>, patience: Duration) {
+    while stalled.wait_for(Option::is_some).await.is_ok() {
+        if tokio::time::timeout(patience, stalled.wait_for(Option::is_none)).await.is_ok() {
+            continue;
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        Cluster { inner }.hand_over().await;
     }
 }
 

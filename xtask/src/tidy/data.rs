@@ -5,11 +5,11 @@ use super::source::begins;
 use super::tree::Tree;
 
 /// Crates that touch files at all, beside that of the tests.
-const WRITERS: [&str; 7] = ["audit", "byname", "client", "cluster", "identity", "launch", "testkit"];
+const WRITERS: [&str; 8] = ["audit", "byname", "client", "cluster", "hosts", "identity", "launch", "testkit"];
 const WIRING: &str = "crates/byname/src/serve/";
 
 /// The entries of a data directory that the wiring hands out, and whose they are. ARCHITECTURE.md describes them.
-const ENTRIES: [(&str, &str); 10] = [
+const ENTRIES: [(&str, &str); 13] = [
     ("audit", "audit"),
     ("log", "cluster"),
     ("launch", "launch"),

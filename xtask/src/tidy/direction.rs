@@ -23,6 +23,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("front-http", &["api", "identity", "name"], &["testkit"]),
     ("front-spiffe", &["api", "launch"], &["identity", "name"]),
     ("testkit", &["api", "client", "identity", "name"], &["client", "front-grpc", "front-http", "launch", "node"]),
+    ("hosts", &[], &[]),
     (
         "byname",
         &[
@@ -38,7 +39,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
             "name",
             "node",
         ],
-        &["testkit"],
+        &["hosts", "testkit"],
     ),
 ];
 

@@ -5,7 +5,7 @@ use super::source::begins;
 use super::tree::Tree;
 
 /// The crates of the tests start servers, programs and themselves; they are part of no program.
-const FOR_TESTS: [&str; 2] = ["sim", "testkit"];
+const FOR_TESTS: [&str; 3] = ["hosts", "sim", "testkit"];
 
 /// Ways to a new process.
 const SPAWNS: [&str; 8] = [
