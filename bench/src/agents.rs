@@ -149,7 +149,7 @@ async fn attach(address: &str, n: usize, started: Arc<AtomicU64>) -> Result<toki
     let (reports, out) = mpsc::unbounded_channel::<byname::AgentFrame>();
     let say = move |said: &Said| -> Result<()> {
         // Whoever does not listen any more ends the stream, which is seen below.
-        let _ = reports.send(byname::AgentFrame { json: serde_json::to_vec(said)?.into() });
+        let _ = reports.send(byname::AgentFrame { json: serde_json::to_vec(said)? });
         Ok(())
     };
     say(&Said::Hello {
