@@ -144,7 +144,7 @@ pub(super) async fn establish(
     node.catch_up().await;
     let audit = byname_audit::Audit::open(&data.path("audit"), node.id(), node.anchored())?;
     // A server that joined has it from the others.
-    let here = own.founder || data.path("identity").join("issuing.key").exists();
+    let here = own.founder || data.folder("identity")?.join("issuing.key").exists();
     let external = if settings.external_ca && here { Some(external(data, &own.domain)?) } else { None };
     let port = api.map_or(0, |api| api.port());
     let relying_party = if settings.dev { "localhost".to_owned() } else { own.domain.clone() };

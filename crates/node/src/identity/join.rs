@@ -85,6 +85,11 @@ impl Inner {
         let Some(authority) = self.view.load().vault(super::AUTHORITY).map(|sealed| STANDARD.encode(sealed)) else {
             return Err(Error::internal("the authority is not in the replicated state"));
         };
+        if self.cluster.members().iter().any(|member| member.server.id == peer.id) {
+            // It would come with an empty disk, and have forgotten what it confirmed.
+            let what = format!("server {} belongs to the cluster already: join as /byname/servers/new", peer.id);
+            return Err(Error::new(Code::AlreadyExists, what).field("computer"));
+        }
         let told = JoinedServer { id: peer.id, domain: identity.domain.clone(), authority };
         self.let_in(peer).await?;
         let cluster_key = Some(Secret(hex::encode(identity.key.to_bytes().as_ref())));
@@ -102,10 +107,6 @@ impl Inner {
             Ok(id) if id > 0 => id,
             _ => self.next_server(),
         };
-        if self.cluster.members().iter().any(|member| member.server.id == id) {
-            let what = format!("server {id} belongs to the cluster already: join as /byname/servers/new");
-            return Err(Error::new(Code::AlreadyExists, what).field("computer"));
-        }
         Ok(Peer { id, address })
     }
 
