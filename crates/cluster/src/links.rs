@@ -36,6 +36,9 @@ const QUEUE: usize = 1_024;
 const ANSWERS_UNDER_WAY: usize = 1_024;
 /// How long making a stream may take.
 const DIAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How often, and how long apart, it is looked whether nobody listens any more.
+const GONE_TRIES: u32 = 20;
+const GONE_AGAIN: Duration = Duration::from_millis(5);
 /// Between two tries to make a stream.
 const DIAL_PAUSE: Duration = Duration::from_millis(20);
 /// A stream that owes answers and brings nothing for so long is broken. Longer than a disk may take for a write.
@@ -81,8 +84,15 @@ impl Links {
     /// Whether nobody listens any more where this server was: its process has ended. A host that does not answer at all
     /// says nothing about its processes.
     pub async fn has_gone(&self, server: &Server) -> bool {
-        let dialled = tokio::time::timeout(DIAL_PATIENCE, self.dial.dial(server)).await;
-        matches!(dialled, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+        for _ in 0..GONE_TRIES {
+            match tokio::time::timeout(DIAL_PATIENCE, self.dial.dial(server)).await {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return true,
+                // The kernel takes connections for a process that is ending until it has closed its sockets one by one.
+                Ok(Err(_)) => tokio::time::sleep(GONE_AGAIN).await,
+                Ok(Ok(_)) | Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn line(&self, to: &Server, lane: Lane) -> mpsc::Sender<Call> {

@@ -92,7 +92,7 @@ impl Inner {
         if self.cluster.members().len() < 2 {
             return Ok(());
         }
-        self.confirm().await.map_err(|error| error.field(NO_PRIMARY))
+        self.confirm().await
     }
 
     /// What the primary answered, when this server has what it did: whoever asked here looks here next.

@@ -417,7 +417,7 @@ impl Inner {
     /// Makes sure that the view holds every write answered so far by any server.
     pub(crate) async fn confirm(&self) -> Result<()> {
         let confirmed = self.cluster.confirm().await;
-        confirmed.map(drop).map_err(|e| Error::new(Code::Unavailable, e.to_string()))
+        confirmed.map(drop).map_err(|e| Error::new(Code::Unavailable, e.to_string()).field(NO_PRIMARY))
     }
 }
 

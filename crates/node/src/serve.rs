@@ -199,8 +199,11 @@ impl NameService for Node {
 
     async fn report(&self, cx: &Context, request: ReportRequest) -> Result<ReportReply> {
         if let Some(primary) = self.inner.elsewhere(cx).await? {
-            let told = (request.instance, request.load);
+            let (told, logged) = ((request.instance, request.load), request.health.is_some());
             let done = primary.report(cx, request).await;
+            if logged {
+                return self.inner.seen_here(done).await;
+            }
             // The primary tells it in a moment; whoever reported it here sees it now.
             if let (Ok(_), (Some(instance), Some(load))) = (&done, told) {
                 self.inner.usage.note_load(instance, load);
