@@ -190,7 +190,7 @@ async fn a_primary_that_falls_silent_is_followed_after_the_time_out() {
     until("the old one follows and catches up", || world.content(1) == [&b"b"[..]]).await;
     assert_eq!(all[0].status().state, State::Backup);
     all[0].confirm().await.unwrap();
-    assert!(!all[0].freshness().stale);
+    until("it hears the new one", || !all[0].freshness().stale).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
