@@ -72,13 +72,13 @@ impl Answering {
 
     /// How old what is read here may be: the time since the primary was heard when it had answered nothing that is not here.
     pub(crate) fn silence(&self) -> Option<Duration> {
+        let applied = self.applied();
         let mut heard = self.heard.lock();
-        self.settle(&mut heard);
+        self.settle(&mut heard, applied);
         heard.had.map(|had| had.elapsed())
     }
 
-    fn settle(&self, heard: &mut Heard) {
-        let applied = self.raft.metrics().borrow_watched().last_applied;
+    fn settle(&self, heard: &mut Heard, applied: Option<Id>) {
         if let Some((when, answered)) = heard.next
             && answered <= applied
         {
@@ -86,13 +86,19 @@ impl Answering {
         }
     }
 
+    /// What is applied here. Never asked with `heard` locked.
+    fn applied(&self) -> Option<Id> {
+        self.raft.metrics().borrow_watched().last_applied
+    }
+
     /// The primary is heard, and has answered up to here.
     fn hear(&self, answered: Option<Id>) {
+        let applied = self.applied();
         let mut heard = self.heard.lock();
-        self.settle(&mut heard);
+        self.settle(&mut heard, applied);
         // The oldest that is open stays, or there would always be a newer one that is open.
         heard.next.get_or_insert((Instant::now(), answered));
-        self.settle(&mut heard);
+        self.settle(&mut heard, applied);
     }
 
     /// Answers what is between engines. The messages with entries reach the engine in the order in which the futures are

@@ -446,13 +446,16 @@ impl Cluster {
     /// How old what is read here may be.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
-        let metrics = self.inner.metrics.borrow_watched();
         let cut_off = self.inner.election.1;
-        if metrics.state == ServerState::Leader {
-            let sole = metrics.membership_config.membership().voter_ids().count() == 1;
-            let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-            return Freshness { age: Duration::ZERO, stale: !sole && acked.is_some_and(|acked| acked > cut_off) };
+        {
+            let metrics = self.inner.metrics.borrow_watched();
+            if metrics.state == ServerState::Leader {
+                let sole = metrics.membership_config.membership().voter_ids().count() == 1;
+                let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+                return Freshness { age: Duration::ZERO, stale: !sole && acked.is_some_and(|acked| acked > cut_off) };
+            }
         }
+        // Without the look at the engine in hand: it looks there itself, and a second look waits for whoever wants to write.
         match self.inner.answering.silence() {
             Some(age) => Freshness { age, stale: age > cut_off },
             // Nobody was heard since the start.
