@@ -319,8 +319,11 @@ impl Cluster {
 /// as that lasts, because nobody may be there to take it.
 pub(crate) async fn make_way(inner: Weak<Inner>, mut stalled: watch::Receiver<Option<Arc<str>>>, patience: Duration) {
     while stalled.wait_for(Option::is_some).await.is_ok() {
-        if tokio::time::timeout(patience, stalled.wait_for(Option::is_none)).await.is_ok() {
-            continue;
+        match tokio::time::timeout(patience, stalled.wait_for(Option::is_none)).await {
+            Ok(Ok(_)) => continue,
+            // The log was closed as it stood.
+            Ok(Err(_)) => return,
+            Err(_) => {}
         }
         let Some(inner) = inner.upgrade() else { return };
         Cluster { inner }.hand_over().await;
