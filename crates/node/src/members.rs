@@ -129,6 +129,12 @@ impl Inner {
                     None if member => self.make_object(&name).await?,
                     None => return Err(refused(ChangeError::Refused(format!("there is no server {id}")))),
                 };
+                if id == self.config.id && member && self.cluster.members().len() > 1 {
+                    // Another one takes this server out: whoever is out cannot log that it is.
+                    self.cluster.hand_over().await;
+                    let what = "the lead is handed over first: ask again";
+                    return Err(Error::new(Code::Unavailable, what).field(NO_PRIMARY));
+                }
                 // One that is out already may have been taken out by a request that did not get to its end.
                 if member {
                     self.cluster.remove_server(id).await.map_err(refused)?;
