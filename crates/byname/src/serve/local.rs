@@ -251,4 +251,6 @@ operations! {
     drain_host(request: DrainRequest) -> DrainReply;
     access(request: AccessRequest) -> AccessReply;
     audit(request: AuditRequest) -> AuditReply;
+    change_servers(change: ChangeServers) -> ServerInfo;
+    backup() -> BoxStream<'static, Result<Bytes>>;
 }

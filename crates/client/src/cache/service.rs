@@ -10,10 +10,10 @@ use byname_api::host::{DrainReply, DrainRequest};
 use byname_api::identity::*;
 use byname_api::object::Kind;
 use byname_api::request::{
-    ActReply, ActRequest, AdvertiseReply, AdvertiseRequest, BatchReply, BatchRequest, Context, FindReply, FindRequest,
-    Fresh, ListReply, ListRequest, LockReply, LockRequest, LogsRequest, ReadReply, ReadRequest, ReportReply,
-    ReportRequest, SearchReply, SearchRequest, ServerInfo, StatusReply, UnlockReply, UnlockRequest, WatchReply,
-    WatchRequest, WhyReply, WithdrawReply, WithdrawRequest,
+    ActReply, ActRequest, AdvertiseReply, AdvertiseRequest, BatchReply, BatchRequest, ChangeServers, Context,
+    FindReply, FindRequest, Fresh, ListReply, ListRequest, LockReply, LockRequest, LogsRequest, ReadReply, ReadRequest,
+    ReportReply, ReportRequest, SearchReply, SearchRequest, ServerInfo, StatusReply, UnlockReply, UnlockRequest,
+    WatchReply, WatchRequest, WhyReply, WithdrawReply, WithdrawRequest,
 };
 use byname_api::{Code, Error, NameService, Result};
 use byname_name::{Name, Pattern};
@@ -291,6 +291,8 @@ impl NameService for CachingClerk {
         access(request: AccessRequest) -> AccessReply;
         audit(request: AuditRequest) -> AuditReply;
         info() -> ServerInfo;
+        change_servers(change: ChangeServers) -> ServerInfo;
+        backup() -> BoxStream<'static, Result<Bytes>>;
         attach_agent(reports: BoxStream<'static, Report>) -> BoxStream<'static, Order>;
     }
 }
