@@ -33,6 +33,8 @@ const SUCCEED_AGAIN: Duration = Duration::from_millis(20);
 const SUCCEED_TRIES: u32 = 10;
 /// Between two tries to say where this server is reached.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+/// How long a majority may take to agree on a change. Whoever is taken out need not hear that it is.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the primary looks whether a change was left half done.
 const FINISH_EVERY: Duration = Duration::from_millis(500);
 
@@ -49,6 +51,14 @@ pub struct Member {
     pub behind: Option<u64>,
     /// The time since it last answered; known on the primary only.
     pub silent: Option<Duration>,
+}
+
+impl Member {
+    /// Whether it lacks so little that it may have a vote.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        self.behind.is_some_and(|behind| behind <= NEAR)
+    }
 }
 
 fn servers(metrics: &Metrics) -> Vec<Server> {
@@ -133,7 +143,9 @@ impl Inner {
         let (raft, turn) = (self.raft.clone(), Arc::clone(&self.changing));
         let changing = tokio::spawn(async move {
             let _turn = turn.lock().await;
-            raft.change_membership(change, false).await.map(drop).map_err(refused)
+            let changed = tokio::time::timeout(CHANGE_PATIENCE, raft.change_membership(change, false)).await;
+            let late = |_| Err(ChangeError::Refused("no majority has agreed in time; it may yet be done".to_owned()));
+            changed.map_or_else(late, |changed| changed.map(drop).map_err(refused))
         });
         changing.await.unwrap_or(Err(ChangeError::Stopped))
     }

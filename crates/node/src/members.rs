@@ -17,8 +17,6 @@ use crate::Inner;
 const UP: Duration = Duration::from_secs(2);
 /// How often the primary looks whether newcomers have caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A newcomer that lacks fewer entries than this has caught up.
-const NEAR: u64 = 1_000;
 /// The most servers that an invitation names.
 const MAX_TOLD: usize = 16;
 /// No cluster ever had so many servers.
@@ -68,7 +66,7 @@ pub(crate) async fn promote(inner: Arc<Inner>) {
         }
         let ready = |member: &byname_cluster::Member| {
             let heard = member.silent.is_some_and(|silent| silent < UP);
-            !member.voter && heard && member.behind.is_some_and(|behind| behind < NEAR)
+            !member.voter && heard && member.is_near()
         };
         for member in inner.cluster.members().into_iter().filter(ready) {
             let id = member.server.id;
