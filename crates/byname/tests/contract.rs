@@ -1,6 +1,5 @@
 //! The contract of `NameService`, kept by the clerk over a unix socket, with the real server and real programs.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use byname_api::caller::Caller;
@@ -8,11 +7,12 @@ use byname_api::launch::Launch;
 use byname_api::object::InstanceId;
 use byname_api::request::Context;
 use byname_client::{Clerk, Options};
-use byname_testkit::contract::{Asker, Fixture, Program};
-use byname_testkit::{Server, eventually_async, kill};
+use byname_testkit::contract::{Asker, Fixture, Program, Programs};
+use byname_testkit::{Server, kill};
 
 struct OverTheWire {
-    server: Server,
+    _server: Server,
+    programs: Programs,
     owner: Asker,
     onlooker: Asker,
 }
@@ -24,11 +24,12 @@ impl OverTheWire {
             service: Arc::new(Clerk::connect(address, Options::default()).unwrap()),
             cx: Context::of(Caller::internal()),
         };
-        OverTheWire { owner: ask(&server.url()), onlooker: ask(&server.api()), server }
-    }
-
-    fn ticket_file(&self, instance: &str) -> PathBuf {
-        self.server.scratch().join("tickets").join(instance)
+        OverTheWire {
+            programs: Programs::of_dev(server.scratch()),
+            owner: ask(&server.url()),
+            onlooker: ask(&server.api()),
+            _server: server,
+        }
     }
 }
 
@@ -43,22 +44,7 @@ impl Fixture for OverTheWire {
     }
 
     fn launch(&self, program: Program) -> Launch {
-        let [first, second] = program.lines();
-        let what = match program {
-            Program::Serves => "exec python3 -ISc 'import os, socket; s = socket.create_server((\"127.0.0.1\", \
-                 int(os.environ[\"PORT\"]))); [c.close() for c, _ in iter(s.accept, None)]'"
-                .to_owned(),
-            Program::Fails => "exit 3".to_owned(),
-            Program::Mute => "exec sleep 1000".to_owned(),
-            Program::Advertises => {
-                let file = self.ticket_file("$BYNAME_INSTANCE").display().to_string();
-                std::fs::create_dir_all(self.ticket_file("")).unwrap();
-                format!("cat <&$BYNAME_TICKET_FD > {file}.new; mv {file}.new {file}; exec sleep 1000")
-            }
-        };
-        let script = format!("echo '{first}'; echo '{second}' >&2; {what}");
-        let command = ["sh", "-c", &script].map(String::from);
-        Launch { command: Some(command.into()), ready: Some(program.ready()), ..Launch::default() }
+        self.programs.launch(program)
     }
 
     fn kill(&self, pid: u32) {
@@ -66,11 +52,7 @@ impl Fixture for OverTheWire {
     }
 
     async fn ticket(&self, instance: InstanceId) -> (String, String) {
-        let file = self.ticket_file(&instance.to_string());
-        let read = || async { std::fs::read_to_string(&file).ok() };
-        let text = eventually_async("the ticket", read).await;
-        let (program, server) = text.trim().split_once(' ').unwrap();
-        (program.into(), server.into())
+        self.programs.ticket(instance).await
     }
 }
 

@@ -1,8 +1,6 @@
 //! The contract of `NameService`, kept by a backup: three servers, an agent at the primary, and callers who ask another.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
@@ -11,14 +9,15 @@ use byname_api::launch::Launch;
 use byname_api::object::InstanceId;
 use byname_api::request::Context;
 use byname_client::{Clerk, Options};
-use byname_testkit::contract::{Asker, Fixture, Program};
-use byname_testkit::{Options as Started, Server, eventually, eventually_async, kill};
+use byname_testkit::contract::{Asker, Fixture, Program, Programs};
+use byname_testkit::{Options as Started, Server, eventually, kill};
 
 struct AtABackup {
     backup: Server,
     _third: Server,
-    primary: Server,
+    _primary: Server,
     agent: Child,
+    programs: Programs,
     owner: Asker,
     onlooker: Asker,
 }
@@ -51,11 +50,15 @@ impl AtABackup {
             service: Arc::new(Clerk::connect(address, Options::default()).unwrap()),
             cx: Context::of(Caller::internal()),
         };
-        AtABackup { owner: ask(&backup.url()), onlooker: ask(&backup.api()), backup, _third: third, primary, agent }
-    }
-
-    fn ticket_file(&self, instance: &str) -> PathBuf {
-        self.primary.scratch().join("tickets").join(instance)
+        AtABackup {
+            programs: Programs::of_agent(primary.scratch()),
+            owner: ask(&backup.url()),
+            onlooker: ask(&backup.api()),
+            backup,
+            _third: third,
+            _primary: primary,
+            agent,
+        }
     }
 }
 
@@ -79,24 +82,7 @@ impl Fixture for AtABackup {
     }
 
     fn launch(&self, program: Program) -> Launch {
-        let [first, second] = program.lines();
-        let what = match program {
-            Program::Serves => "exec python3 -ISc 'import os, socket; s = socket.create_server((\"127.0.0.1\", \
-                 int(os.environ[\"PORT\"]))); [c.close() for c, _ in iter(s.accept, None)]'"
-                .to_owned(),
-            Program::Fails => "exit 3".to_owned(),
-            Program::Mute => "exec sleep 1000".to_owned(),
-            Program::Advertises => {
-                let file = self.ticket_file("$BYNAME_INSTANCE").display().to_string();
-                fs::create_dir_all(self.ticket_file("")).unwrap();
-                format!("cat <&$BYNAME_TICKET_FD > {file}.new; mv {file}.new {file}; exec sleep 1000")
-            }
-        };
-        let script = format!("echo '{first}'; echo '{second}' >&2; {what}");
-        let command = ["sh", "-c", &script].map(String::from);
-        // Outside of `dev`, a program runs as root only where that is said.
-        let user = (fs::metadata("/proc/self").unwrap().uid() == 0).then(|| "root".to_owned());
-        Launch { command: Some(command.into()), ready: Some(program.ready()), user, ..Launch::default() }
+        self.programs.launch(program)
     }
 
     fn kill(&self, pid: u32) {
@@ -104,11 +90,7 @@ impl Fixture for AtABackup {
     }
 
     async fn ticket(&self, instance: InstanceId) -> (String, String) {
-        let file = self.ticket_file(&instance.to_string());
-        let read = || async { fs::read_to_string(&file).ok() };
-        let text = eventually_async("the ticket", read).await;
-        let (program, server) = text.trim().split_once(' ').unwrap();
-        (program.into(), server.into())
+        self.programs.ticket(instance).await
     }
 }
 

@@ -1,8 +1,6 @@
 //! The contract of `NameService`, kept by a host's agent on its socket, with its cache between callers and the server.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
@@ -11,12 +9,13 @@ use byname_api::launch::Launch;
 use byname_api::object::InstanceId;
 use byname_api::request::Context;
 use byname_client::{Clerk, Options};
-use byname_testkit::contract::{Asker, Fixture, Program};
-use byname_testkit::{Options as Started, Server, eventually, eventually_async, kill};
+use byname_testkit::contract::{Asker, Fixture, Program, Programs};
+use byname_testkit::{Options as Started, Server, eventually, kill};
 
 struct AtTheAgent {
-    server: Server,
+    _server: Server,
     agent: Child,
+    programs: Programs,
     owner: Asker,
     onlooker: Asker,
 }
@@ -45,11 +44,13 @@ impl AtTheAgent {
             service: Arc::new(Clerk::connect(address, Options::default()).unwrap()),
             cx: Context::of(Caller::internal()),
         };
-        AtTheAgent { owner: ask(&socket), onlooker: ask(&server.api()), server, agent }
-    }
-
-    fn ticket_file(&self, instance: &str) -> PathBuf {
-        self.server.scratch().join("tickets").join(instance)
+        AtTheAgent {
+            programs: Programs::of_agent(server.scratch()),
+            owner: ask(&socket),
+            onlooker: ask(&server.api()),
+            _server: server,
+            agent,
+        }
     }
 }
 
@@ -71,24 +72,7 @@ impl Fixture for AtTheAgent {
     }
 
     fn launch(&self, program: Program) -> Launch {
-        let [first, second] = program.lines();
-        let what = match program {
-            Program::Serves => "exec python3 -ISc 'import os, socket; s = socket.create_server((\"127.0.0.1\", \
-                 int(os.environ[\"PORT\"]))); [c.close() for c, _ in iter(s.accept, None)]'"
-                .to_owned(),
-            Program::Fails => "exit 3".to_owned(),
-            Program::Mute => "exec sleep 1000".to_owned(),
-            Program::Advertises => {
-                let file = self.ticket_file("$BYNAME_INSTANCE").display().to_string();
-                fs::create_dir_all(self.ticket_file("")).unwrap();
-                format!("cat <&$BYNAME_TICKET_FD > {file}.new; mv {file}.new {file}; exec sleep 1000")
-            }
-        };
-        let script = format!("echo '{first}'; echo '{second}' >&2; {what}");
-        let command = ["sh", "-c", &script].map(String::from);
-        // Outside of `dev`, a program runs as root only where that is said.
-        let user = (fs::metadata("/proc/self").unwrap().uid() == 0).then(|| "root".to_owned());
-        Launch { command: Some(command.into()), ready: Some(program.ready()), user, ..Launch::default() }
+        self.programs.launch(program)
     }
 
     fn kill(&self, pid: u32) {
@@ -96,11 +80,7 @@ impl Fixture for AtTheAgent {
     }
 
     async fn ticket(&self, instance: InstanceId) -> (String, String) {
-        let file = self.ticket_file(&instance.to_string());
-        let read = || async { fs::read_to_string(&file).ok() };
-        let text = eventually_async("the ticket", read).await;
-        let (program, server) = text.trim().split_once(' ').unwrap();
-        (program.into(), server.into())
+        self.programs.ticket(instance).await
     }
 }
 

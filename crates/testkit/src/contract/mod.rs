@@ -7,6 +7,7 @@ pub mod advertise;
 pub mod health;
 pub mod list;
 pub mod locks;
+mod programs;
 pub mod services;
 pub mod tree;
 pub mod watch;
@@ -19,6 +20,8 @@ use byname_api::service::Instance;
 use byname_api::{Code, NameService};
 use byname_name::Name;
 use std::sync::Arc;
+
+pub use programs::Programs;
 
 /// A server for one case.
 #[async_trait::async_trait]
