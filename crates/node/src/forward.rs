@@ -17,8 +17,6 @@ use crate::{Inner, Node};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a server without a primary looks whether it hears one.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How long one who wrote by way of this server waits to see it here.
-const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Reaches the other servers of the cluster.
 pub trait Peers: Send + Sync + 'static {
@@ -103,22 +101,6 @@ impl Inner {
             let _ = self.cluster.confirm().await;
         }
         answer
-    }
-
-    /// Waits until this server has what the primary answered at this revision, so that whoever wrote here reads it here.
-    pub(crate) async fn catch_up(&self, revision: u64) {
-        let caught_up = async {
-            loop {
-                let published = self.published.notified();
-                tokio::pin!(published);
-                published.as_mut().enable();
-                if self.view.load().revision >= revision {
-                    return;
-                }
-                published.await;
-            }
-        };
-        let _ = tokio::time::timeout(CATCH_UP, caught_up).await;
     }
 }
 

@@ -25,16 +25,16 @@ const RENEW: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Node {
-    /// Says in the tree where this server answers, as long as it lives.
+    /// Says in the tree where this server answers, as long as it lives. The first call counts.
     pub fn be_found(&self, endpoints: Vec<Endpoint>) {
-        let node = self.clone();
-        tokio::spawn(async move { node.stay_found(endpoints).await });
+        let (node, instance) = (self.clone(), InstanceId(rand::random::<u64>() >> 4));
+        let staying = tokio::spawn(async move { node.stay_found(instance, endpoints).await });
+        let _ = self.inner.found.set((instance, staying.abort_handle()));
     }
 
-    async fn stay_found(&self, endpoints: Vec<Endpoint>) {
+    async fn stay_found(&self, instance: InstanceId, endpoints: Vec<Endpoint>) {
         let Ok(name) = name_of(self.id()) else { return };
         let cx = Context::of(Caller::internal());
-        let instance = *self.inner.found.get_or_init(|| InstanceId(rand::random::<u64>() >> 4));
         while !self.inner.stopping() {
             if self.inner.view.load().get(&name).is_none() {
                 let add = Op::Add { name: name.clone(), spec: Spec::of(Kind::Service) };
@@ -64,9 +64,11 @@ impl Node {
 
     /// Says that it does not answer any more: what a server does that goes.
     pub(crate) async fn take_leave(&self) {
-        let (Some(instance), Ok(name)) = (self.inner.found.get().copied(), name_of(self.id())) else { return };
+        let (Some((instance, staying)), Ok(name)) = (self.inner.found.get(), name_of(self.id())) else { return };
+        // Or it would come back with the next renewal.
+        staying.abort();
         let cx = Context::of(Caller::internal());
-        let withdraw = WithdrawRequest { name, instance: Some(instance), credential: None };
+        let withdraw = WithdrawRequest { name, instance: Some(*instance), credential: None };
         let _ = tokio::time::timeout(AGAIN, self.withdraw(&cx, withdraw)).await;
     }
 }

@@ -44,7 +44,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use byname_api::agent;
@@ -111,12 +112,10 @@ pub(crate) struct Inner {
     finds: metrics::Counter,
     has_ended: OnceLock<Box<dyn Fn(InstanceId) -> bool + Send + Sync>>,
     peers: OnceLock<Arc<dyn Peers>>,
-    /// As what this server is in the tree.
-    found: OnceLock<InstanceId>,
+    /// As what this server is in the tree, and who sees to it.
+    found: OnceLock<(InstanceId, AbortHandle)>,
     /// Nobody but other servers is admitted before this server can tell who is who.
     awaits_identity: AtomicBool,
-    /// Told when the view has changed.
-    published: Arc<Notify>,
     /// The term in which this server leads, or 0.
     reign: AtomicU64,
     /// Since when it does, or since when it is here.
@@ -153,8 +152,7 @@ impl Node {
         options: byname_cluster::Options,
         config: Config,
     ) -> Result<Node, OpenError> {
-        let published = Arc::new(Notify::new());
-        let (machine, view, mut events) = RegistryMachine::new(published.clone());
+        let (machine, view, mut events) = RegistryMachine::new();
         // What the log tells again while it is replayed happened long ago: the view says how things stand now. Only those
         // who watched then may come back and ask, so the newest of it is kept, and no more than that.
         let mut hub = None;
@@ -205,7 +203,6 @@ impl Node {
             peers: OnceLock::new(),
             found: OnceLock::new(),
             awaits_identity: AtomicBool::new(false),
-            published,
             reign: AtomicU64::new(0),
             since: Mutex::new(Instant::now()),
         });

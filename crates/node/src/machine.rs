@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use byname_api::error::Error;
 use byname_cluster::{Frozen, Machine, Position};
@@ -20,7 +20,6 @@ pub(crate) struct RegistryMachine {
     view: View,
     fresh: Vec<Event>,
     events: mpsc::UnboundedSender<Told>,
-    published: Arc<Notify>,
 }
 
 /// What a machine tells of its changes.
@@ -34,11 +33,11 @@ pub(crate) enum Told {
 
 impl RegistryMachine {
     /// A machine with an empty tree, its view, and where its events come out (after the view shows their effect).
-    pub(crate) fn new(published: Arc<Notify>) -> (Self, View, mpsc::UnboundedReceiver<Told>) {
+    pub(crate) fn new() -> (Self, View, mpsc::UnboundedReceiver<Told>) {
         let registry = Registry::default();
         let view: View = Arc::new(ArcSwap::from_pointee(registry.tree().clone()));
         let (events, out) = mpsc::unbounded_channel();
-        (RegistryMachine { registry, view: view.clone(), fresh: Vec::new(), events, published }, view, out)
+        (RegistryMachine { registry, view: view.clone(), fresh: Vec::new(), events }, view, out)
     }
 }
 
@@ -62,7 +61,6 @@ impl Machine for RegistryMachine {
             // Nobody listens any more only when the server is going down.
             let _ = self.events.send(Told::Events(std::mem::take(&mut self.fresh)));
         }
-        self.published.notify_waiters();
     }
 
     fn freeze(&self) -> Box<dyn Frozen> {

@@ -116,9 +116,7 @@ impl NameService for Node {
         if !request.dry_run
             && let Some(primary) = self.inner.elsewhere(cx).await?
         {
-            let reply = primary.batch(cx, request).await?;
-            self.inner.catch_up(reply.revision).await;
-            return Ok(reply);
+            return self.inner.seen_here(primary.batch(cx, request).await).await;
         }
         let operations = if request.dry_run { Vec::new() } else { auditing::operations(&request) };
         let done = self.inner.batch(cx, request).await;
