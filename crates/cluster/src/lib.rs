@@ -144,7 +144,11 @@ pub trait Machine: Send + 'static {
     ///
     /// Entries come in log order, each exactly once after [`restore`](Machine::restore). The outcome may depend on the state
     /// and the commands only, or servers would drift apart.
-    fn apply(&mut self, at: Position, commands: &[Bytes]) -> Vec<Bytes>;
+    ///
+    /// # Errors
+    /// When an entry is not understood that another server may understand, such as one of a later version. The server then
+    /// stops: it would differ from the others for ever.
+    fn apply(&mut self, at: Position, commands: &[Bytes]) -> io::Result<Vec<Bytes>>;
 
     /// Makes the state up to `at` visible to readers.
     ///

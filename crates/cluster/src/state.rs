@@ -77,7 +77,9 @@ impl RaftStateMachine<Types> for StateMachine {
             let replies = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(commands) => {
-                    let replies = machine.apply(at, &commands.0);
+                    let replies = machine.apply(at, &commands.0).inspect_err(|error| {
+                        tracing::error!(%error, index = at.index, "this server stops: it cannot apply an entry of the log");
+                    })?;
                     if replies.len() != commands.0.len() {
                         let (got, want) = (replies.len(), commands.0.len());
                         return Err(io::Error::other(format!(

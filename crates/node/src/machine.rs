@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use byname_api::error::Error;
 use byname_cluster::{Frozen, Machine, Position};
-use byname_registry::{Event, Registry, Reply, Tree, stored};
+use byname_registry::stored::{self, StoredError};
+use byname_registry::{Event, Registry, Reply, Tree};
 
 /// The tree as of the last published change. Loading it takes no lock and waits for nobody.
 pub(crate) type View = Arc<ArcSwap<Tree>>;
@@ -42,17 +43,19 @@ impl RegistryMachine {
 }
 
 impl Machine for RegistryMachine {
-    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> Vec<Bytes> {
+    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> io::Result<Vec<Bytes>> {
         let mut replies = Vec::with_capacity(commands.len());
         for bytes in commands {
             let reply = match stored::decode_command(bytes) {
                 Ok(entry) => self.registry.apply(&entry, &mut self.fresh),
+                // A later version applies it. To refuse it here would make this server another one than those.
+                Err(error @ StoredError::Newer(_)) => return Err(io::Error::new(io::ErrorKind::Unsupported, error)),
                 // Every server refuses it alike, so they stay equal.
                 Err(error) => Reply::Refused(Error::internal(format!("a command in the log: {error}"))),
             };
             replies.push(Bytes::from(stored::encode_reply(&reply)));
         }
-        replies
+        Ok(replies)
     }
 
     fn publish(&mut self, _at: Position) {
@@ -81,5 +84,20 @@ struct FrozenRegistry(Registry);
 impl Frozen for FrozenRegistry {
     fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
         stored::write_snapshot(&self.0, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_logged_is_not_refused_and_what_nobody_can_read_is() {
+        let (mut machine, _, _) = RegistryMachine::new();
+        let at = Position { term: 1, index: 1 };
+        let error = machine.apply(at, &[Bytes::from_static(&[255, 0])]).unwrap_err();
+        assert!(error.to_string().contains("does not know"), "{error}");
+        let refused = machine.apply(at, &[Bytes::new()]).unwrap();
+        assert!(matches!(stored::decode_reply(&refused[0]), Ok(Reply::Refused(_))));
     }
 }

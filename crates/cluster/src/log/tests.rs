@@ -21,8 +21,8 @@ use crate::{Frozen, Machine, Position};
 struct Nothing;
 
 impl Machine for Nothing {
-    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> Vec<Bytes> {
-        vec![Bytes::new(); commands.len()]
+    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> io::Result<Vec<Bytes>> {
+        Ok(vec![Bytes::new(); commands.len()])
     }
 
     fn publish(&mut self, _at: Position) {}

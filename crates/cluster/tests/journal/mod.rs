@@ -36,13 +36,13 @@ impl Journal {
 }
 
 impl Machine for Journal {
-    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> Vec<Bytes> {
+    fn apply(&mut self, _at: Position, commands: &[Bytes]) -> io::Result<Vec<Bytes>> {
         let mut replies = Vec::new();
         for command in commands {
             self.commands.push(command.clone());
             replies.push(Bytes::from(self.commands.len().to_string()));
         }
-        replies
+        Ok(replies)
     }
 
     fn publish(&mut self, at: Position) {

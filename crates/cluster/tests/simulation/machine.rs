@@ -197,9 +197,9 @@ impl Lists {
 }
 
 impl Machine for Lists {
-    fn apply(&mut self, at: Position, commands: &[Bytes]) -> Vec<Bytes> {
+    fn apply(&mut self, at: Position, commands: &[Bytes]) -> io::Result<Vec<Bytes>> {
         if self.ended.load(Ordering::Relaxed) {
-            return vec![Bytes::new(); commands.len()];
+            return Ok(vec![Bytes::new(); commands.len()]);
         }
         if at.index <= self.state.last && self.state.last > 0 {
             violation(format!("server {} applies entry {} behind {}", self.server, at.index, self.state.last));
@@ -218,7 +218,7 @@ impl Machine for Lists {
             let answer = self.apply_one(&command, (at.index, number), &mut ledger);
             replies.push(postcard::to_stdvec(&answer).expect("an answer").into());
         }
-        replies
+        Ok(replies)
     }
 
     fn publish(&mut self, at: Position) {

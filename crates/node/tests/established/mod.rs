@@ -265,8 +265,8 @@ pub(crate) async fn time_passes(dir: &Path, ms: u64) {
 struct Nothing;
 
 impl Machine for Nothing {
-    fn apply(&mut self, _at: Position, commands: &[bytes::Bytes]) -> Vec<bytes::Bytes> {
-        commands.iter().map(|_| bytes::Bytes::new()).collect()
+    fn apply(&mut self, _at: Position, commands: &[bytes::Bytes]) -> std::io::Result<Vec<bytes::Bytes>> {
+        Ok(commands.iter().map(|_| bytes::Bytes::new()).collect())
     }
 
     fn publish(&mut self, _at: Position) {}
