@@ -153,7 +153,13 @@ fn posts() -> Vec<(&'static str, Value, &'static str, Value)> {
         (
             "/v1/join",
             json!({"secret": "join", "computer": "/computers/bugs", "request": "csr"}),
-            r#"JoinRequest { secret: (secret), computer: Name("/computers/bugs"), request: "csr" }"#,
+            r#"JoinRequest { secret: (secret), computer: Name("/computers/bugs"), request: "csr", address: None }"#,
+            json!({"certificate": certificate, "cluster_key": "join"}),
+        ),
+        (
+            "/v1/join",
+            json!({"secret": "join", "computer": "/byname/servers/new", "request": "csr", "address": "ns2:7777"}),
+            r#"JoinRequest { secret: (secret), computer: Name("/byname/servers/new"), request: "csr", address: Some("ns2:7777") }"#,
             json!({"certificate": certificate, "cluster_key": "join"}),
         ),
         (

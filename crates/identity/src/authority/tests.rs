@@ -111,12 +111,24 @@ fn a_name_server_goes_by_many_hosts() {
     let authority = Authority::create_for("corp.example", &hosts, now).unwrap();
     assert!(authority.permits_host("node1.lan") && authority.permits_host("ns.example.net."));
     assert!(!authority.permits_host("example.net") && !authority.permits_host("xlan"));
-    let mut subject = subject("/byname/servers/s1", Usage::Both);
+    let mut subject = Subject { id: None, ..subject("/byname/servers/s1", Usage::Both) };
     subject.dns = ["ns.corp.example", "node1.lan", "NS.example.net", "localhost"].map(str::to_owned).to_vec();
     let authority = authority.renewed(after(now, DAY * 300)).unwrap().unwrap();
     let (_, certificate) = certified(&authority, &subject, after(now, DAY * 300));
     let peer = verify(authority.roots(), &chain(&certificate), Purpose::Server, after(now, DAY * 300)).unwrap();
     assert!(peer.is_server_name);
+}
+
+#[test]
+fn a_certificate_of_an_object_or_of_a_copy_is_not_a_name_servers_own() {
+    let now = now();
+    let authority = Authority::create("corp.example", now).unwrap();
+    for instance in [None, Some(InstanceId(9))] {
+        let subject = Subject { instance, ..subject("/byname/servers/s1", Usage::Both) };
+        let (_, certificate) = certified(&authority, &subject, now);
+        let peer = verify(authority.roots(), &chain(&certificate), Purpose::Server, now).unwrap();
+        assert!(!peer.is_server_name, "{instance:?}");
+    }
 }
 
 #[test]

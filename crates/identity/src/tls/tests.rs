@@ -25,7 +25,7 @@ fn identity(authority: &Authority, subject: &Subject) -> Identity {
 }
 
 fn server(authority: &Authority) -> Identity {
-    identity(authority, &subject("/byname/servers/s1", Usage::Both))
+    identity(authority, &Subject { id: None, ..subject("/byname/servers/s1", Usage::Both) })
 }
 
 fn client(authority: &Authority) -> Identity {
@@ -326,7 +326,7 @@ async fn identities_are_exchanged_under_open_connections() {
     let (accepted, connected) = handshake(&acceptor, &connector, "127.0.0.1").await;
     let (mut at_server, mut at_client) = (accepted.unwrap().0, connected.unwrap().0);
 
-    let second = identity(&authority, &subject("/byname/servers/s2", Usage::Both));
+    let second = identity(&authority, &Subject { id: None, ..subject("/byname/servers/s2", Usage::Both) });
     acceptor.reload(&second, authority.roots().clone()).unwrap();
     connector.reload(Some(&identity(&authority, &subject("/people/bob", Usage::Client)))).unwrap();
     at_client.write_all(b"still").await.unwrap();
