@@ -51,7 +51,10 @@ impl Inner {
         let Some(node) = node else { return Err(Error::new(Code::NotFound, "the service is not there any more")) };
         let (computer, how) = self.place(&node, deadline).await?;
         let instance = InstanceId(rand::random::<u64>() >> 4);
-        let ticket = TicketPair { program: rand::random(), server: rand::random() };
+        let ticket = match &node.spec.launch {
+            Some(launch) => self.new_pair(launch, instance)?,
+            None => TicketPair { program: rand::random(), server: rand::random() },
+        };
         let order = Order {
             service,
             instance,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +32,11 @@ pub(crate) struct ServerFile {
     /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
     #[serde(deserialize_with = "listen")]
     listen: Option<Listen>,
+    /// The protocol of the Tcl-DP name server: `ADDRESS:PORT` or `off`.
+    #[serde(deserialize_with = "listen")]
+    dp: Option<Listen>,
+    /// Its callers on other hosts are let in, as `anyone`.
+    dp_anyone: Option<bool>,
     /// The trust domain: also the suffix of the DNS forms of names. Fixed at the first start.
     #[serde(alias = "dns_suffix")]
     domain: Option<String>,
@@ -88,6 +93,8 @@ pub(crate) struct ServerSettings {
     pub data: PathBuf,
     /// Where to listen.
     pub listen: Listen,
+    /// Where the protocol of the Tcl-DP name server is spoken, and whether with everybody.
+    pub dp: super::dp::Settings,
     /// The trust domain, and the suffix of the DNS forms.
     pub domain: String,
     /// Host names that clients reach it by.
@@ -140,6 +147,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data,
         listen: args.listen.listen.unwrap_or_default(),
+        dp: super::dp::Settings { listen: args.listen.dp.unwrap_or(Listen::Off), anyone: false },
         domain: DOMAIN.into(),
         host_names: Vec::new(),
         address: None,
@@ -165,6 +173,10 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
+        dp: super::dp::Settings {
+            listen: args.listen.dp.or(file.dp).unwrap_or(Listen::Off),
+            anyone: args.dp_anyone || file.dp_anyone.unwrap_or(false),
+        },
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
         address: args.address.or(file.address),
@@ -217,8 +229,16 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
     })
 }
 
-/// The agent of `dev`: reads `DATA/programs.d` too, and lets its own user launch plain commands.
-pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environment) -> byname_launch::Config {
+/// The agent of `dev`: reads `DATA/programs.d` too, and lets its own user launch plain commands. Programs are told where
+/// the protocol of Tcl-DP is spoken, if it is.
+pub(crate) fn launch(
+    data: &DataDir,
+    settings: &ServerSettings,
+    env: &Environment,
+    dp: Option<SocketAddr>,
+) -> byname_launch::Config {
+    let mut environment = env.for_programs.clone();
+    environment.extend(dp.map(|address| ("BYNAME_DP".into(), address.to_string().into())));
     let mut programs = vec![data.path("programs.d")];
     programs.extend(settings.programs.iter().cloned());
     byname_launch::Config {
@@ -228,7 +248,7 @@ pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environmen
         programs,
         allow_commands: true,
         holder: holder(),
-        environment: env.for_programs.clone(),
+        environment,
         server: format!("unix://{}", data.socket().display()),
         require_user: false,
         port_range: None,
@@ -300,8 +320,6 @@ fn read<T: DeserializeOwned + Default>(given: Option<&Path>, usual: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     #[test]

@@ -57,7 +57,7 @@ impl DataDir {
     }
 
     /// Says what was bound.
-    pub(crate) fn write_endpoints(&self, api: Option<SocketAddr>) -> Result<()> {
+    pub(crate) fn write_endpoints(&self, api: Option<SocketAddr>, dp: Option<SocketAddr>) -> Result<()> {
         let mut endpoints = serde_json::Map::new();
         if let Some(api) = api {
             // One port speaks both; plain HTTP from this host alone.
@@ -66,6 +66,9 @@ impl DataDir {
             endpoints.insert("api".into(), format!("{scheme}://{api}").into());
             endpoints.insert("https".into(), format!("https://{api}").into());
             endpoints.insert("ca".into(), self.path("ca.pem").to_string_lossy().into());
+        }
+        if let Some(dp) = dp {
+            endpoints.insert("dp".into(), dp.to_string().into());
         }
         endpoints.insert("socket".into(), self.socket.to_string_lossy().into());
         endpoints.insert("token_file".into(), self.path("token").to_string_lossy().into());

@@ -18,6 +18,8 @@ pub(crate) struct Listeners {
     pub all: Vec<Bound>,
     /// The TCP address, unless it is off.
     pub api: Option<SocketAddr>,
+    /// That of the protocol of Tcl-DP, unless it is off.
+    pub dp: Option<super::dp::Bound>,
 }
 
 impl Listeners {
@@ -30,7 +32,7 @@ impl Listeners {
             api = Some(listener.local_addr().map_err(|e| cannot(&address.to_string(), &e))?);
             all.push(Bound::Tcp(listener));
         }
-        Ok(Listeners { all, api })
+        Ok(Listeners { all, api, dp: None })
     }
 }
 
@@ -50,7 +52,7 @@ fn unix(data: &DataDir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn cannot(what: &str, error: &io::Error) -> Error {
+pub(super) fn cannot(what: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             ": another program listens there; choose another with --listen (port 0 picks a free one)"

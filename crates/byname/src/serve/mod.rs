@@ -2,6 +2,7 @@
 
 mod announce;
 mod config;
+mod dp;
 mod files;
 mod issuer;
 mod join;
@@ -50,8 +51,11 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     start_log(&env);
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
-    let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let bound = Listeners::bind(&data, settings.listen).await?;
+    // The programs are told where it is spoken.
+    let dp = dp::Bound::at(settings.dp).await?;
+    let told = dp.as_ref().map(dp::Bound::reached_at);
+    let agent = Agent::start(config::launch(&data, &settings, &env, told)).await.map_err(cannot_start)?;
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen).await? };
     let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
@@ -72,7 +76,8 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
-    let bound = Listeners::bind(&data, settings.listen).await?;
+    let dp = dp::Bound::at(settings.dp).await?;
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen).await? };
     let starting = async {
         join::server(&data, &settings, bound.api).await?;
         Server::start(&env, data, bound, &settings, None).await
@@ -184,6 +189,7 @@ struct Server {
     tls: Arc<trust::Tls>,
     data: DataDir,
     api: Option<SocketAddr>,
+    dp: Option<dp::Serving>,
     stop: tokio::sync::oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -280,7 +286,8 @@ impl Server {
         {
             tracing::info!("commands over TLS need --ca: cannot note down where the root certificate is: {error}");
         }
-        Ok(Server { node, tls, data, api, stop, serving })
+        let dp = bound.dp.map(|bound| bound.serve(&node));
+        Ok(Server { node, tls, data, api, dp, stop, serving })
     }
 
     /// SIGHUP: a new certificate. A server's settings are read when it starts.
@@ -292,7 +299,7 @@ impl Server {
 
     /// Says where it listens, then that it is ready.
     fn announce(&self) -> Outcome {
-        self.data.write_endpoints(self.api)?;
+        self.data.write_endpoints(self.api, self.dp.as_ref().map(dp::Serving::address))?;
         match self.api {
             Some(api) => {
                 let scheme = if api.ip().is_loopback() { "http" } else { "https" };
@@ -315,6 +322,9 @@ impl Server {
         self.node.leave().await;
         self.node.drain();
         let _ = self.stop.send(());
+        if let Some(dp) = self.dp {
+            dp.stop().await;
+        }
         let _ = tokio::time::timeout(DRAIN, self.serving).await;
         self.node.anchor_audit().await;
         self.node.shutdown().await;
