@@ -62,6 +62,7 @@ impl Front {
         if !alias && found.is_some_and(|found| found.is_busy()) {
             return Err(running(name));
         }
+        self.uses.lock().remove(&asked);
         let mut names = match alias {
             true => Vec::new(),
             false => self.aliases_of(cx, &asked).await?,

@@ -42,10 +42,8 @@ fn tcl(script: &str, lines: &[Vec<String>]) -> Vec<String> {
         .spawn()
         .expect("tclsh8.6: apt-get install tcl");
     let mut stdin = child.stdin.take().unwrap();
-    let text: String = lines
-        .iter()
-        .map(|words| words.iter().map(hex::encode).collect::<Vec<_>>().join(",") + "\n")
-        .collect();
+    let text: String =
+        lines.iter().map(|words| words.iter().map(hex::encode).collect::<Vec<_>>().join(",") + "\n").collect();
     let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap().unwrap();

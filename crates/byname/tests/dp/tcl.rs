@@ -1,5 +1,6 @@
 //! Clients and services in Tcl, with the real tclsh8.6 (Debian's package tcl) and the package in `clients/tcl`.
 
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -128,6 +129,7 @@ fn the_ticket_on_standard_input_is_good_as_long_as_the_program_lives() {
         proc await {{name}} {{ while {{![file exists {folder}/$name]}} {{ after 10 }} }}
         proc done {{name text}} {{ set f [open {folder}/$name.new w]; puts $f $text; close $f; file rename {folder}/$name.new {folder}/$name }}
         lassign [byname::launched] name ticket
+        done ticket $ticket
         done told [list $name [string length $ticket] $argv [eof stdin] [info exists env(BYNAME_TICKET_FD)]]
         ns_AdvertiseService $name 127.0.0.1 1001 $ticket
         await again
@@ -160,11 +162,20 @@ fn the_ticket_on_standard_input_is_good_as_long_as_the_program_lives() {
     touch("wrong");
     assert_eq!(read("refused"), "1 {Invalid ticket for /one/service}");
     await_port(1002);
-    // Not at the holder, nor in the log, the snapshots or any other file of the server.
+    // It is in no file of the server, and in no environment.
+    let ticket = read("ticket");
+    let bytes = hex(&ticket);
+    assert_eq!(bytes.len(), 32);
+    let mut files = 0;
+    each_file(server.data(), &mut |content| {
+        files += 1;
+        assert!(!holds(content, ticket.as_bytes()) && !holds(content, &bytes));
+    });
+    assert!(files > 5, "{files}");
     let pid =
         server.byname(&["status", "-o", "json", "/one/service"]).json()["services"][0]["instances"][0]["pid"].clone();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    assert!(!String::from_utf8_lossy(&environment).contains("TICKET"));
+    assert!(!holds(&environment, ticket.as_bytes()) && !holds(&environment, b"TICKET"));
     touch("gone");
     eventually("the end", || (peer.ask("ns_FindServices /one/service") == "{/one/service {} 0}").then_some(()));
 }
@@ -275,18 +286,150 @@ fn a_service_that_crashed_is_found_dead_and_launched_again() {
 }
 
 #[test]
-fn a_peer_elsewhere_is_let_in_only_where_somebody_says_so() {
-    let arguments = vec!["--dp".into(), "127.0.0.1:0".into(), "--dp-anyone".into()];
+fn the_pair_outlives_the_name_server() {
+    let mut server = server();
+    register_hello(&server, "/cms/bugs-bunny");
+    run(&server, PICK_AND_LAUNCH);
+    let before = run(&server, "puts [ns_FindServices /cms/bugs-bunny]");
+    server.kill();
+    server.start_again();
+    let told = run(
+        &server,
+        &format!(
+            r#"puts [ns_FindServices /cms/bugs-bunny]
+            set srvc_fd [eval dp_MakeRPCClient [ns_FindServices /cms/bugs-bunny]]
+            {AUTHENTICATE}
+            puts [string length [dp_RPC $srvc_fd hello Rob]]"#
+        ),
+    );
+    let (found, length) = told.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(found, before.trim_end());
+    assert!(length.parse::<u32>().unwrap() > "Hello, Rob, from ".len() as u32);
+}
+
+#[test]
+fn a_service_advertises_itself_as_the_paper_prints_it() {
+    let server = server();
+    grant(&server, "anyone", "launch", "/");
+    // `bugs-bunny` is no host here, so it is where the call came from.
+    let service = r#"
+        set ticket [lindex [byname::launched] 1]
+        ns_AdvertiseService /cms/bugs-bunny bugs-bunny 1234 $ticket
+        vwait forever"#;
+    let file = program(&server, service);
+    assert_eq!(server.byname(&["add", "/cms/bugs-bunny", "--convention", "dp", "--", "tclsh8.6", &file]).status, 0);
+    assert_eq!(server.byname(&["find", "-o", "name", "/cms/bugs-bunny"]).lines(), ["127.0.0.1:1234"]);
+    assert_eq!(run(&server, "puts [ns_FindServices *]"), "{/cms/bugs-bunny {127.0.0.1 1234} 0}\n");
+}
+
+/// One server of several.
+fn one_of(joins: Option<&Server>) -> Server {
+    let mut arguments: Vec<String> = vec!["--dp".into(), "127.0.0.1:0".into()];
+    if let Some(first) = joins {
+        let invited = first.byname(&["cluster", "invite", "--name-server"]);
+        arguments.extend(["--join".into(), invited.lines()[0].trim().into()]);
+    }
     let options = Options { role: "server", arguments, ..Options::default() };
-    let server = Server::start_with(env!("CARGO_BIN_EXE_byname"), options);
+    Server::start_with(env!("CARGO_BIN_EXE_byname"), options)
+}
+
+#[test]
+fn every_server_of_a_cluster_takes_what_is_asked_and_a_dead_primary_is_followed() {
+    let mut first = one_of(None);
+    let (second, third) = (one_of(Some(&first)), one_of(Some(&first)));
+    eventually("all vote", || {
+        let info = first.byname(&["cluster", "status", "-o", "json"]).json();
+        let members = info["members"].as_array().cloned().unwrap_or_default();
+        (members.len() == 3 && members.iter().all(|member| member["voter"] == true)).then_some(())
+    });
+    grant(&first, "anyone", "find,list,read,add", "/");
+    let text = r#"
+        foreach n {1 2 3} {
+            byname::servers {*}[lrange $::argv $n-1 $n-1]
+            ns_Register addService /service$n localhost {sleep 1}
+            puts [list [ns_GetServerID] [ns_IsPrimary] [ns_WhoIsPrimary] [ns_ListServices /service$n]]
+        }
+        byname::servers {*}$argv
+        puts [ns_GetServerID]; flush stdout
+        gets stdin
+        puts [lsort [ns_ListServices /service*]]
+        # Whoever answers knows sooner or later who follows.
+        while {[catch ns_WhoIsPrimary primary] || $primary == 1} { after 20 }
+        ns_Register addService /after localhost {sleep 1}
+        puts [expr {$primary in {2 3}}]"#;
+    let servers = [first.dp(), second.dp(), third.dp()];
+    let mut client = script(first.scratch(), "", text);
+    let mut client = client.args(&servers).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(client.stdout.take().unwrap()));
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!([next(), next(), next()], ["1 1 1 /service1", "2 0 1 /service2", "3 0 1 /service3"]);
+    assert_eq!(next(), "1");
+    first.kill();
+    drop(client.stdin.take());
+    assert_eq!([next(), next()], ["/service1 /service2 /service3", "1"]);
+    assert!(client.wait().unwrap().success());
+}
+
+/// An address of this host that others would use, if it has one.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel picks the way.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|at| at.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+#[test]
+fn a_peer_elsewhere_is_let_in_only_where_somebody_says_so() {
+    let start = |more: &[&str]| {
+        let mut arguments: Vec<String> = vec!["--dp".into(), "0.0.0.0:0".into()];
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        let options = Options { role: "server", arguments, ..Options::default() };
+        Server::start_with(env!("CARGO_BIN_EXE_byname"), options)
+    };
+    let (closed, open) = (start(&[]), start(&["--dp-anyone"]));
+    let port = |server: &Server| server.dp().rsplit(':').next().unwrap().to_owned();
+    if let Some(outer) = outer_address() {
+        let mut turned_away = Peer::to(&format!("{outer}:{}", port(&closed)));
+        assert!(
+            turned_away.line().starts_with("Connection refused: this protocol is spoken with callers on the same host")
+        );
+        turned_away.expect_end();
+        let mut let_in = Peer::to(&format!("{outer}:{}", port(&open)));
+        assert_eq!(let_in.line(), "Connection accepted\n");
+        // What it shows could be read on the way.
+        let error = let_in.try_ask(&format!("ns_Identify {}", open.token())).unwrap_err();
+        assert!(error.contains("a token is taken from callers on the same host only"), "{error}");
+    }
     // A server, unlike `dev`, lets nobody look who has not said who it is.
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::to(&format!("127.0.0.1:{}", port(&closed)));
+    assert_eq!(peer.line(), "Connection accepted\n");
     assert_eq!(peer.ask("ns_AreYouAlive"), "1");
     assert!(peer.try_ask("ns_ListServices *").is_err());
     assert!(peer.try_ask("ns_WhoIsPrimary").is_err());
-    grant(&server, "anyone", "find,list,read", "/");
+    grant(&closed, "anyone", "find,list,read", "/");
     assert_eq!(peer.ask("ns_WhoIsPrimary"), "1");
     // What servers keep of themselves is not meant by `*`.
     assert_eq!(peer.ask("ns_ListServices *"), "");
     assert_eq!(peer.ask("ns_ListServices /byname/*"), "/byname/servers/1");
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
+fn holds(content: &[u8], what: &[u8]) -> bool {
+    content.windows(what.len()).any(|window| window == what)
+}
+
+fn each_file(folder: &Path, look: &mut impl FnMut(&[u8])) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            each_file(&entry.path(), look);
+        } else if kind.is_file() {
+            look(&std::fs::read(entry.path()).unwrap_or_default());
+        }
+    }
 }

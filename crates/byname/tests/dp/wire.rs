@@ -1,6 +1,6 @@
 //! Bytes, commands and refusals.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -188,6 +188,20 @@ fn a_server_says_which_one_it_is() {
     let mut peer = Peer::connect(&server);
     let id = peer.ask("ns_GetServerID");
     assert_eq!((peer.ask("ns_WhoIsPrimary"), peer.ask("ns_IsPrimary")), (id, "1".to_owned()));
+    let _ = peer.try_ask("expr 40+2");
+    // And its metrics say what it was asked, without the words of those who ask.
+    let address = server.api();
+    let mut page = Peer::to(address.strip_prefix("http://").unwrap());
+    page.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    page.stream.read_to_string(&mut text).unwrap();
+    for line in [
+        "byname_dp_requests_total{command=\"ns_IsPrimary\",outcome=\"ok\"} 1",
+        "byname_dp_requests_total{command=\"other\",outcome=\"error\"} 1",
+        "byname_dp_connections 1",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
 }
 
 #[test]
