@@ -245,6 +245,8 @@ proc ::byname::perform {channel message} {
     if {![string is list $message] || [llength $message] == 0} {
         error "the message is no list"
     }
+    # Quoted anew: as it came, it might be a script with brackets or several lines.
+    set message [list {*}$message]
     set command [lindex $message 0]
     if {$command eq "dp_CloseRPCFile"} {
         end $channel

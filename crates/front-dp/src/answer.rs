@@ -28,6 +28,8 @@ const ENDED_BY: Duration = Duration::from_secs(15);
 const LEASE: Span = Span::from_secs(86_400);
 /// How long a host's name may take to look up.
 const LOOKED_UP_BY: Duration = Duration::from_secs(1);
+/// The longest message of an error, in characters.
+const MAX_TOLD: usize = 4_000;
 /// Starts that go on in the background.
 const MAX_LAUNCHING: usize = 1_024;
 /// Services whose use is counted, and that are known to have advertised themselves.
@@ -68,11 +70,16 @@ impl Refused {
 
     /// The message of an `x` frame: a list of two.
     pub(crate) fn message(&self) -> String {
-        let story = match self.code {
-            Some(code) => format!("{}\n    in the name server ({code})", self.message),
-            None => format!("{}\n    in the name server", self.message),
+        // What a peer has sent is repeated, but not all of it.
+        let message: String = match self.message.char_indices().nth(MAX_TOLD) {
+            Some((end, _)) => format!("{}…", self.message.get(..end).unwrap_or_default()),
+            None => self.message.clone(),
         };
-        list::merge([&self.message, &story])
+        let story = match self.code {
+            Some(code) => format!("{message}\n    in the name server ({code})"),
+            None => format!("{message}\n    in the name server"),
+        };
+        list::merge([message, story])
     }
 }
 

@@ -14,13 +14,11 @@ use tokio::time::timeout;
 use crate::Front;
 use crate::answer::{Refused, answer};
 use crate::command::{Command, known};
-use crate::frame::{Frame, MAX_MESSAGE, NotAFrame, Token};
+use crate::frame::{Frame, NotAFrame, Token};
 use crate::list;
 
 /// A frame or an answer of more bytes than this is long: only so many are held at once.
 pub(crate) const LONG: usize = 64 << 10;
-/// How long a peer may take to send the rest of a frame, and to take an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a peer that is turned away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes that are read at once.
@@ -75,10 +73,7 @@ pub(crate) async fn converse(
         .await;
         return;
     }
-    let ended = tokio::select! {
-        ended = serve(front, &mut stream, &mut who, &mut stopping) => ended,
-    };
-    if let Err(error) = ended {
+    if let Err(error) = serve(front, &mut stream, &mut who, &mut stopping).await {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
 }
@@ -103,7 +98,7 @@ async fn serve(
             // Nothing was asked over this connection.
             Token::Result | Token::Error => continue,
         };
-        let _working = front.working.acquire().await;
+        let working = front.working.acquire().await;
         let message = std::str::from_utf8(&frame.message).ok().filter(|text| !text.contains('\0'));
         let name = message.map_or("other", known);
         let done = match message {
@@ -114,14 +109,14 @@ async fn serve(
         metrics::counter!("byname_dp_requests_total", "command" => name, "outcome" => outcome).increment(1);
         let reply = match done {
             Ok(None) => return Ok(()),
-            Ok(Some(result)) if result.len() <= MAX_MESSAGE => Frame::new(Token::Result, frame.id, result),
-            Ok(Some(_)) => too_long(frame.id),
+            Ok(Some(result)) => Frame::new(Token::Result, frame.id, result),
             Err(refused) => Frame::new(Token::Error, frame.id, refused.message()),
         };
-        let Some(bytes) = reply.encode().filter(|_| wants_reply) else { continue };
+        let fits = reply.encode().or_else(|| too_long(frame.id).encode());
+        let Some(bytes) = fits.filter(|_| wants_reply) else { continue };
         let _long = if bytes.len() > LONG { front.long.acquire().await.ok() } else { None };
-        drop(_working);
-        match timeout(PATIENCE, stream.write_all(&bytes)).await {
+        drop(working);
+        match timeout(front.limits.patience, stream.write_all(&bytes)).await {
             Ok(written) => written?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answer")),
         }
@@ -174,7 +169,7 @@ impl Reader {
             let read = match self.bytes.is_empty() {
                 // It may be silent between two frames for as long as it likes.
                 true => reading.await?,
-                false => timeout(PATIENCE, reading)
+                false => timeout(front.limits.patience, reading)
                     .await
                     .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the rest of a frame did not come"))??,
             };

@@ -37,16 +37,27 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 1_024;
-/// The share of them that one address elsewhere may hold.
-const MAX_OF_ONE: usize = MAX_CONNECTIONS / 4;
-/// Commands that are worked on at once, over all connections.
-const MAX_WORKING: usize = 256;
-/// Frames longer than [`connection::LONG`], and answers, that are held at once.
-const MAX_LONG: usize = 32;
 /// The pause after a failed accept: most of these mean that descriptors are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds on what peers may hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once; one address elsewhere may hold a quarter of them.
+    pub connections: usize,
+    /// Commands that are worked on at once, over all connections.
+    pub working: usize,
+    /// Frames and answers beyond 64 KiB that are held at once, while they come and go.
+    pub long: usize,
+    /// How long a peer may take to send the rest of a frame, and to take an answer.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 1_024, working: 256, long: 32, patience: Duration::from_secs(30) }
+    }
+}
 
 /// A running copy that was started with a ticket pair of this protocol and has shown its half.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,12 +97,24 @@ pub struct Front {
     working: Semaphore,
     long: Semaphore,
     crowd: Mutex<HashMap<IpAddr, usize>>,
+    limits: Limits,
 }
 
 impl Front {
     /// A front end to a service. `anyone_from_elsewhere`: callers on other hosts are let in, as nobody in particular.
     /// The protocol has neither encryption nor any proof of who calls.
     pub fn new(service: Arc<dyn NameService>, gate: Gate, pairs: Arc<dyn Pairs>, anyone_from_elsewhere: bool) -> Front {
+        Front::with(Limits::default(), service, gate, pairs, anyone_from_elsewhere)
+    }
+
+    /// The same with other bounds.
+    pub fn with(
+        limits: Limits,
+        service: Arc<dyn NameService>,
+        gate: Gate,
+        pairs: Arc<dyn Pairs>,
+        anyone_from_elsewhere: bool,
+    ) -> Front {
         Front {
             service,
             gate,
@@ -100,9 +123,10 @@ impl Front {
             uses: Mutex::default(),
             advertised: Mutex::default(),
             launching: Mutex::default(),
-            working: Semaphore::new(MAX_WORKING),
-            long: Semaphore::new(MAX_LONG),
+            working: Semaphore::new(limits.working),
+            long: Semaphore::new(limits.long),
             crowd: Mutex::default(),
+            limits,
         }
     }
 }
@@ -116,7 +140,7 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
     let (stop, stopping) = watch::channel(false);
     // Every connection holds a sender: the channel ends when the last one has gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(front.limits.connections));
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -153,7 +177,7 @@ impl Turn {
         let address = peer.ip().to_canonical();
         let mut crowd = front.crowd.lock();
         let count = crowd.entry(address).or_default();
-        if *count >= MAX_OF_ONE && !address.is_loopback() {
+        if *count >= front.limits.connections.div_ceil(4) && !address.is_loopback() {
             return None;
         }
         *count += 1;

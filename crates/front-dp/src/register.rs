@@ -17,6 +17,8 @@ use crate::{Front, list};
 
 /// Where the host is kept as it was written.
 const HOST: &str = "dp_host";
+/// Where addresses lead back to computers.
+const BACKMAP: &str = "/backmap";
 /// The most words of a command.
 const MAX_WORDS: usize = 1_024;
 
@@ -35,13 +37,13 @@ impl Front {
 
     async fn add_service(&self, cx: &Context, name: &str, host: &str, command: &str) -> Answer {
         let asked = Name::parse(name).map_err(Error::from)?;
-        let spec = Spec { kind: Some(Kind::Service), ..declared(host, command)? };
+        let spec = Spec { kind: Some(Kind::Service), ..declared(host, self.computer(cx, host).await?, command)? };
         self.change(cx, vec![Op::Add { name: asked, spec }], name).await
     }
 
     async fn edit_service(&self, cx: &Context, name: &str, host: &str, command: &str) -> Answer {
         let object = self.registered(cx, name).await?;
-        let spec = declared(host, command)?;
+        let spec = declared(host, self.computer(cx, host).await?, command)?;
         let asked = object.name.clone();
         let found = self.found(cx, object).await?.ok_or_else(|| not_there(name))?;
         if found.is_busy() {
@@ -100,6 +102,15 @@ impl Front {
         Ok(list::merge([shown, alias_of, host, command]))
     }
 
+    /// The computer that a host means; none for any.
+    async fn computer(&self, cx: &Context, host: &str) -> Result<Option<String>, Refused> {
+        let Some(ip) = address_elsewhere(host) else { return Ok((!is_any(host)).then(|| host.to_owned())) };
+        let back = self.object(cx, &format!("{BACKMAP}/{ip}")).await?;
+        let computer = back.and_then(|object| object.spec.target);
+        let unknown = || Refused::from(format!("no computer has the address {ip}")).with(Code::NoHost);
+        computer.map(|name| Some(name.to_string())).ok_or_else(unknown)
+    }
+
     /// A service or an alias.
     async fn registered(&self, cx: &Context, name: &str) -> Result<Object, Refused> {
         let object = self.object(cx, name).await?;
@@ -125,15 +136,15 @@ impl Front {
     }
 }
 
-/// The declaration of a service of the original.
-fn declared(host: &str, command: &str) -> Result<Spec, Refused> {
+/// The declaration of a service of the original, with the computers that may run it.
+fn declared(host: &str, computer: Option<String>, command: &str) -> Result<Spec, Refused> {
     let words = list::split(command, MAX_WORDS).map_err(|error| format!("bad command: {error}"))?;
     if words.first().is_none_or(|program| program.is_empty()) {
         return Err("bad command: it is empty".into());
     }
     let launch = Launch {
         command: Some(words.into_iter().map(Into::into).collect()),
-        hosts: computer(host).map(|label| vec![label]),
+        hosts: computer.map(|computer| vec![computer]),
         convention: Some(Convention::Dp),
         ready: Some(Ready::Advertise),
         endpoints: Some(Vec::new()),
@@ -143,13 +154,14 @@ fn declared(host: &str, command: &str) -> Result<Spec, Refused> {
     Ok(Spec { launch: Some(launch), attributes: Some(attributes), ..Spec::default() })
 }
 
-/// The computer that a host's name means: any for this host itself, which here is whichever there are.
-fn computer(host: &str) -> Option<String> {
-    let here = host.is_empty()
-        || host == "*"
-        || host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
-    (!here).then(|| host.to_owned())
+/// A host as an address of another computer, if it is one.
+fn address_elsewhere(host: &str) -> Option<IpAddr> {
+    host.parse::<IpAddr>().ok().filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+/// Whether a host means any: in the original that was the name server's own, and here it is whichever there are.
+fn is_any(host: &str) -> bool {
+    host.is_empty() || host == "*" || host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
 fn not_there(name: &str) -> Refused {

@@ -286,6 +286,28 @@ fn a_service_that_crashed_is_found_dead_and_launched_again() {
 }
 
 #[test]
+fn a_service_in_tcl_evaluates_nothing_that_a_peer_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "proc hello {args} { return [llength $args] }\nbyname::export hello\nputs [dp_MakeRPCServer]\nflush stdout\nvwait forever";
+    let mut service = script(folder.path(), "", text).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stdout.as_mut().unwrap()), &mut line).unwrap();
+    let mut peer = Peer::to(&format!("127.0.0.1:{}", line.trim()));
+    assert_eq!(peer.line(), "Connection accepted\n");
+    let file = folder.path().join("evaluated");
+    let evil = format!("exec touch {}", file.display());
+    assert_eq!(peer.ask(&format!("hello [{evil}]")), "3");
+    assert_eq!(peer.ask(&format!("hello\n{evil}")), "3");
+    assert_eq!(peer.ask("hello {a b} $x"), "2");
+    for message in [format!("hello; {evil}"), evil.clone(), format!("[{evil}]"), "{hello".into(), "eval hello".into()] {
+        assert!(peer.try_ask(&message).is_err(), "{message}");
+    }
+    assert!(!file.exists());
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
 fn the_pair_outlives_the_name_server() {
     let mut server = server();
     register_hello(&server, "/cms/bugs-bunny");

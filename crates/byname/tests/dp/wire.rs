@@ -140,6 +140,12 @@ fn services_are_administered_in_the_words_of_the_original() {
     assert_eq!(refused(&mut peer, "ns_Register deleteService /b"), "/b does not exist");
     assert_eq!(refused(&mut peer, "ns_Register aliasService /b /c"), "/b does not exist");
     assert_eq!(refused(&mut peer, "ns_Register infoService /b"), "/b does not exist");
+    assert_eq!(refused(&mut peer, "ns_Register addService /b 192.0.2.7 true"), "no computer has the address 192.0.2.7");
+    for command in ["{}", "{{}}", "\\{a"] {
+        assert!(
+            refused(&mut peer, &format!("ns_Register addService /b localhost {command}")).starts_with("bad command")
+        );
+    }
     peer.ask("ns_Register aliasService /a /x/alias");
     peer.ask("ns_Register aliasService /x/alias /x/more");
     assert_eq!(peer.ask("ns_Register infoService /a"), "/a {} localhost {sleep 1000}");
