@@ -253,7 +253,7 @@ proc ::byname::perform {channel message} {
         return
     }
     set given $check($channel)
-    if {$given ne "" && ![dict exists $exported $command]} {
+    if {$given ni {"" none} && ![dict exists $exported $command]} {
         # It refuses by an error.
         uplevel #0 [linsert $given end {*}$message]
     } elseif {![dict exists $exported $command]} {
@@ -262,10 +262,12 @@ proc ::byname::perform {channel message} {
     # The connection that a call comes over, as in Tcl-DP.
     set before [expr {[info exists ::rpcFile] ? $::rpcFile : ""}]
     set ::rpcFile $channel
+    set ::dp_rpcFile $channel
     try {
         return [uplevel #0 $message]
     } finally {
         set ::rpcFile $before
+        set ::dp_rpcFile $before
     }
 }
 
@@ -280,15 +282,16 @@ proc ::byname::export {args} {
 }
 
 # Listens; gives the port. A check command is called with each message of a peer, and refuses it by an error. A login
-# command is called with the address of each who connects, and refuses it likewise.
-proc dp_MakeRPCServer {{port 0} {login ""} {check ""}} {
+# command is called with the connection and the address of each who connects, and refuses it likewise. `none` is no
+# command, as in Tcl-DP.
+proc dp_MakeRPCServer {{port 0} {login none} {check none}} {
     set channel [socket -server [list ::byname::accept $login $check] $port]
     return [lindex [fconfigure $channel -sockname] 2]
 }
 
 proc ::byname::accept {login check channel address port} {
     fconfigure $channel -translation binary -blocking 0
-    if {$login ne "" && [catch {uplevel #0 [linsert $login end $address]} why]} {
+    if {$login ni {"" none} && [catch {uplevel #0 [linsert $login end $channel $address]} why]} {
         catch {puts -nonewline $channel [encoding convertto utf-8 "Connection refused: [string map {\n { }} $why]\n"]}
         catch {close $channel}
         return
@@ -299,7 +302,7 @@ proc ::byname::accept {login check channel address port} {
 }
 
 # Connects; gives what dp_RPC takes. An entry of ns_FindServices may stand for host and port.
-proc dp_MakeRPCClient {host {port ""} {check ""}} {
+proc dp_MakeRPCClient {host {port ""} {check none}} {
     if {$port eq ""} {
         lassign [lindex $host 1] address port
         if {$port eq ""} {

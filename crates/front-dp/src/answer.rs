@@ -28,6 +28,8 @@ const ENDED_BY: Duration = Duration::from_secs(15);
 const LEASE: Span = Span::from_secs(86_400);
 /// How long a host's name may take to look up.
 const LOOKED_UP_BY: Duration = Duration::from_secs(1);
+/// What is said of a service that does not answer.
+const NOT_RUNNING: &str = "is not running";
 /// The longest message of an error, in characters.
 const MAX_TOLD: usize = 4_000;
 /// Starts that go on in the background.
@@ -111,9 +113,13 @@ pub(crate) async fn answer(front: &Front, who: &Who, command: Command) -> Answer
         Command::Authenticate(name) => front.authenticate(&cx, &name).await,
         Command::WhoIsPrimary => {
             let info = front.service.info(&cx).await?;
-            primary(&info).map(|id| id.to_string()).ok_or_else(|| "no primary is known at the moment".into())
+            let id = primary(&info).and_then(|server| place(&info, server));
+            id.map(|id| id.to_string()).ok_or_else(|| "no primary is known at the moment".into())
         }
-        Command::ServerId => Ok(front.service.info(&cx).await?.server.to_string()),
+        Command::ServerId => {
+            let info = front.service.info(&cx).await?;
+            place(&info, info.server).map(|id| id.to_string()).ok_or_else(|| "this server is in no list".into())
+        }
         Command::IsPrimary => Ok(u8::from(front.service.info(&cx).await?.primary).to_string()),
     }
 }
@@ -121,6 +127,14 @@ pub(crate) async fn answer(front: &Front, who: &Who, command: Command) -> Answer
 fn primary(info: &ServerInfo) -> Option<u64> {
     let member = info.members.iter().find(|member| member.primary);
     member.map(|member| member.id).or_else(|| info.primary.then_some(info.server))
+}
+
+/// The id of a server in this protocol: its place in the list of servers, from 0. Clients look it up in a list of their
+/// own.
+fn place(info: &ServerInfo, server: u64) -> Option<usize> {
+    let mut servers = info.servers.clone();
+    servers.sort_unstable();
+    servers.iter().position(|id| *id == server)
 }
 
 /// The address of a host that calls itself so: what is an address is taken as it is, what cannot be looked up is where the
@@ -178,7 +192,7 @@ impl Front {
 
     async fn launch(&self, cx: Context, pattern: &str) -> Answer {
         let found = self.matching(&cx, pattern).await?;
-        let idle = found.into_iter().filter(|service| service.state() == "onDemand");
+        let idle = found.into_iter().filter(|service| service.state() == "onDemand" && !service.status.unregistered);
         let mut starts: JoinSet<Result<(), Error>> = JoinSet::new();
         for Found { status, .. } in idle {
             let (service, cx, name) = (self.service.clone(), cx.clone(), status.name.clone());
@@ -230,14 +244,20 @@ impl Front {
     }
 
     async fn state(&self, cx: &Context, pattern: &str, dead: bool) -> Answer {
-        let mut found = self.matching(cx, pattern).await?;
-        if dead {
-            for service in found.iter().filter(|service| service.endpoint().is_some()) {
-                self.report_dead(cx, service).await?;
-            }
-            found = self.matching(cx, pattern).await?;
+        let found = self.matching(cx, pattern).await?;
+        if !dead {
+            return Ok(list::merge(found.iter().map(|service| list::merge([service.name.as_str(), service.state()]))));
         }
-        Ok(list::merge(found.iter().map(|service| list::merge([service.name.as_str(), service.state()]))))
+        for service in found.iter().filter(|service| service.endpoint().is_some()) {
+            self.report_dead(cx, service).await?;
+        }
+        let after = self.matching(cx, pattern).await?;
+        let state = |service: &Found| {
+            let now = after.iter().find(|now| now.name == service.name);
+            // What nobody registered is gone when it is dead, and is told of once more.
+            list::merge([service.name.as_str(), now.map_or("unregistered", Found::state)])
+        };
+        Ok(list::merge(found.iter().map(state)))
     }
 
     /// A client found it dead. The server probes before it believes that.
@@ -313,11 +333,18 @@ impl Front {
                 }
                 Ok(String::new())
             }
-            Err(error) if error.code() == Code::Denied && error.at_field() == Some("ticket") && by_ticket => {
+            // Without one, it is not the program that the name server started.
+            Err(error) if error.code() == Code::Denied && (by_ticket || self.is_launched(cx, name).await?) => {
                 Err(invalid_ticket(name))
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a service is one that the name server starts, as far as the caller may see.
+    async fn is_launched(&self, cx: &Context, name: &str) -> Result<bool, Error> {
+        let launch = self.object(cx, name).await?.and_then(|object| object.spec.launch);
+        Ok(launch.is_some_and(|launch| launch.program.is_some() || launch.command.is_some()))
     }
 
     /// The copy that a service advertised itself as before, here or at another server: it takes the place of that.
@@ -342,9 +369,8 @@ impl Front {
                 self.advertised.lock().remove(&asked);
                 Ok(String::new())
             }
-            Err(error) if error.code() == Code::NotFound => {
-                Err(Refused::from(format!("{name} does not exist")).with(Code::NotFound))
-            }
+            // It is not there, as it shall be.
+            Err(error) if error.code() == Code::NotFound => Ok(String::new()),
             Err(error) if error.code() == Code::Denied && by_ticket => Err(invalid_ticket(name)),
             Err(error) => Err(error.into()),
         }
@@ -358,13 +384,21 @@ impl Front {
         let outcome = if pair.is_ok() { "ok" } else { "refused" };
         tracing::info!(service = %vouched.name, instance = %vouched.instance, by = cx.caller.principal, outcome,
             "asked a service for its half of the pair");
+        if pair == Err(NOT_RUNNING)
+            && let Some(object) = self.object(cx, name).await?
+            && let Some(found) = self.found(cx, object).await?
+        {
+            // It may be gone: then the next one who asks shall not be sent there. Whether the caller is believed is the
+            // server's to decide.
+            let _ = self.report_dead(cx, &found).await;
+        }
         pair.map_err(|why| Refused::from(format!("{name} {why}")))
     }
 
     async fn introduce(&self, vouched: &Vouched) -> Result<String, &'static str> {
         let not_running = |error: std::io::Error| {
             tracing::debug!(service = %vouched.name, %error, "a service does not answer the name server");
-            "is not running"
+            NOT_RUNNING
         };
         let mut line = Line::open(&vouched.endpoint).await.map_err(not_running)?;
         let (ours, theirs) = (hex::encode(vouched.pair.server), hex::encode(vouched.pair.program));

@@ -158,9 +158,10 @@ impl Command {
             ("ns_LaunchServices", [pattern]) => Command::Launch((*pattern).into()),
             ("ns_KillServices", [pattern]) => Command::Kill((*pattern).into()),
             ("ns_ServiceState", [pattern]) => Command::State { pattern: (*pattern).into(), dead: false },
-            ("ns_ServiceState", [pattern, "dead"]) => Command::State { pattern: (*pattern).into(), dead: true },
-            ("ns_ServiceState", [_, other]) => {
-                return Err(format!("bad state \"{}\": must be dead", shortened(other)));
+            // The original library always sends a flag, empty when it has none, and the original server took no notice of
+            // others.
+            ("ns_ServiceState", [pattern, flag]) => {
+                Command::State { pattern: (*pattern).into(), dead: *flag == "dead" }
             }
             ("ns_IncrConnection", [pattern]) => Command::Use { pattern: (*pattern).into(), more: true },
             ("ns_DecrConnection", [pattern]) => Command::Use { pattern: (*pattern).into(), more: false },
@@ -300,6 +301,15 @@ mod tests {
         for bad in ["x", "0", "65536", "-1"] {
             assert!(Command::parse(&format!("ns_AdvertiseService /a h {bad}")).is_err());
         }
+    }
+
+    #[test]
+    fn empty_words_of_the_original_library_are_none() {
+        let state = |dead| Command::State { pattern: "/a".into(), dead };
+        assert_eq!(Command::parse("ns_ServiceState /a {}").unwrap(), state(false));
+        assert_eq!(Command::parse("ns_ServiceState /a dead").unwrap(), state(true));
+        let unadvertise = Command::Unadvertise { name: "/a".into(), ticket: None };
+        assert_eq!(Command::parse("ns_UnadvertiseService /a {}").unwrap(), unadvertise);
     }
 
     #[test]

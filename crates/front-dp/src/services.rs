@@ -182,7 +182,6 @@ impl Found {
     /// The word of the original for its state.
     pub(crate) fn state(&self) -> &'static str {
         match self.status.state {
-            _ if self.status.unregistered => "unregistered",
             State::Starting => "launching",
             State::Running | State::Unhealthy => "running",
             State::Stopped | State::Stopping | State::Failed => "onDemand",

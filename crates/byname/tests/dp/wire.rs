@@ -99,7 +99,8 @@ fn a_service_that_nobody_registered_comes_and_goes() {
     assert!(peer.try_ask(&advertise).is_err());
     grant(&server, "anyone", "add,advertise", "/");
     peer.ask(&advertise);
-    assert_eq!(peer.ask("ns_ServiceState *"), "{/cms/bugs-bunny unregistered}");
+    assert_eq!(peer.ask("ns_ServiceState *"), "{/cms/bugs-bunny running}");
+    assert_eq!(peer.ask("ns_ServiceState /cms/bugs-bunny {}"), "{/cms/bugs-bunny running}");
     let found = format!("{{/cms/bugs-bunny {{127.0.0.1 {port}}} 0}}");
     assert_eq!(peer.ask("ns_FindServices *"), found);
     // Once more, or elsewhere, it is still one.
@@ -115,13 +116,19 @@ fn a_service_that_nobody_registered_comes_and_goes() {
     }
     // A claim is probed before it is believed.
     grant(&server, "anyone", "launch", "/cms");
-    assert_eq!(peer.ask("ns_ServiceState /cms/bugs-bunny dead"), "{/cms/bugs-bunny unregistered}");
+    assert_eq!(peer.ask("ns_ServiceState /cms/bugs-bunny dead"), "{/cms/bugs-bunny running}");
     drop(socket);
+    assert_eq!(peer.ask("ns_ServiceState /cms/bugs-bunny dead"), "{/cms/bugs-bunny unregistered}");
     assert_eq!(peer.ask("ns_ServiceState /cms/bugs-bunny dead"), "");
     assert_eq!(peer.ask("ns_ListServices *"), "");
     // It also goes when it says so.
     peer.ask(&advertise);
+    peer.ask("ns_UnadvertiseService /cms/bugs-bunny {}");
+    assert_eq!(peer.ask("ns_ListServices *"), "");
     peer.ask("ns_UnadvertiseService /cms/bugs-bunny");
+    // Or when somebody stops it; who never had a ticket shows an empty one.
+    peer.ask(&format!("ns_AdvertiseService /cms/bugs-bunny localhost {port} 17 {{}}"));
+    peer.ask("ns_KillServices /cms/bugs-bunny");
     assert_eq!(peer.ask("ns_ListServices *"), "");
 }
 
@@ -154,6 +161,13 @@ fn services_are_administered_in_the_words_of_the_original() {
     assert_eq!(peer.ask("ns_Register infoService /a"), "/a {} * {sh -c {sleep 1000; exit 1}}");
     peer.ask("ns_Register modifyService /a localhost {sh -c {exec sleep 1000}}");
     assert_eq!(peer.ask("ns_ListServices *"), "/a /x/alias /x/more");
+    // What the name server starts is not taken over by others, and never without its ticket.
+    for ticket in ["{}".to_owned(), "x".into(), "0".repeat(64)] {
+        let message = format!("ns_AdvertiseService /a localhost 1234 17 {ticket}");
+        assert_eq!(refused(&mut peer, &message), "Invalid ticket for /a");
+        let message = format!("ns_UnadvertiseService /a {ticket}");
+        assert!(ticket == "{}" || refused(&mut peer, &message) == "Invalid ticket for /a");
+    }
     peer.ask("ns_LaunchServices /a");
     eventually("the start of /a", || peer.ask("ns_ServiceState /a").contains("launching").then_some(()));
     assert_eq!(refused(&mut peer, "ns_Register editService /a localhost {sleep 1}"), "/a is currently running");
@@ -192,7 +206,9 @@ fn the_catalogue_decides_what_a_command_of_the_original_starts() {
 fn a_server_says_which_one_it_is() {
     let server = server();
     let mut peer = Peer::connect(&server);
+    // The place in the list of servers.
     let id = peer.ask("ns_GetServerID");
+    assert_eq!(id, "0");
     assert_eq!((peer.ask("ns_WhoIsPrimary"), peer.ask("ns_IsPrimary")), (id, "1".to_owned()));
     let _ = peer.try_ask("expr 40+2");
     // And its metrics say what it was asked, without the words of those who ask.
