@@ -32,6 +32,7 @@ use crate::OpenError;
 use crate::disk::Disk;
 use crate::mutations::{Mutation, mutated};
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
+use crate::standing::Standing;
 use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
 use read::{Frames, Next};
@@ -44,6 +45,7 @@ const READ_BYTES: usize = 1 << 20;
 /// The log as the consensus engine sees it.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
+    standing: Arc<Standing>,
     /// What is known to be committed of what was found on disk.
     committed: Option<Id>,
 }
@@ -180,7 +182,7 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
         Worker::Thread(thread.map_err(|e| OpenError::io("start the writer of", &dir, e))?)
     };
     Ok(Opened {
-        store: LogStore { shared: Arc::clone(&shared), committed: None },
+        store: LogStore { shared: Arc::clone(&shared), standing: Arc::default(), committed: None },
         handle: LogHandle { shared, worker: Mutex::new(Some(worker)) },
         last: found.last,
         purged: found.purged,
@@ -365,6 +367,14 @@ impl LogStore {
     pub(crate) fn commit(&mut self, upto: Option<Id>) {
         self.committed = upto;
     }
+
+    /// Says there what is promised: the vote that was found on disk, and every one from now on.
+    pub(crate) fn promise_in(&mut self, standing: Arc<Standing>, found: Option<Ballot>) {
+        if let Some(vote) = found {
+            standing.promise(vote);
+        }
+        self.standing = standing;
+    }
 }
 
 impl RaftLogStorage<Types> for LogStore {
@@ -380,6 +390,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Ballot) -> io::Result<()> {
+        self.standing.promise(*vote);
         let (tx, rx) = oneshot::channel();
         {
             let mut inner = self.shared.inner.lock();
