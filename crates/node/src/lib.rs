@@ -18,6 +18,7 @@ mod hosts;
 mod identity;
 mod idle;
 mod itself;
+mod keep;
 mod leases;
 mod locks;
 mod logs;
@@ -105,7 +106,9 @@ pub(crate) struct Inner {
     measured: speed::Measured,
     hub: watch::Hub,
     on_the_way: start::OnTheWay,
-    kept: start::Kept,
+    /// Whose turn it is to place a copy, and at which host to begin.
+    placing: tokio::sync::Mutex<usize>,
+    kept: keep::Kept,
     turn: AtomicU64,
     started: Stamp,
     stopping: AtomicBool,
@@ -177,6 +180,7 @@ impl Node {
         metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
         metrics::describe_counter!("byname_knocks_total", "Connections to stable sockets that had to wait for a copy.");
         metrics::describe_gauge!("byname_instances", "Running copies, by their health.");
+        metrics::describe_gauge!("byname_services_short", "Services with fewer copies than shall always run.");
         metrics::describe_counter!("byname_idle_stops_total", "Copies stopped because nobody used them.");
         let inner = Arc::new(Inner {
             config,
@@ -193,7 +197,8 @@ impl Node {
             measured: speed::Measured::default(),
             hub,
             on_the_way: start::OnTheWay::default(),
-            kept: start::Kept::default(),
+            placing: tokio::sync::Mutex::default(),
+            kept: keep::Kept::default(),
             turn: AtomicU64::new(0),
             started: Stamp { at: start::now(), by: "byname".into() },
             stopping: AtomicBool::new(false),
@@ -230,6 +235,7 @@ impl Node {
         tokio::spawn(health::judge_the_silent(inner.clone()));
         tokio::spawn(hosts::follow(inner.clone()));
         tokio::spawn(drain::follow(inner.clone()));
+        tokio::spawn(keep::follow(inner.clone()));
         Ok(Node { inner })
     }
 
@@ -332,6 +338,7 @@ impl Node {
         }
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
+        metrics::gauge!("byname_services_short").set(self.inner.kept.count() as f64);
         self.inner.measure_health(&tree);
         let (watchers, events, bytes) = self.inner.hub.measure();
         metrics::gauge!("byname_watchers").set(watchers as f64);
@@ -462,7 +469,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                     inner.follow_sockets(id);
                     inner.follow_speed(id);
                     inner.follow_health(id);
-                    let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
+                    let short = inner.view.load().by_id(id).is_some_and(|n| keep::missing_copies(&n).is_some());
                     if short {
                         inner.keep(id);
                     }

@@ -11,7 +11,7 @@ use byname_api::request::Fresh;
 use byname_cluster::Role;
 use byname_registry::service::Origin;
 
-use crate::{Inner, start};
+use crate::{Inner, keep};
 
 /// Takes the lead up and lays it down, as the log says.
 pub(crate) async fn follow(inner: Arc<Inner>) {
@@ -78,7 +78,7 @@ impl Inner {
         }
         for node in tree.special() {
             self.follow_use(node.id);
-            if start::missing_copies(&node).is_some() {
+            if keep::missing_copies(&node).is_some() {
                 self.keep(node.id);
             }
         }
@@ -102,6 +102,7 @@ impl Inner {
         self.reports.clear();
         self.usage.clear();
         self.sockets.clear();
+        self.kept.clear();
         // Those who wait here for a start wait for nothing.
         self.waits.wake_all();
     }
