@@ -69,7 +69,8 @@ pub use salvage::Backup;
 const LEADS_SOON: Duration = Duration::from_secs(1);
 /// Between two questions to a cluster that has no primary yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// How often a server that waits for others says so.
+/// How long a server that starts waits for the others before it answers reads with what it had, and how often one that has
+/// nothing to answer with says that it waits.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a server needs to know.
@@ -274,9 +275,28 @@ impl Node {
         self.inner.cluster.shutdown().await;
     }
 
-    /// Whether it can answer with what is so now: for `/readyz`. A server that is cut off from the majority cannot.
-    pub fn is_ready(&self) -> bool {
-        !self.inner.stopping() && !self.inner.cluster.freshness().stale
+    /// Whether it can answer with what is so now, and take writes: for `/readyz`. A server that is cut off from the majority cannot.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.inner.stopping() {
+            return Err("the server is stopping".to_owned());
+        }
+        let freshness = self.inner.cluster.freshness();
+        match (freshness.stale, freshness.heard) {
+            (false, _) => Ok(()),
+            (true, true) => {
+                Err("the server is cut off from the majority of the servers: it answers reads with what it has, \
+                                 marked stale, and takes no writes"
+                    .to_owned())
+            }
+            (true, false) => {
+                Err("the server has not heard from a majority of the servers since it started: it answers reads with \
+                                  what it had on disk, marked stale, and takes no writes"
+                    .to_owned())
+            }
+        }
     }
 
     /// Answers what another server of the cluster sent, as the transport brought it.
@@ -289,7 +309,14 @@ impl Node {
         self.inner.awaits_identity.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until this server has what was answered before it was asked. A server that is alone has it.
+    /// Whether what is on disk is enough to tell who is who.
+    fn knows_the_domain(&self) -> bool {
+        let tree = self.inner.view.load();
+        identity::VAULT.iter().all(|name| tree.vault(name).is_some())
+    }
+
+    /// Waits until this server has what was answered before it was asked. A server that is alone has it. When no majority answers,
+    /// one that has been one of the cluster goes on with what it has: what it answers is marked stale until one does.
     pub async fn catch_up(&self) {
         let cluster = &self.inner.cluster;
         let mut told = Instant::now();
@@ -304,6 +331,14 @@ impl Node {
                 told = Instant::now();
                 let others = cluster.members().into_iter().filter(|member| member.server.id != self.inner.config.id);
                 let others: Vec<String> = others.map(|m| format!("{} ({})", m.server.id, m.server.address)).collect();
+                if self.knows_the_domain() {
+                    let servers = others.join(", ");
+                    tracing::warn!(
+                        servers,
+                        "no majority of the servers answers: reads are answered with what was on disk"
+                    );
+                    return;
+                }
                 tracing::warn!(servers = others.join(", "), "waiting for a majority of the servers");
             }
             tokio::time::sleep(ASK_AGAIN).await;

@@ -11,7 +11,7 @@ use byname_api::request::Fresh;
 use byname_cluster::Role;
 use byname_registry::service::Origin;
 
-use crate::{Inner, keep};
+use crate::{Inner, keep, start};
 
 /// Takes the lead up and lays it down, as the log says.
 pub(crate) async fn follow(inner: Arc<Inner>) {
@@ -111,6 +111,10 @@ impl Inner {
     pub(crate) fn freshen(&self, fresh: &mut Fresh) {
         let here = self.cluster.freshness();
         fresh.age_ms = u64::try_from(here.age.as_millis()).unwrap_or(u64::MAX);
+        if !here.heard {
+            // It is as old as what was written last. By two clocks, but nothing is decided by it.
+            fresh.age_ms = fresh.age_ms.max(start::now().0.saturating_sub(self.view.load().now.0));
+        }
         fresh.stale = here.stale;
     }
 }
