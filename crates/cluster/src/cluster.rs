@@ -119,6 +119,8 @@ pub struct Freshness {
     pub age: Duration,
     /// Cut off from the majority for longer than an election takes.
     pub stale: bool,
+    /// The primary was heard since the start, or this server is it. If not, `age` is the time since the start.
+    pub heard: bool,
 }
 
 /// A look at the log, for people and for metrics.
@@ -459,14 +461,15 @@ impl Cluster {
             if metrics.state == ServerState::Leader {
                 let sole = metrics.membership_config.membership().voter_ids().count() == 1;
                 let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-                return Freshness { age: Duration::ZERO, stale: !sole && acked.is_some_and(|acked| acked > cut_off) };
+                let stale = !sole && acked.is_some_and(|acked| acked > cut_off);
+                return Freshness { age: Duration::ZERO, stale, heard: true };
             }
         }
         // Without the look at the engine in hand: it looks there itself, and a second look waits for whoever wants to write.
         match self.inner.answering.silence() {
-            Some(age) => Freshness { age, stale: age > cut_off },
+            Some(age) => Freshness { age, stale: age > cut_off, heard: true },
             // Nobody was heard since the start.
-            None => Freshness { age: self.inner.opened.elapsed(), stale: true },
+            None => Freshness { age: self.inner.opened.elapsed(), stale: true, heard: false },
         }
     }
 
@@ -562,7 +565,7 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     let mut store = opened.store;
     // The disk of a sole voter is the majority.
     let all = sole_voter || mutated(Mutation::FoundIsCommitted);
-    store.commit(if all { opened.last } else { opened.agreed });
+    store.commit(if all { opened.last } else { opened.agreed.max(opened.committed) });
     let standing = Arc::clone(state.standing());
     store.promise_in(Arc::clone(&standing), opened.vote);
     Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, standing, sole_voter })

@@ -222,13 +222,7 @@ impl Server {
             prometheus.render()
         };
         let asked = node.clone();
-        let ready = move || {
-            if asked.is_ready() {
-                Ok(())
-            } else {
-                Err("the server is cut off from the majority, or is stopping".into())
-            }
-        };
+        let ready = move || asked.readiness();
         let service: Arc<dyn NameService> = Arc::new(node.clone());
         let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
         let meeting = node.clone();
