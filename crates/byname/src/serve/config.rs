@@ -32,6 +32,11 @@ pub(crate) struct ServerFile {
     /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
     #[serde(deserialize_with = "listen")]
     listen: Option<Listen>,
+    /// The DNS: `ADDRESS:PORT` or `off`.
+    #[serde(deserialize_with = "listen")]
+    dns: Option<Listen>,
+    /// How the DNS answers.
+    dns_options: DnsFile,
     /// The trust domain: also the suffix of the DNS forms of names. Fixed at the first start.
     #[serde(alias = "dns_suffix")]
     domain: Option<String>,
@@ -45,6 +50,16 @@ pub(crate) struct ServerFile {
     host_silence: Option<Span>,
     /// Copies on a host that was silent for so long are started elsewhere.
     host_grace: Option<Span>,
+}
+
+/// `[dns_options]` in server.toml.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DnsFile {
+    /// Answers of a kind a second over UDP to one network; 0 for no limit.
+    rate_limit: Option<u32>,
+    /// The largest datagram that is sent, in bytes.
+    udp_bytes: Option<u16>,
 }
 
 /// Where the root of the trust domain is.
@@ -88,6 +103,10 @@ pub(crate) struct ServerSettings {
     pub data: PathBuf,
     /// Where to listen.
     pub listen: Listen,
+    /// Where the DNS listens.
+    pub dns: Listen,
+    /// How it answers.
+    pub dns_options: DnsFile,
     /// The trust domain, and the suffix of the DNS forms.
     pub domain: String,
     /// Host names that clients reach it by.
@@ -140,6 +159,8 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data,
         listen: args.listen.listen.unwrap_or_default(),
+        dns: args.listen.dns.unwrap_or(Listen::Off),
+        dns_options: DnsFile::default(),
         domain: DOMAIN.into(),
         host_names: Vec::new(),
         address: None,
@@ -165,6 +186,8 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
+        dns: args.listen.dns.or(file.dns).unwrap_or(Listen::Off),
+        dns_options: file.dns_options,
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
         address: args.address.or(file.address),
@@ -177,6 +200,17 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         programs: Vec::new(),
         host_times: host_times(args.host_silence.or(file.host_silence), args.host_grace.or(file.host_grace))?,
     })
+}
+
+/// How the DNS of a server is served that is bound to this address.
+pub(crate) fn dns(settings: &ServerSettings, bound: std::net::SocketAddr) -> byname_front_dns::Config {
+    let mut config = byname_front_dns::Config::new(settings.domain.clone());
+    if !bound.ip().is_unspecified() {
+        config.addresses = vec![bound.ip()];
+    }
+    config.rate_limit = settings.dns_options.rate_limit.unwrap_or(config.rate_limit);
+    config.udp_bytes = settings.dns_options.udp_bytes.unwrap_or(config.udp_bytes);
+    config
 }
 
 /// When hosts are judged, as far as somebody says.

@@ -42,6 +42,8 @@ use listeners::Listeners;
 
 /// How long open connections may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the start waits for the DNS to have read the tree; a large one is read on beside it.
+const DNS_READY: Duration = Duration::from_secs(5);
 
 /// `byname dev`: a server and an agent in one process, for a laptop.
 pub(crate) async fn dev(args: DevArgs) -> Outcome {
@@ -51,7 +53,7 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
     let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let bound = Listeners::bind(&data, settings.listen).await?;
+    let bound = Listeners::bind(&data, settings.listen, settings.dns).await?;
     let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
@@ -72,7 +74,7 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
-    let bound = Listeners::bind(&data, settings.listen).await?;
+    let bound = Listeners::bind(&data, settings.listen, settings.dns).await?;
     let starting = async {
         join::server(&data, &settings, bound.api).await?;
         Server::start(&env, data, bound, &settings, None).await
@@ -184,6 +186,7 @@ struct Server {
     tls: Arc<trust::Tls>,
     data: DataDir,
     api: Option<SocketAddr>,
+    dns: Option<(byname_front_dns::Dns, SocketAddr)>,
     stop: tokio::sync::oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -274,7 +277,19 @@ impl Server {
         {
             tracing::info!("commands over TLS need --ca: cannot note down where the root certificate is: {error}");
         }
-        Ok(Server { node, tls, data, api, stop, serving })
+        let dns = match bound.dns {
+            Some(dns) => {
+                let address = dns.address();
+                let service = Arc::new(node.clone());
+                let dns = byname_front_dns::Dns::serve(dns, service, config::dns(settings, address))?;
+                if !dns.ready(DNS_READY).await {
+                    tracing::info!("the DNS still reads the tree");
+                }
+                Some((dns, address))
+            }
+            None => None,
+        };
+        Ok(Server { node, tls, data, api, dns, stop, serving })
     }
 
     /// SIGHUP: a new certificate. A server's settings are read when it starts.
@@ -286,7 +301,11 @@ impl Server {
 
     /// Says where it listens, then that it is ready.
     fn announce(&self) -> Outcome {
-        self.data.write_endpoints(self.api)?;
+        let dns = self.dns.as_ref().map(|(_, address)| *address);
+        self.data.write_endpoints(self.api, dns)?;
+        if let Some(dns) = dns {
+            tracing::info!("the DNS answers on {dns}");
+        }
         match self.api {
             Some(api) => {
                 let scheme = if api.ip().is_loopback() { "http" } else { "https" };
@@ -304,6 +323,9 @@ impl Server {
         tracing::info!("stopping; programs go on");
         if let Some(api) = self.api {
             reach::forget(env, api, &self.data.path("token"));
+        }
+        if let Some((dns, _)) = self.dns {
+            dns.stop();
         }
         // Another one leads before anybody is turned away here.
         self.node.leave().await;
