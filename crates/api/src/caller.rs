@@ -494,6 +494,41 @@ impl Gate {
             }
         }
     }
+
+    /// Who the caller is in an old protocol over TCP that knows neither encryption nor a Host: nobody, or whose token it
+    /// shows. Callers from other hosts are let in only where `from_elsewhere` says so, and then as nobody: what they
+    /// would show could be read on the way.
+    ///
+    /// # Errors
+    ///
+    /// `denied` for callers from elsewhere, `unauthenticated` for a token that proves nothing.
+    pub fn admit_plain(&self, peer: Peer, from_elsewhere: bool, token: Option<&str>) -> Result<Caller> {
+        let here = peer.is_loopback();
+        if !here && !from_elsewhere {
+            return Err(Error::new(Code::Denied, "this protocol is spoken with callers on the same host only"));
+        }
+        if !here && token.is_some() {
+            return Err(Error::new(
+                Code::Denied,
+                "a token is taken from callers on the same host only: it could be read",
+            ));
+        }
+        let caller = match token {
+            Some(token) => self.0.bearer(peer, token),
+            None => self.0.anonymous(peer),
+        };
+        let address = match peer {
+            Peer::Tcp { address, .. } => Some(address),
+            Peer::Internal | Peer::Socket { .. } => None,
+        };
+        match caller {
+            Ok(caller) => Ok(Caller { address, ..caller }),
+            Err(error) => {
+                self.0.refused(peer, &error);
+                Err(error)
+            }
+        }
+    }
 }
 
 fn bearer_token(header: &str) -> Result<&str> {
@@ -565,6 +600,22 @@ pub fn same_secret(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_protocol_is_spoken_with_this_host_and_with_others_only_where_somebody_says_so() {
+        let gate = Gate::new("secret");
+        let admit = |address: [u8; 4], elsewhere, token| {
+            let peer = Peer::Tcp { address: address.into(), encrypted: false };
+            gate.admit_plain(peer, elsewhere, token).map(|c| c.standing).map_err(|e| e.code())
+        };
+        let (here, there) = ([127, 0, 0, 1], [192, 0, 2, 1]);
+        assert_eq!(admit(here, false, None), Ok(Standing::Anonymous));
+        assert_eq!(admit(here, false, Some("secret")), Ok(Standing::Full));
+        assert_eq!(admit(here, false, Some("guess!")), Err(Code::Unauthenticated));
+        assert_eq!(admit(there, false, None), Err(Code::Denied));
+        assert_eq!(admit(there, true, None), Ok(Standing::Anonymous));
+        assert_eq!(admit(there, true, Some("secret")), Err(Code::Denied));
+    }
 
     #[test]
     fn a_server_passes_a_caller_on_whole_and_nobody_else_does() {

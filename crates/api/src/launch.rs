@@ -63,6 +63,9 @@ pub struct Launch {
     /// How the connections of `listen` get to the program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handover: Option<Handover>,
+    /// How the program is told its name and its tickets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub convention: Option<Convention>,
     /// How the agent learns that the program is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
@@ -160,6 +163,18 @@ pub enum Handover {
     Relay,
     /// The listening socket itself is passed to the program (LISTEN_FDS, as systemd does it).
     Fds,
+}
+
+/// How a program is told its name and its tickets, beside the variables that every program has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Convention {
+    /// BYNAME_NAME, and a pair that is good once, on the descriptor BYNAME_TICKET_FD.
+    #[default]
+    Byname,
+    /// That of the Tcl-DP name server: `-service NAME` at the end of the command line, and a pair on standard input that
+    /// is good as long as the program lives.
+    Dp,
 }
 
 /// What an agent that is cut off from the servers does with a copy.
@@ -334,6 +349,7 @@ impl Launch {
             endpoints,
             listen,
             handover,
+            convention,
             ready,
             ready_path,
             start_timeout,
@@ -371,6 +387,7 @@ impl Launch {
             endpoints,
             listen,
             handover,
+            convention,
             ready,
             ready_path,
             start_timeout,
@@ -403,9 +420,17 @@ impl Launch {
         self.listen.iter().flatten().filter_map(|text| StableSocket::parse(text).ok()).collect()
     }
 
-    /// How readiness is learnt.
+    /// How the program is told its name and its tickets.
+    pub fn convention(&self) -> Convention {
+        self.convention.unwrap_or_default()
+    }
+
+    /// How readiness is learnt. A program of Tcl-DP says so itself when nothing else is said.
     pub fn ready(&self) -> Ready {
-        self.ready.unwrap_or_default()
+        match self.convention() {
+            Convention::Dp => self.ready.unwrap_or(Ready::Advertise),
+            Convention::Byname => self.ready.unwrap_or_default(),
+        }
     }
 
     /// The restart budget.
@@ -423,12 +448,12 @@ impl Launch {
         self.stop_timeout.unwrap_or(Span::from_secs(10))
     }
 
-    /// What it listens on; one TCP port that the agent chooses when unsaid, and nothing of its own when the stable
-    /// sockets are handed over to it.
+    /// What it listens on; one TCP port that the agent chooses when unsaid, and nothing that is known before when the
+    /// stable sockets are handed over to it, or when it will say so itself as programs of Tcl-DP do.
     pub fn endpoints(&self) -> Vec<EndpointSpec> {
         match &self.endpoints {
             Some(list) => list.clone(),
-            None if self.handover() == Handover::Fds => Vec::new(),
+            None if self.handover() == Handover::Fds || self.convention() == Convention::Dp => Vec::new(),
             None => vec![EndpointSpec { protocol: tcp(), port: 0, address: None }],
         }
     }

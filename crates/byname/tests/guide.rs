@@ -14,7 +14,13 @@ fn run(name: &str, ports: &[u16]) {
     let rewrite = std::env::var_os("BYNAME_SCENARIOS").is_some_and(|word| word == "write");
     // Where `byname dev` keeps its data when nothing else is said, so that pages can name what is in it.
     let data = Some(PathBuf::from("home/.local/state/byname/dev"));
-    let server = Server::start_with(env!("CARGO_BIN_EXE_byname"), Options { data, ..Options::default() });
+    let mut options = Options { data, ..Options::default() };
+    if name == "tcl" {
+        options.arguments = vec!["--dp".into(), "127.0.0.1:0".into()];
+    }
+    let server = Server::start_with(env!("CARGO_BIN_EXE_byname"), options);
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients");
+    std::os::unix::fs::symlink(clients, server.scratch().join("clients")).unwrap();
     page::check(&source().join(name).with_extension("md"), &server, ports, rewrite);
 }
 
@@ -63,6 +69,7 @@ pages! {
     hosts;
     records;
     search_and_watch;
+    tcl;
     who_is_who;
     troubleshooting;
     shell;

@@ -163,6 +163,11 @@ impl Catalogue {
         if problems.is_empty() { Ok(catalogue) } else { Err(problems) }
     }
 
+    /// Whether there is a program of this name.
+    pub(crate) fn has(&self, program: &str) -> bool {
+        self.entries.contains_key(program)
+    }
+
     fn read(&mut self, file: &Path, text: &str, problems: &mut Vec<Problem>) {
         let at = |offset: usize, message: String| {
             let before = text.get(..offset).unwrap_or(text);

@@ -5,7 +5,7 @@ use std::ffi::{CString, OsString};
 use std::net::IpAddr;
 
 use byname_api::agent::StartOrder;
-use byname_api::launch::{EndpointSpec, EnvValue, Handover, Launch, Limits, Ready, StableSocket};
+use byname_api::launch::{Convention, EndpointSpec, EnvValue, Handover, Launch, Limits, Ready, StableSocket};
 use byname_api::object::InstanceId;
 use byname_api::service::Endpoint;
 use byname_api::{Code, Error};
@@ -43,7 +43,11 @@ pub(crate) fn plan(
 ) -> Result<Plan, Error> {
     let launch = &order.launch;
     launch.check()?;
-    let entry = match (&launch.program, &launch.command) {
+    let dp = launch.convention() == Convention::Dp;
+    // A command of Tcl-DP that begins with a word of the catalogue means that program: there is no other word for it.
+    let named =
+        launch.command.as_deref().and_then(<[String]>::split_first).filter(|(word, _)| dp && catalogue.has(word));
+    let entry = match (launch.program.as_ref().or(named.map(|(word, _)| word)), &launch.command) {
         (Some(program), _) => Some((program.as_str(), catalogue.entry(program, &order.name, &config.computer)?)),
         (None, Some(_)) if config.allow_commands => None,
         (None, Some(_)) => {
@@ -79,12 +83,18 @@ pub(crate) fn plan(
         None => launch.command.clone().unwrap_or_default(),
     };
     if let Some((program, entry)) = entry {
-        for arg in launch.args.iter().flatten() {
+        let added = named.map(|(_, args)| args).unwrap_or_default();
+        for arg in added.iter().chain(launch.args.iter().flatten()) {
             entry.check_arg(program, arg)?;
         }
+        argv.extend(added.iter().cloned());
     }
     argv.extend(launch.args.iter().flatten().cloned());
-    let argv: Vec<Text> = argv.iter().map(|arg| expand(arg, &variables).into()).collect();
+    let mut argv: Vec<Text> = argv.iter().map(|arg| expand(arg, &variables).into()).collect();
+    if dp {
+        // Told by the agent itself, so the catalogue is not asked whether it may be added.
+        argv.extend(["-service".into(), order.name.as_str().into()]);
+    }
 
     let identity = certified.then(|| place(order.instance, config, user.as_ref())).flatten();
     let env = environment(order, entry, config, &variables, user.as_ref(), &endpoints, identity.as_ref())?;
@@ -116,7 +126,12 @@ pub(crate) fn plan(
         cgroup: cgroup.map(|c| c.path.as_path().into()),
         notify,
         sockets: socket_names(launch),
-        ticket: ticket(&order.ticket.program, &order.ticket.server),
+        // The original gives the name server's half first, and the program shows the second.
+        ticket: match dp {
+            true => ticket(&order.ticket.server, &order.ticket.program),
+            false => ticket(&order.ticket.program, &order.ticket.server),
+        },
+        ticket_on_stdin: dp,
         log_bytes: LOG_BYTES,
     });
     let checks = check::plan(order, &endpoints, &variables, &work, config, catalogue)?;

@@ -84,8 +84,11 @@ pub(crate) struct Work {
     /// The names of the listening sockets that the program is given, from descriptor 3 on (sd_listen_fds(3)).
     #[serde(default)]
     pub(crate) sockets: Vec<String>,
-    /// What the program reads from BYNAME_TICKET_FD. In memory only.
+    /// What the program reads from BYNAME_TICKET_FD, or from its standard input. In memory only.
     pub(crate) ticket: String,
+    /// Its tickets are on its standard input, as the Tcl-DP name server gave them.
+    #[serde(default)]
+    pub(crate) ticket_on_stdin: bool,
     /// The size at which `log` becomes `log.1`.
     pub(crate) log_bytes: u64,
 }

@@ -11,7 +11,7 @@ use byname_api::request::{AdvertiseReply, AdvertiseRequest, Context, WithdrawRep
 use byname_api::service::Endpoint;
 use byname_name::Name;
 use byname_registry::command::{Advertise, Evidence};
-use byname_registry::service::Origin;
+use byname_registry::service::{Instance, Origin};
 use byname_registry::{Command, Reply, query};
 
 use crate::Inner;
@@ -43,7 +43,7 @@ impl Inner {
             return Err(Error::invalid("ttl", "a lease holds from 1s to 1d"));
         }
         let evidence = match (&request.ticket, &request.credential) {
-            (Some(ticket), _) => Evidence::Ticket(hash_of(ticket, "ticket")?),
+            (Some(ticket), _) => self.ticket(&name, hash_of(ticket, "ticket")?),
             (None, Some(credential)) => Evidence::Credential(hash_of(credential, "credential")?),
             (None, None) if self.speaks_for_itself(&cx.caller, &name) => Evidence::Right,
             (None, None) => {
@@ -55,6 +55,7 @@ impl Inner {
         let instance = match (request.instance.or(cx.caller.instance), &evidence) {
             (Some(id), _) => id,
             (None, Evidence::Ticket(hash)) => self.holder_of(&name, *hash)?,
+            (None, Evidence::Credential(hash)) if request.ticket.is_some() => self.holder_of(&name, *hash)?,
             (None, Evidence::Right) => InstanceId(rand::random::<u64>() >> 4),
             (None, Evidence::Credential(_)) => {
                 return Err(Error::invalid("instance", "a credential is good for one instance: say which"));
@@ -67,7 +68,12 @@ impl Inner {
         if request.endpoints.is_empty() && evidence == Evidence::Right {
             return Err(Error::invalid("endpoints", "say where it answers: at least one endpoint"));
         }
-        let credential: [u8; 32] = rand::random();
+        let lasting = match &evidence {
+            Evidence::Ticket(hash) => self.lasting_ticket(instance, hash),
+            Evidence::Credential(_) | Evidence::Right => None,
+        };
+        // A ticket that is shown as long as the program lives is its credential, too.
+        let credential: [u8; 32] = lasting.unwrap_or_else(rand::random);
         let command = Advertise {
             name: name.clone(),
             instance,
@@ -160,13 +166,28 @@ impl Inner {
         }
     }
 
-    /// The instance that was launched with this ticket. An unknown one is told no more than a wrong one.
+    /// The instance that was launched with this ticket, or that has it as its credential. An unknown one is told no more
+    /// than a wrong one.
     fn holder_of(&self, name: &Name, hash: [u8; 32]) -> Result<InstanceId> {
         let tree = self.view.load();
         let node = query::service_named(&tree, name)?;
-        let holds = |origin: &Origin| matches!(origin, Origin::Launched { ticket: Some(t), .. } if *t == hash);
-        let instance = node.service.iter().flat_map(|s| &s.instances).find(|i| holds(&i.origin));
+        let holds = |i: &Instance| {
+            matches!(i.origin, Origin::Launched { ticket: Some(t), .. } if t == hash) || i.credential == Some(hash)
+        };
+        let instance = node.service.iter().flat_map(|s| &s.instances).find(|i| holds(i));
         Ok(instance.map_or(InstanceId(0), |i| i.id))
+    }
+
+    /// What a ticket is evidence of: a launch, or, where it is the program's credential as well (Tcl-DP), that it is the
+    /// program which has shown it before.
+    fn ticket(&self, name: &Name, hash: [u8; 32]) -> Evidence {
+        let tree = self.view.load();
+        let shown = |i: &Instance| i.credential == Some(hash) && self.lasting_ticket(i.id, &hash).is_some();
+        let service = query::service_named(&tree, name).ok().and_then(|node| node.service.clone());
+        match service.is_some_and(|service| service.instances.iter().any(shown)) {
+            true => Evidence::Credential(hash),
+            false => Evidence::Ticket(hash),
+        }
     }
 
     pub(crate) async fn withdraw(self: &Arc<Self>, cx: &Context, request: WithdrawRequest) -> Result<WithdrawReply> {
@@ -195,8 +216,10 @@ impl Inner {
                 }
                 instance.map(|i| i.id).into_iter().collect()
             }
-            (None, Some(_)) => {
-                return Err(Error::invalid("instance", "a credential is good for one instance: say which"));
+            (None, Some(credential)) => {
+                let hash = hash_of(credential, "credential")?;
+                let holder = service.instances.iter().find(|i| i.credential == Some(hash));
+                vec![holder.ok_or_else(|| wrong(None))?.id]
             }
             (which, None) => {
                 let advertised = service.instances.iter().filter(|i| match which {

@@ -1,9 +1,12 @@
 //! `find`, the main verb: answer from the view, or start and wait.
 
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use byname_api::agent::Order;
@@ -11,6 +14,7 @@ use byname_api::caller::{Caller, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::request::{Context, FindReply, FindRequest};
+use byname_api::service::Endpoint;
 use byname_name::Name;
 use byname_registry::access;
 use byname_registry::command::Change;
@@ -27,6 +31,9 @@ const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// How long a find waits for the word of an end that it knows of already.
 const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// How long an answer may take of what no agent sees to.
+const KNOCK: Duration = Duration::from_secs(1);
 
 /// When a request with this bound gives up.
 pub(crate) fn deadline(timeout: Option<byname_api::span::Span>) -> Instant {
@@ -188,13 +195,15 @@ impl Inner {
             .unwrap_or_default();
         let alive = match &instance.computer {
             Some(computer) => {
-                self.agents.probe(computer, |request| Order::Probe { request, instance: failed, endpoints }).await
+                let probe = |request| Order::Probe { request, instance: failed, endpoints };
+                self.agents.probe(computer, probe).await.map(|probed| probed.alive)
             }
-            None => None,
+            // No agent sees to it: the server looks itself.
+            None => knock(&endpoints).await,
         };
         match alive {
-            Some(probed) if probed.alive => return Ok(()),
-            Some(_) => {}
+            Some(true) => return Ok(()),
+            Some(false) => {}
             // Nobody could look: only whoever may stop it is believed.
             None if access::allows(&self.view.load(), &self.who(caller), Right::Launch, &node.name) => {}
             None => return Ok(()),
@@ -225,6 +234,21 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether something takes connections where a copy says that it listens; none when that cannot be known from here.
+async fn knock(endpoints: &[Endpoint]) -> Option<bool> {
+    let mut refused = None;
+    for endpoint in endpoints.iter().filter(|endpoint| !matches!(endpoint.protocol.as_str(), "udp" | "unix")) {
+        let Ok(address) = endpoint.address.parse::<IpAddr>() else { continue };
+        let connecting = TcpStream::connect(SocketAddr::new(address, endpoint.port));
+        match tokio::time::timeout(KNOCK, connecting).await {
+            Ok(Ok(_)) => return Some(true),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => refused = Some(false),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    refused
 }
 
 /// The error of the first awaited start that failed.

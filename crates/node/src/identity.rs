@@ -10,7 +10,10 @@ mod introduce;
 mod join;
 mod limits;
 mod login;
+mod pairs;
 mod secrets;
+
+pub use pairs::Paired;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

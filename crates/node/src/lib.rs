@@ -61,7 +61,7 @@ use byname_registry::{Command, Entry as LogEntry, Event, Reply, Tree, query, sto
 
 pub use forward::Peers;
 pub use hosts::HostTimes;
-pub use identity::{Setup, server_certificate};
+pub use identity::{Paired, Setup, server_certificate};
 use machine::{RegistryMachine, Told, View};
 pub use salvage::Backup;
 

@@ -102,7 +102,11 @@ impl Inner {
         why: String,
         seat: Seat,
     ) -> Result<Option<InstanceId>> {
-        let ticket = TicketPair { program: rand::random(), server: rand::random() };
+        let node = self.view.load().by_id(service);
+        let ticket = match node.as_ref().and_then(|node| node.spec.launch.as_ref()) {
+            Some(launch) => self.new_pair(launch, seat.instance)?,
+            None => TicketPair { program: rand::random(), server: rand::random() },
+        };
         let order = Order {
             service,
             instance: seat.instance,

@@ -224,6 +224,20 @@ impl Server {
         self.endpoint("https")
     }
 
+    /// `127.0.0.1:PORT`: where it speaks the protocol of Tcl-DP.
+    ///
+    /// # Panics
+    ///
+    /// When the server was never ready, or was not started with `--dp`.
+    pub fn dp(&self) -> String {
+        self.endpoint("dp")
+    }
+
+    /// The same, where it does.
+    pub fn dp_if_spoken(&self) -> Option<String> {
+        self.endpoints["dp"].as_str().map(str::to_owned)
+    }
+
     /// The file with the root certificates of its trust domain.
     pub fn ca(&self) -> PathBuf {
         self.data.join("ca.pem")

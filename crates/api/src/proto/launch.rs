@@ -32,6 +32,7 @@ impl From<launch::Launch> for Launch {
             user: value.user,
             on_partition: text_option(value.on_partition),
             handover: text_option(value.handover),
+            convention: text_option(value.convention),
             check: value.check.map(|list| Checks { values: all_into(list) }),
         }
     }
@@ -71,6 +72,7 @@ impl TryFrom<Launch> for launch::Launch {
             user: message.user,
             on_partition: word_option(message.on_partition, "on_partition")?,
             handover: word_option(message.handover, "handover")?,
+            convention: word_option(message.convention, "convention")?,
             check: message.check.map(|list| each(list.values, "check")).transpose()?,
         })
     }

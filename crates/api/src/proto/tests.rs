@@ -112,7 +112,8 @@ prop_compose! {
         (program, command, args, directory, hosts) in (of(text()), of(texts()), of(texts()), of(text()), of(texts())),
         env in of(btree_map(text(), env_value(), 0..3)),
         copies in of((any::<u32>(), any::<u32>()).prop_map(|(min, max)| l::Copies { min, max })),
-        (start, ready, on_partition, handover) in (of(word()), of(word()), of(word()), of(word())),
+        (start, ready, on_partition, handover, convention) in
+            (of(word()), of(word()), of(word()), of(word()), of(word())),
         check in of(vec(check(), 0..3)),
         (start_by, listen, ready_path, user) in (of(texts()), of(texts()), of(text()), of(text())),
         (dns_start, idle_stop, start_timeout, stop_timeout) in (of(any::<bool>()), of(span()), of(span()), of(span())),
@@ -124,7 +125,7 @@ prop_compose! {
         l::Launch {
             program, command, args, env, directory, hosts, copies, start, start_by, dns_start, idle_stop, endpoints,
             listen, ready, ready_path, start_timeout, stop_timeout, restart, limits, user, on_partition, handover,
-            check,
+            convention, check,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::audit::Outcome as AuditOutcome;
 use crate::error::{Error, Result};
 use crate::host::{DrainAct, HostState};
 use crate::identity::JoinAs;
-use crate::launch::{CheckKind, Handover, OnPartition, Ready, Start};
+use crate::launch::{CheckKind, Convention, Handover, OnPartition, Ready, Start};
 use crate::object::{self, Audited, Choose};
 use crate::{request, service};
 
@@ -65,6 +65,7 @@ words! {
     HostState { Up = "up", Draining = "draining", Down = "down" }
     DrainAct { Look = "look", Drain = "drain", Undrain = "undrain" }
     Handover { Relay = "relay", Fds = "fds" }
+    Convention { Byname = "byname", Dp = "dp" }
     CheckKind { Tcp = "tcp", Http = "http", Grpc = "grpc", Command = "command", Ttl = "ttl" }
 }
 

@@ -8,7 +8,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
 use byname_api::launch::{
-    Check, Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart, StableSocket, Start,
+    Check, Convention, Copies, EndpointSpec, EnvValue, Handover, Launch, Limits, OnPartition, Ready, Restart,
+    StableSocket, Start,
 };
 use byname_api::object::{Audited, Choose, Kind, Spec};
 use byname_api::request::parse_attribute;
@@ -122,6 +123,9 @@ pub(crate) struct LaunchArgs {
     /// How the connections of --listen get to it: bytes are relayed, or it takes the socket itself (LISTEN_FDS)
     #[arg(long, value_parser = word::<Handover>(["relay", "fds"]))]
     pub handover: Option<Handover>,
+    /// How it is told its name and tickets: in variables, or as the Tcl-DP name server did (-service NAME, standard input)
+    #[arg(long, value_parser = word::<Convention>(["byname", "dp"]))]
+    pub convention: Option<Convention>,
     /// How one learns that it is ready
     #[arg(long, value_parser = word::<Ready>(["advertise", "notify", "port", "http"]))]
     pub ready: Option<Ready>,
@@ -291,6 +295,7 @@ fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
         endpoints: (!args.endpoints.is_empty()).then(|| args.endpoints.clone()),
         listen: some(&args.listen),
         handover: args.handover,
+        convention: args.convention,
         ready: args.ready,
         ready_path: args.ready_path.clone(),
         start_timeout: args.start_timeout,

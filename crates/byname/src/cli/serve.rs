@@ -48,8 +48,8 @@ pub(crate) struct ListenArgs {
     /// LDAP [default: off]
     #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
     pub ldap: Option<Listen>,
-    /// The protocol of the Tcl-DP name server [default: off]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
+    /// The protocol of the Tcl-DP name server: ADDRESS:PORT, 4765 of old; for callers on this host [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
     pub dp: Option<Listen>,
 }
 
@@ -95,6 +95,9 @@ pub(crate) struct ServerArgs {
     /// The copies on a host that was silent for so long are started elsewhere, those that shall always run [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub host_grace: Option<Span>,
+    /// Callers of --dp on other hosts are let in too, as `anyone`: that protocol has neither encryption nor a proof of who calls
+    #[arg(long)]
+    pub dp_anyone: bool,
     /// Where the other servers reach this one: HOST:PORT, or a host alone [default: what it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<String>,

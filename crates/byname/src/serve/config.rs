@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +37,11 @@ pub(crate) struct ServerFile {
     dns: Option<Listen>,
     /// How the DNS answers.
     dns_options: DnsFile,
+    /// The protocol of the Tcl-DP name server: `ADDRESS:PORT` or `off`.
+    #[serde(deserialize_with = "listen")]
+    dp: Option<Listen>,
+    /// Its callers on other hosts are let in, as `anyone`.
+    dp_anyone: Option<bool>,
     /// The trust domain: also the suffix of the DNS forms of names. Fixed at the first start.
     #[serde(alias = "dns_suffix")]
     domain: Option<String>,
@@ -107,6 +112,8 @@ pub(crate) struct ServerSettings {
     pub dns: Listen,
     /// How it answers.
     pub dns_options: DnsFile,
+    /// Where the protocol of the Tcl-DP name server is spoken, and whether with everybody.
+    pub dp: super::dp::Settings,
     /// The trust domain, and the suffix of the DNS forms.
     pub domain: String,
     /// Host names that clients reach it by.
@@ -161,6 +168,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         listen: args.listen.listen.unwrap_or_default(),
         dns: args.listen.dns.unwrap_or(Listen::Off),
         dns_options: DnsFile::default(),
+        dp: super::dp::Settings { listen: args.listen.dp.unwrap_or(Listen::Off), anyone: false },
         domain: DOMAIN.into(),
         host_names: Vec::new(),
         address: None,
@@ -188,6 +196,10 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         dns: args.listen.dns.or(file.dns).unwrap_or(Listen::Off),
         dns_options: file.dns_options,
+        dp: super::dp::Settings {
+            listen: args.listen.dp.or(file.dp).unwrap_or(Listen::Off),
+            anyone: args.dp_anyone || file.dp_anyone.unwrap_or(false),
+        },
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
         address: args.address.or(file.address),
@@ -203,7 +215,7 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
 }
 
 /// How the DNS of a server is served that is bound to this address.
-pub(crate) fn dns(settings: &ServerSettings, bound: std::net::SocketAddr) -> byname_front_dns::Config {
+pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_dns::Config {
     let mut config = byname_front_dns::Config::new(settings.domain.clone());
     if !bound.ip().is_unspecified() {
         config.addresses = vec![bound.ip()];
@@ -251,8 +263,16 @@ pub(crate) fn agent(args: AgentArgs, env: &Environment) -> Result<AgentSettings>
     })
 }
 
-/// The agent of `dev`: reads `DATA/programs.d` too, and lets its own user launch plain commands.
-pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environment) -> byname_launch::Config {
+/// The agent of `dev`: reads `DATA/programs.d` too, and lets its own user launch plain commands. Programs are told where
+/// the protocol of Tcl-DP is spoken, if it is.
+pub(crate) fn launch(
+    data: &DataDir,
+    settings: &ServerSettings,
+    env: &Environment,
+    dp: Option<SocketAddr>,
+) -> byname_launch::Config {
+    let mut environment = env.for_programs.clone();
+    environment.extend(dp.map(|address| ("BYNAME_DP".into(), address.to_string().into())));
     let mut programs = vec![data.path("programs.d")];
     programs.extend(settings.programs.iter().cloned());
     byname_launch::Config {
@@ -262,7 +282,7 @@ pub(crate) fn launch(data: &DataDir, settings: &ServerSettings, env: &Environmen
         programs,
         allow_commands: true,
         holder: holder(),
-        environment: env.for_programs.clone(),
+        environment,
         server: format!("unix://{}", data.socket().display()),
         require_user: false,
         port_range: None,
@@ -334,8 +354,6 @@ fn read<T: DeserializeOwned + Default>(given: Option<&Path>, usual: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     #[test]

@@ -57,7 +57,12 @@ impl DataDir {
     }
 
     /// Says what was bound.
-    pub(crate) fn write_endpoints(&self, api: Option<SocketAddr>, dns: Option<SocketAddr>) -> Result<()> {
+    pub(crate) fn write_endpoints(
+        &self,
+        api: Option<SocketAddr>,
+        dns: Option<SocketAddr>,
+        dp: Option<SocketAddr>,
+    ) -> Result<()> {
         let mut endpoints = serde_json::Map::new();
         if let Some(dns) = dns {
             endpoints.insert("dns".into(), dns.to_string().into());
@@ -69,6 +74,9 @@ impl DataDir {
             endpoints.insert("api".into(), format!("{scheme}://{api}").into());
             endpoints.insert("https".into(), format!("https://{api}").into());
             endpoints.insert("ca".into(), self.path("ca.pem").to_string_lossy().into());
+        }
+        if let Some(dp) = dp {
+            endpoints.insert("dp".into(), dp.to_string().into());
         }
         endpoints.insert("socket".into(), self.socket.to_string_lossy().into());
         endpoints.insert("token_file".into(), self.path("token").to_string_lossy().into());

@@ -20,6 +20,8 @@ pub(crate) struct Listeners {
     pub api: Option<SocketAddr>,
     /// The DNS's sockets, unless it is off.
     pub dns: Option<byname_front_dns::Bound>,
+    /// That of the protocol of Tcl-DP, unless it is off.
+    pub dp: Option<super::dp::Bound>,
 }
 
 impl Listeners {
@@ -39,7 +41,7 @@ impl Listeners {
                 Some(bound.map_err(|e| cannot_dns(address, &e))?)
             }
         };
-        Ok(Listeners { all, api, dns })
+        Ok(Listeners { all, api, dns, dp: None })
     }
 }
 
@@ -72,7 +74,7 @@ fn cannot_dns(address: SocketAddr, error: &io::Error) -> Error {
     Error::new(Code::Unavailable, format!("cannot listen on {address} for the DNS: {error}{advice}"))
 }
 
-fn cannot(what: &str, error: &io::Error) -> Error {
+pub(super) fn cannot(what: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             ": another program listens there; choose another with --listen (port 0 picks a free one)"

@@ -2,6 +2,7 @@
 
 mod announce;
 mod config;
+mod dp;
 mod files;
 mod issuer;
 mod join;
@@ -52,8 +53,11 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     start_log(&env);
     let settings = config::dev(args, &env)?;
     let data = DataDir::take(&settings.data)?;
-    let agent = Agent::start(config::launch(&data, &settings, &env)).await.map_err(cannot_start)?;
-    let bound = Listeners::bind(&data, settings.listen, settings.dns).await?;
+    // The programs are told where it is spoken.
+    let dp = dp::Bound::at(settings.dp).await?;
+    let told = dp.as_ref().map(dp::Bound::reached_at);
+    let agent = Agent::start(config::launch(&data, &settings, &env, told)).await.map_err(cannot_start)?;
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
     let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
@@ -74,7 +78,8 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     start_log(&env);
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
-    let bound = Listeners::bind(&data, settings.listen, settings.dns).await?;
+    let dp = dp::Bound::at(settings.dp).await?;
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
     let starting = async {
         join::server(&data, &settings, bound.api).await?;
         Server::start(&env, data, bound, &settings, None).await
@@ -187,6 +192,7 @@ struct Server {
     data: DataDir,
     api: Option<SocketAddr>,
     dns: Option<(byname_front_dns::Dns, SocketAddr)>,
+    dp: Option<dp::Serving>,
     stop: tokio::sync::oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -289,7 +295,8 @@ impl Server {
             }
             None => None,
         };
-        Ok(Server { node, tls, data, api, dns, stop, serving })
+        let dp = bound.dp.map(|bound| bound.serve(&node));
+        Ok(Server { node, tls, data, api, dns, dp, stop, serving })
     }
 
     /// SIGHUP: a new certificate. A server's settings are read when it starts.
@@ -302,7 +309,7 @@ impl Server {
     /// Says where it listens, then that it is ready.
     fn announce(&self) -> Outcome {
         let dns = self.dns.as_ref().map(|(_, address)| *address);
-        self.data.write_endpoints(self.api, dns)?;
+        self.data.write_endpoints(self.api, dns, self.dp.as_ref().map(dp::Serving::address))?;
         if let Some(dns) = dns {
             tracing::info!("the DNS answers on {dns}");
         }
@@ -331,6 +338,9 @@ impl Server {
         self.node.leave().await;
         self.node.drain();
         let _ = self.stop.send(());
+        if let Some(dp) = self.dp {
+            dp.stop().await;
+        }
         let _ = tokio::time::timeout(DRAIN, self.serving).await;
         self.node.anchor_audit().await;
         self.node.shutdown().await;

@@ -207,7 +207,9 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
     // Above the sockets when there are so many that they need its usual place.
     let after = FIRST_SOCKET + i32::try_from(sockets.len()).unwrap_or(0);
     let ticket_fd = TICKET_FD.max(after);
-    command.env("BYNAME_TICKET_FD", ticket_fd.to_string());
+    if !work.ticket_on_stdin {
+        command.env("BYNAME_TICKET_FD", ticket_fd.to_string());
+    }
     if !sockets.is_empty() {
         command.env("LISTEN_FDS", sockets.len().to_string());
         command.env("LISTEN_PID", std::process::id().to_string());
@@ -218,7 +220,11 @@ fn try_become_program(holder: Pid, socket: &OwnedFd, output: &OwnedFd) -> Result
         // As systemd gives them. The mode belongs to the socket, and whoever had it before may have changed it.
         rustix::io::ioctl_fionbio(socket, false).map_err(at(Step::Prepare))?;
     }
-    place(&ticket, ticket_fd).map_err(at(Step::Prepare))?;
+    if work.ticket_on_stdin {
+        rustix::stdio::dup2_stdin(&ticket).map_err(at(Step::Prepare))?;
+    } else {
+        place(&ticket, ticket_fd).map_err(at(Step::Prepare))?;
+    }
     SigSet::empty().thread_set_mask().map_err(|e| Failure::of(Step::Session, e as i32))?;
     let error = command.exec();
     Err(Failure { what: program.as_os_str().to_string_lossy().into(), ..io_at(Step::Exec)(error) })
