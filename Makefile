@@ -24,7 +24,7 @@ help:
 	@echo 'make clean     forget everything that was built'
 
 need:
-	@.ci/need cc git curl openssl python3 tclsh8.6 redis-server postgres psql ip nft
+	@.ci/need cc git curl dig openssl python3 tclsh8.6 redis-server postgres psql ip nft
 
 build:
 	$(SAY) 'building (debug)'

@@ -163,6 +163,9 @@ pub enum Mechanism {
     Ticket,
     /// A join token.
     Join,
+    /// A look-up in the DNS that came over TCP or with a cookie: what is sent to its address arrives there, and that is
+    /// all that is known.
+    LookUp,
     /// Not at all.
     None,
 }
@@ -179,12 +182,13 @@ impl Mechanism {
             Mechanism::Passkey => "passkey",
             Mechanism::Ticket => "ticket",
             Mechanism::Join => "join",
+            Mechanism::LookUp => "look-up",
             Mechanism::None => "none",
         }
     }
 
     /// Every mechanism.
-    pub const ALL: [Mechanism; 9] = [
+    pub const ALL: [Mechanism; 10] = [
         Mechanism::Internal,
         Mechanism::Socket,
         Mechanism::Token,
@@ -193,6 +197,7 @@ impl Mechanism {
         Mechanism::Passkey,
         Mechanism::Ticket,
         Mechanism::Join,
+        Mechanism::LookUp,
         Mechanism::None,
     ];
 }
@@ -232,6 +237,12 @@ impl Caller {
     /// Somebody who has not said who it is.
     pub fn anonymous() -> Self {
         Caller { standing: Standing::Anonymous, mechanism: Mechanism::None, ..Caller::called("anyone".into()) }
+    }
+
+    /// Somebody who has not said who it is and looks a name up in the DNS, from an address that is its own. It may start
+    /// what says so (`dns_start`), and else do what `anyone` may.
+    pub fn by_look_up(address: IpAddr) -> Self {
+        Caller { mechanism: Mechanism::LookUp, address: Some(address), ..Caller::anonymous() }
     }
 
     /// An authenticated principal of the tree.

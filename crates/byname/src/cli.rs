@@ -887,7 +887,8 @@ mod tests {
             "add /a --limit memory=lots",
             "add /a --listen localhost:80",
             "add /a --handover hand",
-            "dev --dns 127.0.0.1:53",
+            "dev --dns localhost",
+            "dev --ldap 127.0.0.1:53",
             "completions tcsh",
             "nonsense",
         ] {

@@ -118,6 +118,23 @@ fn a_dead_primary_is_followed_and_all_start_again_together() {
     assert!(refused.talk.contains("no primary"), "{}", refused.talk);
     third.kill();
 
+    // The other two never come back, as far as it knows: it starts, and answers with what it had.
+    third.start_again();
+    let shown = third.byname(&["show", "/conf/x", "-o", "json"]).json();
+    assert_eq!((&shown["value"], &shown["stale"]), (&"2".into(), &true.into()));
+    let refused = third.byname(&["edit", "/conf/x", "--value", "3"]);
+    assert_eq!(refused.status, 5, "{}", refused.talk);
+    let get = |path: &str| {
+        let socket = third.socket();
+        let words = ["-s", "-w", " %{http_code}", "--unix-socket", &socket, &format!("http://localhost{path}")];
+        third.run("curl", &words).out
+    };
+    let live = get("/livez");
+    assert!(live.ends_with(" 200"), "{live}");
+    let ready = get("/readyz");
+    assert!(ready.ends_with(" 503") && ready.contains("has not heard from a majority"), "{ready}");
+    third.kill();
+
     // Each waits for the others, whom it looks for where they were, before it is ready.
     std::thread::scope(|scope| {
         for server in [&mut first, &mut second, &mut third] {

@@ -1,19 +1,20 @@
 //! What a server answers to the others.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft::{Raft, Snapshot};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::disk::{DiskFile, blocking};
-use crate::raft::{Ballot, Id, Types};
+use crate::raft::{Ballot, Id, LeaderId, Types};
 use crate::snapshot::{SnapshotFile, Snapshots};
 use crate::state::StateMachine;
 use crate::wire::{self, Piece, Request};
@@ -28,6 +29,57 @@ pub(crate) struct Answering {
     /// One is taken up at a time.
     turn: tokio::sync::Mutex<()>,
     heard: Mutex<Heard>,
+    appends: Mutex<Appends>,
+}
+
+/// How far the entries of the primary reach here, as far as it matters for a snapshot of the same primary: the engine must not
+/// take up one that ends before them. A snapshot that was long on its way may.
+#[derive(Default)]
+struct Appends {
+    of: Option<LeaderId>,
+    /// On disk and as the primary has them up to here.
+    matched: Option<u64>,
+    /// So many messages reach this far and are not answered.
+    under_way: BTreeMap<u64, usize>,
+}
+
+/// A message of the primary that is not answered yet.
+struct Append<'a> {
+    appends: &'a Mutex<Appends>,
+    of: LeaderId,
+    upto: Option<u64>,
+    taken: bool,
+}
+
+impl<'a> Append<'a> {
+    fn begin(appends: &'a Mutex<Appends>, rpc: &AppendEntriesRequest<Types>) -> Append<'a> {
+        let of = rpc.vote.leader_id;
+        let upto = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id).map(|id| id.index);
+        let mut all = appends.lock();
+        if all.of.is_none_or(|known| known.term < of.term) {
+            *all = Appends { of: Some(of), ..Appends::default() };
+        }
+        if let Some(upto) = upto.filter(|_| all.of == Some(of)) {
+            *all.under_way.entry(upto).or_default() += 1;
+        }
+        Append { appends, of, upto, taken: false }
+    }
+}
+
+impl Drop for Append<'_> {
+    fn drop(&mut self) {
+        let mut all = self.appends.lock();
+        let (true, Some(upto)) = (all.of == Some(self.of), self.upto) else { return };
+        if let Some(count) = all.under_way.get_mut(&upto) {
+            *count -= 1;
+            if *count == 0 {
+                all.under_way.remove(&upto);
+            }
+        }
+        if self.taken {
+            all.matched = all.matched.max(Some(upto));
+        }
+    }
 }
 
 /// When the primary was heard, as far as it says something about what is read here.
@@ -66,8 +118,8 @@ enum Put {
 
 impl Answering {
     pub(crate) fn new(raft: Raft<Types, StateMachine>, snapshots: Arc<Snapshots>) -> Answering {
-        let (incoming, whole, turn, heard) = Default::default();
-        Answering { raft, snapshots, incoming, whole, turn, heard }
+        let (incoming, whole, turn, heard, appends) = Default::default();
+        Answering { raft, snapshots, incoming, whole, turn, heard, appends }
     }
 
     /// How old what is read here may be: the time since the primary was heard when it had answered nothing that is not here.
@@ -107,8 +159,10 @@ impl Answering {
         let answer = match request {
             Request::Append(rpc) => {
                 let (vote, answered) = (rpc.vote, rpc.leader_commit);
+                let mut append = Append::begin(&self.appends, &rpc);
                 self.raft.append_entries(rpc).await.map(|response| {
-                    if matches!(response, AppendEntriesResponse::Success) && vote.committed {
+                    append.taken = matches!(response, AppendEntriesResponse::Success);
+                    if append.taken && vote.committed {
                         self.hear(answered);
                     }
                     wire::answer_append(&response)
@@ -124,7 +178,11 @@ impl Answering {
                 let taken = self.take_piece(piece).await;
                 return taken.unwrap_or_else(|error| wire::refusal(&error.to_string()));
             }
-            Request::ReadPoint | Request::Propose(_) | Request::Announce { .. } | Request::Word(_) => {
+            Request::ReadPoint
+            | Request::Propose(_)
+            | Request::Announce { .. }
+            | Request::Word(_)
+            | Request::Still(_) => {
                 return wire::refusal("not a message between engines");
             }
         };
@@ -161,6 +219,23 @@ impl Answering {
         let vote = incoming.vote;
         let check_in = move || snapshots.check_in(&incoming.whole);
         let (meta, snapshot) = blocking(self.snapshots.disk(), check_in).await??;
+        if let Some(last) = &meta.last_log_id {
+            let (matched, coming) = {
+                let appends = self.appends.lock();
+                let same = appends.of == Some(vote.leader_id);
+                let coming = appends.under_way.last_key_value().is_some_and(|(upto, _)| *upto >= last.index);
+                (same && appends.matched >= Some(last.index), same && coming)
+            };
+            if matched || coming {
+                self.snapshots.discard(&snapshot);
+            }
+            if matched {
+                return self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(io::Error::other);
+            }
+            if coming {
+                return Err(io::Error::other("entries behind the snapshot are on their way to the disk"));
+            }
+        }
         let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         let response = installed.map_err(io::Error::other)?;
         Ok(response.vote)

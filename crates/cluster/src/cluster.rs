@@ -24,6 +24,7 @@ use crate::peers::{NoPeers, Transport};
 use crate::proposals::Proposals;
 use crate::raft::{Meta, Types, position};
 use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::standing::Standing;
 use crate::state::StateMachine;
 use crate::wire::{self, Request};
 use crate::{Lane, Machine, OpenError, Position, ProposeError, SnapshotError, members};
@@ -118,6 +119,8 @@ pub struct Freshness {
     pub age: Duration,
     /// Cut off from the majority for longer than an election takes.
     pub stale: bool,
+    /// The primary was heard since the start, or this server is it. If not, `age` is the time since the start.
+    pub heard: bool,
 }
 
 /// A look at the log, for people and for metrics.
@@ -158,6 +161,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) network: Network,
     pub(crate) election: (Duration, Duration),
+    standing: Arc<Standing>,
     answering: Arc<Answering>,
     confirms: Arc<Confirms>,
     role: watch::Receiver<Role>,
@@ -217,7 +221,7 @@ impl Cluster {
             move || read_folder(&disk, &options, Box::new(machine))
         };
         let folder = blocking(&*disk, read).await.map_err(|e| OpenError::Engine(e.to_string()))??;
-        let Folder { store, state, log, snapshots, sole_voter } = folder;
+        let Folder { store, state, log, snapshots, standing, sole_voter } = folder;
         let config = engine_config(&options)?;
         let engine = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
         let network = Network::new(transport);
@@ -245,7 +249,8 @@ impl Cluster {
         let cluster = Cluster {
             inner: Arc::new(Inner {
                 node,
-                confirms: Confirms::new(raft.clone(), network.clone(), node, options.election.1),
+                confirms: Confirms::new(raft.clone(), network.clone(), Arc::clone(&standing), node, options.election.1),
+                standing,
                 answering: Arc::new(Answering::new(raft.clone(), snapshots)),
                 metrics,
                 raft,
@@ -404,6 +409,10 @@ impl Cluster {
                     Ok(at) => wire::answer_position(at),
                     Err(error) => wire::refusal(&error.to_string()),
                 },
+                Ok(Request::Still(vote)) => match inner.standing.allows(&vote) {
+                    true => wire::answer_nothing(),
+                    false => wire::refusal("another primary has come since"),
+                },
                 Ok(Request::Propose(command)) => match inner.proposals.propose(command).await {
                     Ok(reply) => wire::answer_reply(&reply),
                     Err(error) => wire::refusal(&error.to_string()),
@@ -452,14 +461,15 @@ impl Cluster {
             if metrics.state == ServerState::Leader {
                 let sole = metrics.membership_config.membership().voter_ids().count() == 1;
                 let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-                return Freshness { age: Duration::ZERO, stale: !sole && acked.is_some_and(|acked| acked > cut_off) };
+                let stale = !sole && acked.is_some_and(|acked| acked > cut_off);
+                return Freshness { age: Duration::ZERO, stale, heard: true };
             }
         }
         // Without the look at the engine in hand: it looks there itself, and a second look waits for whoever wants to write.
         match self.inner.answering.silence() {
-            Some(age) => Freshness { age, stale: age > cut_off },
+            Some(age) => Freshness { age, stale: age > cut_off, heard: true },
             // Nobody was heard since the start.
-            None => Freshness { age: self.inner.opened.elapsed(), stale: true },
+            None => Freshness { age: self.inner.opened.elapsed(), stale: true, heard: false },
         }
     }
 
@@ -520,6 +530,7 @@ struct Folder {
     state: StateMachine,
     log: Arc<LogHandle>,
     snapshots: Arc<Snapshots>,
+    standing: Arc<Standing>,
     /// The log says that this server alone decides.
     sole_voter: bool,
 }
@@ -554,8 +565,10 @@ fn read_folder(disk: &Arc<dyn Disk>, options: &Options, machine: Box<dyn Machine
     let mut store = opened.store;
     // The disk of a sole voter is the majority.
     let all = sole_voter || mutated(Mutation::FoundIsCommitted);
-    store.commit(if all { opened.last } else { opened.agreed });
-    Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, sole_voter })
+    store.commit(if all { opened.last } else { opened.agreed.max(opened.committed) });
+    let standing = Arc::clone(state.standing());
+    store.promise_in(Arc::clone(&standing), opened.vote);
+    Ok(Folder { store, state, log: Arc::new(opened.handle), snapshots, standing, sole_voter })
 }
 
 fn engine_config(options: &Options) -> Result<Config, OpenError> {

@@ -1,11 +1,18 @@
 //! Linearizable reads without a write: how far must a reader be?
 //!
-//! The primary asks the majority whether it is the primary still (ReadIndex); a backup asks the primary. One question is
-//! under way at a time, and all that come meanwhile share the next: so many readers cost no more than one.
+//! The primary asks the majority whether it is the primary still (ReadIndex, Raft thesis section 6.4); a backup asks the
+//! primary. One question is under way at a time, and all that come meanwhile share the next: so many readers cost no more
+//! than one.
+//!
+//! The majority answers from [`Standing`], beside the engine: a later primary needs a vote of one of them, and that one says
+//! so from before it gives the vote. The engine's own way is asked when that one is of no use.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Raft, ReadPolicy, ServerState};
@@ -16,6 +23,7 @@ use crate::mutations::{Mutation, mutated};
 use crate::network::Network;
 use crate::peers::Lane;
 use crate::raft::{Types, position};
+use crate::standing::Standing;
 use crate::state::StateMachine;
 use crate::wire;
 use crate::{Position, ProposeError};
@@ -26,6 +34,7 @@ type Answer = Result<Position, ProposeError>;
 pub(crate) struct Confirms {
     raft: Raft<Types, StateMachine>,
     network: Network,
+    standing: Arc<Standing>,
     node: u64,
     patience: Duration,
     here: Mutex<Waiting>,
@@ -51,11 +60,12 @@ impl Confirms {
     pub(crate) fn new(
         raft: Raft<Types, StateMachine>,
         network: Network,
+        standing: Arc<Standing>,
         node: u64,
         patience: Duration,
     ) -> Arc<Confirms> {
         let (here, anywhere) = (Mutex::default(), Mutex::default());
-        Arc::new(Confirms { raft, network, node, patience, here, anywhere })
+        Arc::new(Confirms { raft, network, standing, node, patience, here, anywhere })
     }
 
     /// Up to where everything was answered; applied here when this returns.
@@ -132,6 +142,9 @@ impl Confirms {
         {
             return Ok(position(&applied));
         }
+        if let Some(at) = self.still_leads().await {
+            return Ok(at);
+        }
         let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
             RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
                 ProposeError::NotPrimary { primary: forward.leader_id }
@@ -141,6 +154,39 @@ impl Confirms {
         })?;
         let read = linearizer.await_ready(&self.raft).await.map_err(|_| ProposeError::Stopped)?;
         Ok(position(read.read_log_id().log_id()))
+    }
+
+    /// Up to where everything was answered when this was called, if a majority has promised the lead to nobody else since.
+    async fn still_leads(&self) -> Option<Position> {
+        let (vote, configs) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.state != ServerState::Leader {
+                return None;
+            }
+            (metrics.vote, metrics.membership_config.membership().get_joint_config().clone())
+        };
+        // What was answered in earlier terms is known to be here only with an entry of this one.
+        let read = self.standing.applied().filter(|at| at.leader_id.term == vote.leader_id.term)?;
+        if vote.leader_id.voted_for != self.node || !self.standing.allows(&vote) {
+            return None;
+        }
+        let question = wire::still(&vote);
+        let peers: BTreeSet<u64> = configs.iter().flatten().copied().filter(|id| *id != self.node).collect();
+        let mut asked: FuturesUnordered<_> = peers
+            .into_iter()
+            .map(|id| {
+                let asked = self.network.ask(id, Lane::Log, question.clone(), self.patience);
+                async move { asked.await.is_ok().then_some(id) }
+            })
+            .collect();
+        let mut with = BTreeSet::from([self.node]);
+        let most =
+            |with: &BTreeSet<u64>| configs.iter().all(|config| config.intersection(with).count() * 2 > config.len());
+        while !most(&with) {
+            with.extend(asked.next().await?);
+        }
+        Some(position(&read))
     }
 
     async fn ask_primary(&self, primary: u64) -> Answer {

@@ -111,6 +111,7 @@ mod proposals;
 mod raft;
 mod salvage;
 mod snapshot;
+mod standing;
 mod state;
 mod wire;
 

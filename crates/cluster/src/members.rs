@@ -140,9 +140,14 @@ impl Inner {
     /// Changes the membership, one change at a time and to its end, whether whoever asked waits for it or not: a change of voters
     /// has two steps, and between them more servers are needed than before or after.
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), ChangeError> {
-        let (raft, turn) = (self.raft.clone(), Arc::clone(&self.changing));
+        let (raft, turn, node) = (self.raft.clone(), Arc::clone(&self.changing), self.node);
         let changing = tokio::spawn(async move {
             let _turn = turn.lock().await;
+            // A primary that was taken out leads for a moment yet; a change that it began would be left to nobody.
+            let votes = raft.metrics().borrow_watched().membership_config.membership().voter_ids().any(|id| id == node);
+            if !votes {
+                return Err(ChangeError::NotPrimary { primary: None });
+            }
             let changed = tokio::time::timeout(CHANGE_PATIENCE, raft.change_membership(change, false)).await;
             let late = |_| Err(ChangeError::Refused("no majority has agreed in time; it may yet be done".to_owned()));
             changed.map_or_else(late, |changed| changed.map(drop).map_err(refused))

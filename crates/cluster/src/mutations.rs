@@ -18,6 +18,8 @@ pub enum Mutation {
     AnsweredBeforeMajority,
     /// A primary answers linearizable reads without asking whether it is the primary still.
     ConfirmedWithoutMajority,
+    /// A server says that it has promised the lead to nobody else, without looking.
+    AllowedWithoutLooking,
     /// What was cut off from the log is not marked so on disk.
     TruncationNotWritten,
     /// Entries that are read from disk may be some that were cut off.
@@ -36,12 +38,13 @@ static ACTIVE: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0)
 #[cfg(feature = "mutations")]
 impl Mutation {
     /// Every one.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 11] = [
         Mutation::VoteNotWritten,
         Mutation::EntriesNotSynced,
         Mutation::FailedSyncIgnored,
         Mutation::AnsweredBeforeMajority,
         Mutation::ConfirmedWithoutMajority,
+        Mutation::AllowedWithoutLooking,
         Mutation::TruncationNotWritten,
         Mutation::CutOffEndRead,
         Mutation::FoundIsCommitted,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::disk::blocking;
 use crate::raft::{Id, MembersAt, Meta, Term, Types, position};
 use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::standing::Standing;
 use crate::{Frozen, Machine, OpenError};
 
 /// What the engine drives.
@@ -19,6 +20,7 @@ pub(crate) struct StateMachine {
     /// Never locked, the engine's worker owns it: it only makes this `Sync`.
     machine: Mutex<Box<dyn Machine>>,
     snapshots: Arc<Snapshots>,
+    standing: Arc<Standing>,
     applied: Option<Id>,
     members: MembersAt,
     /// The next snapshot the engine asks for is written already.
@@ -28,13 +30,16 @@ pub(crate) struct StateMachine {
 impl StateMachine {
     /// Restores `machine` from the newest snapshot.
     pub(crate) fn open(mut machine: Box<dyn Machine>, snapshots: Arc<Snapshots>) -> Result<StateMachine, OpenError> {
+        let standing = Arc::new(Standing::default());
         let meta = snapshots.restore(|from| machine.restore(from))?.unwrap_or_default();
         if let Some(last) = &meta.last_log_id {
             machine.publish(position(last));
+            standing.apply(*last);
         }
         Ok(StateMachine {
             machine: Mutex::new(machine),
             snapshots,
+            standing,
             applied: meta.last_log_id,
             members: meta.last_membership,
             ready: false,
@@ -50,6 +55,11 @@ impl StateMachine {
     /// Lets the engine's next request for a snapshot find the newest one.
     pub(crate) fn snapshot_ready(&mut self) {
         self.ready = true;
+    }
+
+    /// Says what is applied.
+    pub(crate) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     pub(crate) fn members(&self) -> &MembersAt {
@@ -100,6 +110,7 @@ impl RaftStateMachine<Types> for StateMachine {
         }
         if let Some(applied) = &self.applied {
             self.machine.get_mut().publish(position(applied));
+            self.standing.apply(*applied);
         }
         for (responder, replies) in answers {
             responder.send(replies);
@@ -125,6 +136,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let meta = self.snapshots.restore(|from| machine.restore(from)).map_err(io::Error::other)?.unwrap_or_default();
         if let Some(last) = &meta.last_log_id {
             machine.publish(position(last));
+            self.standing.apply(*last);
         }
         self.applied = meta.last_log_id;
         self.members = meta.last_membership;

@@ -11,6 +11,7 @@
 //! piece    = vote, session u64, offset u64, last u8, bytes of a snapshot's file
 //! announce = node u64, address as UTF-8
 //! word     = bytes that the state machine's owner understands
+//! still    = vote
 //! ```
 //!
 //! All numbers are little-endian. Own forms, because the engine's types may change; an unknown version or kind is answered
@@ -43,6 +44,8 @@ pub(crate) enum Request {
     },
     /// Soft state of the primary: nobody logs it, and a lost one is made good by the next.
     Word(Bytes),
+    /// Has nobody who came after this primary been promised anything?
+    Still(Ballot),
 }
 
 /// A part of a snapshot's file.
@@ -65,6 +68,7 @@ mod kind {
     pub(super) const PROPOSE: u8 = 7;
     pub(super) const ANNOUNCE: u8 = 8;
     pub(super) const WORD: u8 = 9;
+    pub(super) const STILL: u8 = 10;
 }
 
 fn begin(kind: u8, capacity: usize) -> BytesMut {
@@ -159,6 +163,12 @@ pub(crate) fn word(bytes: &[u8]) -> Bytes {
     out.freeze()
 }
 
+pub(crate) fn still(vote: &Ballot) -> Bytes {
+    let mut out = begin(kind::STILL, 17);
+    put_vote(&mut out, vote);
+    out.freeze()
+}
+
 /// Reads a request; an error in words when it cannot be understood.
 pub(crate) fn request(mut from: Bytes) -> Result<Request, String> {
     let (Ok(version), Ok(kind)) = (from.try_get_u8(), from.try_get_u8()) else {
@@ -177,6 +187,7 @@ pub(crate) fn request(mut from: Bytes) -> Result<Request, String> {
         kind::PROPOSE => Some(Request::Propose(std::mem::take(&mut from))),
         kind::ANNOUNCE => get_announce(&mut from),
         kind::WORD => Some(Request::Word(std::mem::take(&mut from))),
+        kind::STILL => get_vote(&mut from).map(Request::Still),
         _ => return Err(format!("this server does not know messages of kind {kind}")),
     };
     read.filter(|_| from.is_empty()).ok_or_else(|| format!("a message of kind {kind} is damaged"))

@@ -269,3 +269,66 @@ async fn a_server_that_moved_says_where_it_is_now() {
     write(&all[0], "a").await;
     moved.confirm().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_majority_has_what_was_answered_and_nothing_that_was_not() {
+    let mut world = World::new();
+    let all = world.grown(3).await;
+    write(&all[0], "a").await;
+    write(&all[0], "b").await;
+    all[2].confirm().await.unwrap();
+    for other in [2, 3] {
+        world.wires.cut.lock().extend([(1, other), (other, 1)]);
+    }
+    let never = tokio::spawn({
+        let cut_off = all[0].clone();
+        async move { cut_off.propose(Bytes::from_static(b"never")).await }
+    });
+    until("it is in the log of the cut-off server", || all[0].status().last_index > all[1].status().last_index).await;
+    for id in [1, 2, 3] {
+        world.kill(id, false).await;
+    }
+    assert!(never.await.unwrap().is_err());
+    world.wires.cut.lock().clear();
+    for id in [1, 3] {
+        let alone = world.start(id, false).await;
+        assert_eq!(world.content(id), [&b"a"[..], b"b"], "server {id}");
+        assert!(alone.freshness().stale);
+        assert!(alone.confirm().await.is_err());
+        world.kill(id, false).await;
+    }
+    // Together they go on.
+    let (one, two) = (world.start(1, false).await, world.start(2, false).await);
+    let next = primary_among(&[one, two]).await;
+    write(&next, "c").await;
+}
+
+/// What is on the disk of a server at this moment, as if its power went.
+fn copy_of(dir: &std::path::Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let mut copying = std::process::Command::new("cp");
+    copying.args(["-r", "--sparse=always"]).arg(dir.join(".")).arg(copy.path());
+    assert!(copying.status().unwrap().success());
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_on_disk_a_moment_later_without_another_write() {
+    let mut world = World::new();
+    let all = world.grown(3).await;
+    write(&all[0], "a").await;
+    all[1].confirm().await.unwrap();
+    let dir = world.dirs[&2].path().to_owned();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(std::time::Instant::now() < deadline, "it is never written down");
+        let mut after = World::new();
+        after.dirs.insert(2, copy_of(&dir));
+        let alone = after.start(2, false).await;
+        let content = after.content(2);
+        alone.shutdown().await;
+        if content == [&b"a"[..]] {
+            break;
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! A refusal tells nothing about what exists: a name that the caller may not see is answered as one that is not there.
 
 use byname_api::access::{AccessReply, AccessRequest, Subject};
-use byname_api::caller::{Caller, Right, Standing};
+use byname_api::caller::{Caller, Mechanism, Right, Standing};
 use byname_api::error::{Code, Error, Result};
 use byname_api::launch::{EnvValue, Launch};
 use byname_api::object::{Kind, Spec, check_owner};
@@ -125,8 +125,12 @@ impl Inner {
         if caller.standing == Standing::Full {
             return true;
         }
+        let launch = node.spec.launch.as_ref();
+        if caller.mechanism == Mechanism::LookUp && launch.is_some_and(|launch| launch.dns_start == Some(true)) {
+            return true;
+        }
         let who = self.who(caller);
-        match node.spec.launch.as_ref().and_then(|launch| launch.start_by.as_ref()) {
+        match launch.and_then(|launch| launch.start_by.as_ref()) {
             None => caller.standing == Standing::Authenticated || access::allows(tree, &who, Right::Launch, &node.name),
             Some(list) => {
                 list.iter().filter_map(|text| text.parse::<Subject>().ok()).any(|s| access::matches(tree, &who, &s))
@@ -298,7 +302,7 @@ impl Inner {
 
     /// Whether a service may be given a secret: it was granted the right to read it, or its owner may use it.
     pub(crate) fn service_may_use(&self, tree: &Tree, service: &Object, secret: &Object) -> bool {
-        let by_name = Caller::authenticated(&service.name, service.id, byname_api::caller::Mechanism::Ticket);
+        let by_name = Caller::authenticated(&service.name, service.id, Mechanism::Ticket);
         if self.may_use_secret(tree, &by_name, &secret.name) {
             return true;
         }
@@ -309,11 +313,7 @@ impl Inner {
             Err(_) => matches!(owner, "byname" | "token"),
             Ok(Subject::Named(name)) => tree.get(&name).is_some_and(|node| {
                 owned_by(service, &node)
-                    && self.may_use_secret(
-                        tree,
-                        &Caller::authenticated(&name, node.id, byname_api::caller::Mechanism::None),
-                        &secret.name,
-                    )
+                    && self.may_use_secret(tree, &Caller::authenticated(&name, node.id, Mechanism::None), &secret.name)
             }),
             Ok(Subject::Anyone | Subject::Authenticated) => false,
         }
@@ -379,7 +379,7 @@ impl Inner {
                     )
                     .field("who"));
                 }
-                Caller::authenticated(&node.name, node.id, byname_api::caller::Mechanism::None)
+                Caller::authenticated(&node.name, node.id, Mechanism::None)
             }
         })
     }

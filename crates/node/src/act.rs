@@ -17,7 +17,7 @@ use byname_registry::{Command, Node as Object};
 
 use crate::Inner;
 use crate::find::deadline;
-use crate::start;
+use crate::keep;
 
 /// Services that are worked on at once.
 const AT_ONCE: usize = 64;
@@ -61,7 +61,7 @@ impl Inner {
         let done = match request.verb {
             Verb::Launch => self.launch(cx, request, &node).await,
             Verb::Stop => {
-                let wanted_always = node.spec.launch.as_ref().is_some_and(|l| start::always(l).is_some());
+                let wanted_always = node.spec.launch.as_ref().is_some_and(|l| keep::always(l).is_some());
                 self.stop(cx, request, &node, request.hold || wanted_always, false).await
             }
             Verb::Restart => match self.stop(cx, request, &node, false, false).await {

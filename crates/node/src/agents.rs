@@ -183,7 +183,7 @@ pub(crate) async fn attach(
     let stream = inner.agents.next.fetch_add(1, Ordering::Relaxed);
     let sent = Arc::new(Mutex::new(Some(HashSet::new())));
     // Before anybody can send it a start, so that what is not known here was sent later.
-    let known = instances_on(&inner, &name);
+    let known: Vec<InstanceId> = inner.view.load().on_computer(&name.key()).collect();
     let agent = Agent { stream, orders: orders.clone(), sent: sent.clone() };
     tracing::info!(computer = %name, instances = known.len(), "agent connected");
     let _ = orders.send(Order::Welcome { term: inner.order_term(), known: known.clone() }).await;
@@ -322,20 +322,6 @@ impl Stream {
             }
         }
     }
-}
-
-/// What the primary believes to run on a computer.
-fn instances_on(inner: &Inner, computer: &Name) -> Vec<InstanceId> {
-    let tree = inner.view.load();
-    let mut found = Vec::new();
-    for node in tree.live() {
-        for instance in node.service.iter().flat_map(|s| &s.instances) {
-            if instance.computer.as_ref() == Some(computer) {
-                found.push(instance.id);
-            }
-        }
-    }
-    found
 }
 
 async fn take_report(inner: &Arc<Inner>, computer: &Name, orders: &mpsc::Sender<Order>, report: InstanceReport) {

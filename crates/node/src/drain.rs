@@ -23,7 +23,7 @@ use byname_registry::computers::Footing;
 use byname_registry::{Command, Tree};
 
 use crate::Inner;
-use crate::start::always;
+use crate::keep::always;
 
 /// How often the copies on a drained host are looked at.
 const LOOK: Duration = Duration::from_millis(500);

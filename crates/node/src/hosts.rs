@@ -239,16 +239,13 @@ impl Hosts {
 /// The copies on a silent host that others shall take the place of by now, and whether any are left that shall later.
 fn given_up(tree: &Tree, computer: &Name, silent: Duration, times: HostTimes) -> (Vec<InstanceId>, bool) {
     let (mut lost, mut left) = (Vec::new(), false);
-    for node in tree.live() {
-        let after = before_another(node.spec.launch.as_ref(), times);
-        for instance in node.service.iter().flat_map(|s| &s.instances) {
-            if instance.footing == Footing::Down && instance.computer.as_ref() == Some(computer) {
-                if silent > after {
-                    lost.push(instance.id);
-                } else {
-                    left = true;
-                }
-            }
+    for id in tree.on_computer(&computer.key()) {
+        let Some(node) = tree.by_instance(id) else { continue };
+        let down = node.service.iter().filter_map(|s| s.instance(id)).any(|i| i.footing == Footing::Down);
+        if down && silent > before_another(node.spec.launch.as_ref(), times) {
+            lost.push(id);
+        } else if down {
+            left = true;
         }
     }
     (lost, left)

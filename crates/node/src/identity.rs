@@ -224,6 +224,8 @@ pub fn server_certificate(
 
 pub(crate) const AUTHORITY: &str = "authority";
 const PASSWORDS: &str = "passwords";
+/// All that a server needs of the replicated state to tell who is who.
+pub(crate) const VAULT: [&str; 2] = [AUTHORITY, PASSWORDS];
 
 impl Inner {
     pub(crate) fn identity(&self) -> Option<&Identity> {

@@ -18,6 +18,7 @@ mod hosts;
 mod identity;
 mod idle;
 mod itself;
+mod keep;
 mod leases;
 mod locks;
 mod logs;
@@ -68,7 +69,8 @@ pub use salvage::Backup;
 const LEADS_SOON: Duration = Duration::from_secs(1);
 /// Between two questions to a cluster that has no primary yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// How often a server that waits for others says so.
+/// How long a server that starts waits for the others before it answers reads with what it had, and how often one that has
+/// nothing to answer with says that it waits.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a server needs to know.
@@ -105,7 +107,9 @@ pub(crate) struct Inner {
     measured: speed::Measured,
     hub: watch::Hub,
     on_the_way: start::OnTheWay,
-    kept: start::Kept,
+    /// Whose turn it is to place a copy, and at which host to begin.
+    placing: tokio::sync::Mutex<usize>,
+    kept: keep::Kept,
     turn: AtomicU64,
     started: Stamp,
     stopping: AtomicBool,
@@ -177,6 +181,7 @@ impl Node {
         metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
         metrics::describe_counter!("byname_knocks_total", "Connections to stable sockets that had to wait for a copy.");
         metrics::describe_gauge!("byname_instances", "Running copies, by their health.");
+        metrics::describe_gauge!("byname_services_short", "Services with fewer copies than shall always run.");
         metrics::describe_counter!("byname_idle_stops_total", "Copies stopped because nobody used them.");
         let inner = Arc::new(Inner {
             config,
@@ -193,7 +198,8 @@ impl Node {
             measured: speed::Measured::default(),
             hub,
             on_the_way: start::OnTheWay::default(),
-            kept: start::Kept::default(),
+            placing: tokio::sync::Mutex::default(),
+            kept: keep::Kept::default(),
             turn: AtomicU64::new(0),
             started: Stamp { at: start::now(), by: "byname".into() },
             stopping: AtomicBool::new(false),
@@ -230,6 +236,7 @@ impl Node {
         tokio::spawn(health::judge_the_silent(inner.clone()));
         tokio::spawn(hosts::follow(inner.clone()));
         tokio::spawn(drain::follow(inner.clone()));
+        tokio::spawn(keep::follow(inner.clone()));
         Ok(Node { inner })
     }
 
@@ -268,9 +275,28 @@ impl Node {
         self.inner.cluster.shutdown().await;
     }
 
-    /// Whether it can answer with what is so now: for `/readyz`. A server that is cut off from the majority cannot.
-    pub fn is_ready(&self) -> bool {
-        !self.inner.stopping() && !self.inner.cluster.freshness().stale
+    /// Whether it can answer with what is so now, and take writes: for `/readyz`. A server that is cut off from the majority cannot.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.inner.stopping() {
+            return Err("the server is stopping".to_owned());
+        }
+        let freshness = self.inner.cluster.freshness();
+        match (freshness.stale, freshness.heard) {
+            (false, _) => Ok(()),
+            (true, true) => {
+                Err("the server is cut off from the majority of the servers: it answers reads with what it has, \
+                                 marked stale, and takes no writes"
+                    .to_owned())
+            }
+            (true, false) => {
+                Err("the server has not heard from a majority of the servers since it started: it answers reads with \
+                                  what it had on disk, marked stale, and takes no writes"
+                    .to_owned())
+            }
+        }
     }
 
     /// Answers what another server of the cluster sent, as the transport brought it.
@@ -283,7 +309,14 @@ impl Node {
         self.inner.awaits_identity.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until this server has what was answered before it was asked. A server that is alone has it.
+    /// Whether what is on disk is enough to tell who is who.
+    fn knows_the_domain(&self) -> bool {
+        let tree = self.inner.view.load();
+        identity::VAULT.iter().all(|name| tree.vault(name).is_some())
+    }
+
+    /// Waits until this server has what was answered before it was asked. A server that is alone has it. When no majority answers,
+    /// one that has been one of the cluster goes on with what it has: what it answers is marked stale until one does.
     pub async fn catch_up(&self) {
         let cluster = &self.inner.cluster;
         let mut told = Instant::now();
@@ -298,6 +331,14 @@ impl Node {
                 told = Instant::now();
                 let others = cluster.members().into_iter().filter(|member| member.server.id != self.inner.config.id);
                 let others: Vec<String> = others.map(|m| format!("{} ({})", m.server.id, m.server.address)).collect();
+                if self.knows_the_domain() {
+                    let servers = others.join(", ");
+                    tracing::warn!(
+                        servers,
+                        "no majority of the servers answers: reads are answered with what was on disk"
+                    );
+                    return;
+                }
                 tracing::warn!(servers = others.join(", "), "waiting for a majority of the servers");
             }
             tokio::time::sleep(ASK_AGAIN).await;
@@ -332,6 +373,7 @@ impl Node {
         }
         metrics::gauge!("byname_log_bytes").set(status.log_bytes as f64);
         metrics::gauge!("byname_writes_waiting").set(status.waiting as f64);
+        metrics::gauge!("byname_services_short").set(self.inner.kept.count() as f64);
         self.inner.measure_health(&tree);
         let (watchers, events, bytes) = self.inner.hub.measure();
         metrics::gauge!("byname_watchers").set(watchers as f64);
@@ -462,7 +504,7 @@ async fn follow_events(inner: Arc<Inner>, mut events: mpsc::UnboundedReceiver<To
                     inner.follow_sockets(id);
                     inner.follow_speed(id);
                     inner.follow_health(id);
-                    let short = inner.view.load().by_id(id).is_some_and(|n| start::missing_copies(&n).is_some());
+                    let short = inner.view.load().by_id(id).is_some_and(|n| keep::missing_copies(&n).is_some());
                     if short {
                         inner.keep(id);
                     }

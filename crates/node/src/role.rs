@@ -11,7 +11,7 @@ use byname_api::request::Fresh;
 use byname_cluster::Role;
 use byname_registry::service::Origin;
 
-use crate::{Inner, start};
+use crate::{Inner, keep, start};
 
 /// Takes the lead up and lays it down, as the log says.
 pub(crate) async fn follow(inner: Arc<Inner>) {
@@ -78,7 +78,7 @@ impl Inner {
         }
         for node in tree.special() {
             self.follow_use(node.id);
-            if start::missing_copies(&node).is_some() {
+            if keep::missing_copies(&node).is_some() {
                 self.keep(node.id);
             }
         }
@@ -102,6 +102,7 @@ impl Inner {
         self.reports.clear();
         self.usage.clear();
         self.sockets.clear();
+        self.kept.clear();
         // Those who wait here for a start wait for nothing.
         self.waits.wake_all();
     }
@@ -110,6 +111,10 @@ impl Inner {
     pub(crate) fn freshen(&self, fresh: &mut Fresh) {
         let here = self.cluster.freshness();
         fresh.age_ms = u64::try_from(here.age.as_millis()).unwrap_or(u64::MAX);
+        if !here.heard {
+            // It is as old as what was written last. By two clocks, but nothing is decided by it.
+            fresh.age_ms = fresh.age_ms.max(start::now().0.saturating_sub(self.view.load().now.0));
+        }
         fresh.stale = here.stale;
     }
 }

@@ -22,7 +22,7 @@ use byname_registry::query::{self, Wants};
 use byname_registry::{Node as Object, Tree};
 
 use crate::Inner;
-use crate::start::allows;
+use crate::start::Allowed;
 
 /// How much longer than a start one who knocked waits for it.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ fn listen_of(tree: &Tree, node: &Object, computer: &Name) -> Option<Listen> {
         return None;
     }
     if let Some(hosts) = &launch.hosts
-        && !hosts.iter().any(|entry| allows(tree, entry, computer, 0))
+        && !Allowed::by(tree, hosts).has(computer)
     {
         return None;
     }

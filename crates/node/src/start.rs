@@ -1,6 +1,6 @@
-//! Starting copies: which host, the order, the ticket; and the services that shall always run.
+//! Starting copies: the order, the ticket.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use byname_api::agent::{Order as AgentOrder, StartOrder, TicketPair};
 use byname_api::error::{Code, Error, Result};
-use byname_api::launch::{Launch, Start};
 use byname_api::object::{InstanceId, Kind, ObjectId};
 use byname_api::service::State;
 use byname_api::span::Timestamp;
@@ -19,23 +18,62 @@ use byname_registry::command::Order;
 use byname_registry::{Command, Node as Object, Reply, Tree};
 
 use crate::Inner;
+use crate::place::Purpose;
 
 /// How long a server that has just been started waits for agents to find it.
 pub(crate) const AGENT_GRACE: Duration = Duration::from_secs(3);
 
-/// Instances that were ordered and whose agents have not been told yet: a sync must not take them for lost.
-#[derive(Default)]
-pub(crate) struct OnTheWay(Mutex<HashSet<InstanceId>>);
+/// Groups in groups of hosts are looked into so deep.
+const GROUPS_DEEP: u8 = 8;
 
-/// Services that are being brought to their number of copies: each by one task, so that every copy is placed with the one
-/// before in view.
+/// Instances that were placed and whose agents have not been told yet: a sync must not take them for lost, and whoever places
+/// the next one counts them.
 #[derive(Default)]
-pub(crate) struct Kept(Mutex<HashSet<ObjectId>>);
+pub(crate) struct OnTheWay(Mutex<HashMap<InstanceId, Name>>);
+
+impl OnTheWay {
+    /// All that are, and where. To be asked before the tree is looked at that is to show the others.
+    pub(crate) fn all(&self) -> Vec<(InstanceId, Name)> {
+        self.0.lock().iter().map(|(id, computer)| (*id, computer.clone())).collect()
+    }
+}
+
+/// How many of them are not in the tree yet, by computer.
+pub(crate) fn not_there_yet(on_the_way: &[(InstanceId, Name)], tree: &Tree) -> HashMap<Name, usize> {
+    let mut counts = HashMap::new();
+    for (_, computer) in on_the_way.iter().filter(|(id, _)| tree.by_instance(*id).is_none()) {
+        *counts.entry(computer.clone()).or_default() += 1;
+    }
+    counts
+}
+
+/// Where a copy will be. As long as it is there, the copy is on its way.
+pub(crate) struct Seat {
+    inner: Arc<Inner>,
+    instance: InstanceId,
+    computer: Name,
+    /// How it was chosen, in words that follow a reason.
+    how: String,
+}
+
+impl Seat {
+    pub(crate) fn take(inner: &Arc<Inner>, computer: Name, how: String) -> Seat {
+        let instance = InstanceId(rand::random::<u64>() >> 4);
+        inner.on_the_way.0.lock().insert(instance, computer.clone());
+        Seat { inner: inner.clone(), instance, computer, how }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.inner.on_the_way.0.lock().remove(&self.instance);
+    }
+}
 
 impl Inner {
     /// Whether its agent may not know of it yet.
     pub(crate) fn is_on_its_way(&self, id: InstanceId) -> bool {
-        self.on_the_way.0.lock().contains(&id)
+        self.on_the_way.0.lock().contains_key(&id)
     }
 
     /// Orders one more copy of a service if fewer than `wanted` are starting or running. Gives the new instance, or
@@ -49,35 +87,41 @@ impl Inner {
     ) -> Result<Option<InstanceId>> {
         let node = self.view.load().by_id(service);
         let Some(node) = node else { return Err(Error::new(Code::NotFound, "the service is not there any more")) };
-        let (computer, how) = self.place(&node, deadline).await?;
-        let instance = InstanceId(rand::random::<u64>() >> 4);
-        let ticket = match &node.spec.launch {
-            Some(launch) => self.new_pair(launch, instance)?,
+        let seat = self.place(&node, deadline, Purpose::Find).await.map_err(|refusal| refusal.error)?;
+        let inner = self.clone();
+        // Whoever asked may go away; what is in the log must be told to the agent all the same.
+        let ordering = tokio::spawn(async move { inner.order_copy(service, wanted, why, seat).await });
+        ordering.await.unwrap_or_else(|_| Err(Error::internal("an order was not given")))
+    }
+
+    /// Logs the order of a copy that has its place, and tells the agent.
+    pub(crate) async fn order_copy(
+        self: &Arc<Self>,
+        service: ObjectId,
+        wanted: u32,
+        why: String,
+        seat: Seat,
+    ) -> Result<Option<InstanceId>> {
+        let node = self.view.load().by_id(service);
+        let ticket = match node.as_ref().and_then(|node| node.spec.launch.as_ref()) {
+            Some(launch) => self.new_pair(launch, seat.instance)?,
             None => TicketPair { program: rand::random(), server: rand::random() },
         };
         let order = Order {
             service,
-            instance,
-            computer: computer.clone(),
+            instance: seat.instance,
+            computer: seat.computer.clone(),
             ticket: Sha256::digest(ticket.program).into(),
             proof: Sha256::digest(ticket.server).into(),
             wanted,
-            why: why + &how,
+            why: why + &seat.how,
         };
-        let inner = self.clone();
-        // Whoever asked may go away; what is in the log must be told to the agent all the same.
-        let ordering = tokio::spawn(async move {
-            inner.on_the_way.0.lock().insert(instance);
-            let reign = inner.reign();
-            let started = match inner.propose("byname", None, Command::Order(order)).await {
-                Ok(Reply::Ordered) => inner.tell_agent(reign, service, instance, &computer, ticket).await,
-                Ok(_) => Ok(None),
-                Err(error) => Err(error),
-            };
-            inner.on_the_way.0.lock().remove(&instance);
-            started
-        });
-        ordering.await.unwrap_or_else(|_| Err(Error::internal("an order was not given")))
+        let reign = self.reign();
+        match self.propose("byname", None, Command::Order(order)).await {
+            Ok(Reply::Ordered) => self.tell_agent(reign, service, seat.instance, &seat.computer, ticket).await,
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The launch as it is in the log at this moment goes to the agent, with the ticket, which goes nowhere else.
@@ -124,54 +168,6 @@ impl Inner {
         Err(error)
     }
 
-    /// Brings a service that shall always run to its number of copies, in the background.
-    pub(crate) fn keep(self: &Arc<Self>, id: ObjectId) {
-        if !self.kept.0.lock().insert(id) {
-            return;
-        }
-        let inner = self.clone();
-        tokio::spawn(async move {
-            loop {
-                inner.keep_running(id).await;
-                inner.kept.0.lock().remove(&id);
-                // Something may have happened after the last look and before that.
-                let missing = inner.view.load().by_id(id).is_some_and(|node| missing_copies(&node).is_some());
-                if !missing || inner.gone() || !inner.kept.0.lock().insert(id) {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Whether it is not this server's business any more what runs.
-    fn gone(&self) -> bool {
-        self.stopping() || !self.reigns()
-    }
-
-    /// Brings a service that shall always run to its number of copies, after the pause that its failures ask for.
-    async fn keep_running(self: &Arc<Self>, id: ObjectId) {
-        loop {
-            if self.gone() {
-                return;
-            }
-            let Some(node) = self.view.load().by_id(id) else { return };
-            let Some(wanted) = missing_copies(&node) else { return };
-            let pause = self.pause_before_start(&node);
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-                continue;
-            }
-            let deadline = Instant::now() + Duration::from_secs(10);
-            match self.start_copy(id, wanted, "to keep it running".into(), deadline).await {
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(service = %node.name, error = error.log_line(), "cannot keep it running; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-    }
-
     /// How long the next start must wait because of failures.
     pub(crate) fn pause_before_start(&self, node: &Object) -> Duration {
         let (Some(service), Some(launch)) = (&node.service, &node.spec.launch) else { return Duration::ZERO };
@@ -183,35 +179,37 @@ impl Inner {
     }
 }
 
-/// How many copies shall be there, if there are fewer and nothing forbids another.
-pub(crate) fn missing_copies(node: &Object) -> Option<u32> {
-    let (service, launch) = (node.service.as_ref()?, node.spec.launch.as_ref()?);
-    let wanted = always(launch)?;
-    let copies = launch.copies();
-    let room = service.taken() < copies.max as usize;
-    (service.copies() < wanted as usize && room && service.held.is_none() && !service.failed).then_some(wanted)
+/// The computers that entries of `hosts` allow.
+#[derive(Default)]
+pub(crate) struct Allowed {
+    names: HashSet<Name>,
+    patterns: Vec<Pattern>,
 }
 
-/// The number of copies that run always, if any do.
-pub(crate) fn always(launch: &Launch) -> Option<u32> {
-    let min = launch.copies().min;
-    let wanted = if launch.start() == Start::Always { min.max(1) } else { min };
-    (wanted > 0 && (launch.program.is_some() || launch.command.is_some())).then_some(wanted)
-}
-
-/// Whether an entry of `hosts` allows a computer: a label or pattern of labels, an absolute pattern, or a group.
-pub(crate) fn allows(tree: &Tree, entry: &str, computer: &Name, depth: u8) -> bool {
-    let text = if entry.starts_with('/') { entry.to_owned() } else { format!("/computers/{entry}") };
-    let Ok(pattern) = Pattern::parse(&text) else { return false };
-    if pattern.matches(computer) {
-        return true;
+impl Allowed {
+    /// Each entry is a label or a pattern of labels, an absolute pattern, or a group.
+    pub(crate) fn by(tree: &Tree, entries: &[String]) -> Allowed {
+        let mut allowed = Allowed::default();
+        entries.iter().for_each(|entry| allowed.add(tree, entry, 0));
+        allowed
     }
-    let group = pattern.as_exact().and_then(|name| tree.resolve(&name).ok());
-    group.is_some_and(|r| {
-        r.node.kind() == Kind::Group
-            && depth < 8
-            && r.node.spec.members.iter().flatten().any(|m| allows(tree, m, computer, depth + 1))
-    })
+
+    fn add(&mut self, tree: &Tree, entry: &str, depth: u8) {
+        let text = if entry.starts_with('/') { entry.to_owned() } else { format!("/computers/{entry}") };
+        let Ok(pattern) = Pattern::parse(&text) else { return };
+        let Some(name) = pattern.as_exact() else { return self.patterns.push(pattern) };
+        let group = tree.resolve(&name).ok().filter(|found| found.node.kind() == Kind::Group && depth < GROUPS_DEEP);
+        // One that was there already has brought its members.
+        if self.names.insert(name)
+            && let Some(group) = group
+        {
+            group.node.spec.members.iter().flatten().for_each(|member| self.add(tree, member, depth + 1));
+        }
+    }
+
+    pub(crate) fn has(&self, computer: &Name) -> bool {
+        self.names.contains(computer) || self.patterns.iter().any(|pattern| pattern.matches(computer))
+    }
 }
 
 /// The wall clock.

@@ -6,6 +6,7 @@ use imbl::{HashMap, OrdMap, OrdSet};
 
 use byname_api::launch::{Launch, StableSocket};
 use byname_api::object::{Audited, InstanceId, Kind, ObjectId, Spec};
+use byname_api::service::State;
 use byname_name::{Name, NameKey};
 
 use crate::stored::packed::is_special;
@@ -15,6 +16,8 @@ use crate::tree::Node;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Derived {
     by_instance: HashMap<InstanceId, ObjectId>,
+    /// The instances on each computer that has any.
+    on_computer: OrdMap<NameKey, OnComputer>,
     special: OrdSet<ObjectId>,
     live: OrdSet<ObjectId>,
     locked: OrdSet<ObjectId>,
@@ -29,6 +32,14 @@ pub(crate) struct Derived {
     memberships: OrdSet<(ObjectId, ObjectId)>,
     /// Members of groups that are not, with their groups.
     waiting: OrdSet<(NameKey, ObjectId)>,
+}
+
+/// What is on one computer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OnComputer {
+    pub(crate) instances: OrdSet<InstanceId>,
+    /// How many of them are starting.
+    pub(crate) starting: u32,
 }
 
 impl Derived {
@@ -97,6 +108,30 @@ impl Derived {
         self.by_instance.get(&id).copied()
     }
 
+    /// What is on a computer, when anything is.
+    pub(crate) fn on_computer(&self, computer: &NameKey) -> Option<&OnComputer> {
+        self.on_computer.get(computer)
+    }
+
+    /// Takes note of what is on which computer now.
+    fn note_places(&mut self, before: Option<&Node>, after: Option<&Node>) {
+        let (had, has) = (places(before), places(after));
+        for (computer, instance, starting) in had.iter().filter(|place| !has.contains(place)) {
+            let key = computer.key();
+            let Some(on) = self.on_computer.get_mut(&key) else { continue };
+            on.instances.remove(instance);
+            on.starting = on.starting.saturating_sub(u32::from(*starting));
+            if on.instances.is_empty() {
+                self.on_computer.remove(&key);
+            }
+        }
+        for (computer, instance, starting) in has.iter().filter(|place| !had.contains(place)) {
+            let on = self.on_computer.entry(computer.key()).or_default();
+            on.instances.insert(*instance);
+            on.starting += u32::from(*starting);
+        }
+    }
+
     /// Services that something must be done for although nobody asks: see `stored::packed::is_special`.
     pub(crate) fn special(&self) -> impl Iterator<Item = ObjectId> {
         self.special.iter().copied()
@@ -144,6 +179,7 @@ impl Derived {
                 self.by_instance.insert(instance, node);
             }
         }
+        self.note_places(before, after);
         if let Some(node) = before.filter(|b| after.is_none_or(|a| a.id != b.id || a.spec != b.spec)) {
             self.special.remove(&node.id);
             self.note_access(node, false);
@@ -185,6 +221,12 @@ impl Derived {
             }
         }
     }
+}
+
+/// Where the instances of a service are, and which are starting.
+fn places(node: Option<&Node>) -> Vec<(&Name, InstanceId, bool)> {
+    let instances = node.and_then(|node| node.service.as_deref()).into_iter().flat_map(|service| &service.instances);
+    instances.filter_map(|i| Some((i.computer.as_ref()?, i.id, i.state == State::Starting))).collect()
 }
 
 fn launch(node: &Node) -> Option<&Launch> {

@@ -221,6 +221,16 @@ impl Tree {
         self.derived.live().filter_map(|id| self.by_id(id))
     }
 
+    /// The instances on a computer, by its key.
+    pub fn on_computer(&self, computer: &NameKey) -> impl Iterator<Item = InstanceId> {
+        self.derived.on_computer(computer).into_iter().flat_map(|on| on.instances.iter().copied())
+    }
+
+    /// How many instances are on a computer, by its key, and how many of them are starting.
+    pub fn count_on(&self, computer: &NameKey) -> (usize, u32) {
+        self.derived.on_computer(computer).map_or((0, 0), |on| (on.instances.len(), on.starting))
+    }
+
     /// Objects whose lock is held, in the order of their ids.
     pub fn locked(&self) -> impl Iterator<Item = Arc<Node>> {
         self.derived.locked().filter_map(|id| self.by_id(id))

@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
     ("launch", &["api", "identity", "name"], &[]),
     ("node", &["api", "audit", "cluster", "identity", "name", "registry"], &["launch", "sim", "testkit"]),
     ("client", &["api", "identity", "name"], &["testkit"]),
+    ("front-dns", &["api", "name"], &[]),
     ("front-dp", &["api", "name"], &[]),
     ("front-grpc", &["api"], &["client", "identity", "name", "testkit"]),
     ("front-http", &["api", "identity", "name"], &["testkit"]),
@@ -32,6 +33,7 @@ const MAY_KNOW: &[(&str, &[&str], &[&str])] = &[
             "audit",
             "client",
             "cluster",
+            "front-dns",
             "front-dp",
             "front-grpc",
             "front-http",
@@ -57,7 +59,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["front-grpc", "front-http"]),
     ("hyper", &["front-http"]),
     ("openraft", &["cluster"]),
-    ("nix", &["launch"]),
+    ("nix", &["front-dns", "launch"]),
     ("imbl", &["registry"]),
     ("icu_casemap", &["name"]),
     ("icu_normalizer", &["name"]),
@@ -207,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_crate_without_a_row_is_found() {
-        let found = findings(crates, &[("crates/front-dns/Cargo.toml", "[dependencies]\n")]);
-        assert!(found[0].contains("`front-dns` is not in the table"), "{found:?}");
+        let found = findings(crates, &[("crates/front-gopher/Cargo.toml", "[dependencies]\n")]);
+        assert!(found[0].contains("`front-gopher` is not in the table"), "{found:?}");
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(crate) struct ListenArgs {
     /// gRPC and HTTP/JSON: ADDRESS:PORT, port 0 picks one, `off` leaves only the socket [default: 127.0.0.1:7600]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<Listen>,
-    /// DNS [default: off]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
+    /// DNS over UDP and TCP: ADDRESS:PORT, port 0 picks one; 7653 is the usual one without rights to 53 [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
     pub dns: Option<Listen>,
     /// LDAP [default: off]
     #[arg(long, value_name = "ADDR:PORT", value_parser = off)]

@@ -32,6 +32,11 @@ pub(crate) struct ServerFile {
     /// gRPC and HTTP: `ADDRESS:PORT` or `off`.
     #[serde(deserialize_with = "listen")]
     listen: Option<Listen>,
+    /// The DNS: `ADDRESS:PORT` or `off`.
+    #[serde(deserialize_with = "listen")]
+    dns: Option<Listen>,
+    /// How the DNS answers.
+    dns_options: DnsFile,
     /// The protocol of the Tcl-DP name server: `ADDRESS:PORT` or `off`.
     #[serde(deserialize_with = "listen")]
     dp: Option<Listen>,
@@ -50,6 +55,16 @@ pub(crate) struct ServerFile {
     host_silence: Option<Span>,
     /// Copies on a host that was silent for so long are started elsewhere.
     host_grace: Option<Span>,
+}
+
+/// `[dns_options]` in server.toml.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DnsFile {
+    /// Answers of a kind a second over UDP to one network; 0 for no limit.
+    rate_limit: Option<u32>,
+    /// The largest datagram that is sent, in bytes.
+    udp_bytes: Option<u16>,
 }
 
 /// Where the root of the trust domain is.
@@ -93,6 +108,10 @@ pub(crate) struct ServerSettings {
     pub data: PathBuf,
     /// Where to listen.
     pub listen: Listen,
+    /// Where the DNS listens.
+    pub dns: Listen,
+    /// How it answers.
+    pub dns_options: DnsFile,
     /// Where the protocol of the Tcl-DP name server is spoken, and whether with everybody.
     pub dp: super::dp::Settings,
     /// The trust domain, and the suffix of the DNS forms.
@@ -147,6 +166,8 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data,
         listen: args.listen.listen.unwrap_or_default(),
+        dns: args.listen.dns.unwrap_or(Listen::Off),
+        dns_options: DnsFile::default(),
         dp: super::dp::Settings { listen: args.listen.dp.unwrap_or(Listen::Off), anyone: false },
         domain: DOMAIN.into(),
         host_names: Vec::new(),
@@ -173,6 +194,8 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     Ok(ServerSettings {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
+        dns: args.listen.dns.or(file.dns).unwrap_or(Listen::Off),
+        dns_options: file.dns_options,
         dp: super::dp::Settings {
             listen: args.listen.dp.or(file.dp).unwrap_or(Listen::Off),
             anyone: args.dp_anyone || file.dp_anyone.unwrap_or(false),
@@ -189,6 +212,17 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         programs: Vec::new(),
         host_times: host_times(args.host_silence.or(file.host_silence), args.host_grace.or(file.host_grace))?,
     })
+}
+
+/// How the DNS of a server is served that is bound to this address.
+pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_dns::Config {
+    let mut config = byname_front_dns::Config::new(settings.domain.clone());
+    if !bound.ip().is_unspecified() {
+        config.addresses = vec![bound.ip()];
+    }
+    config.rate_limit = settings.dns_options.rate_limit.unwrap_or(config.rate_limit);
+    config.udp_bytes = settings.dns_options.udp_bytes.unwrap_or(config.udp_bytes);
+    config
 }
 
 /// When hosts are judged, as far as somebody says.

@@ -57,8 +57,16 @@ impl DataDir {
     }
 
     /// Says what was bound.
-    pub(crate) fn write_endpoints(&self, api: Option<SocketAddr>, dp: Option<SocketAddr>) -> Result<()> {
+    pub(crate) fn write_endpoints(
+        &self,
+        api: Option<SocketAddr>,
+        dns: Option<SocketAddr>,
+        dp: Option<SocketAddr>,
+    ) -> Result<()> {
         let mut endpoints = serde_json::Map::new();
+        if let Some(dns) = dns {
+            endpoints.insert("dns".into(), dns.to_string().into());
+        }
         if let Some(api) = api {
             // One port speaks both; plain HTTP from this host alone.
             let plain = api.ip().is_loopback();

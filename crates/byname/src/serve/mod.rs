@@ -43,6 +43,8 @@ use listeners::Listeners;
 
 /// How long open connections may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the start waits for the DNS to have read the tree; a large one is read on beside it.
+const DNS_READY: Duration = Duration::from_secs(5);
 
 /// `byname dev`: a server and an agent in one process, for a laptop.
 pub(crate) async fn dev(args: DevArgs) -> Outcome {
@@ -55,7 +57,7 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let dp = dp::Bound::at(settings.dp).await?;
     let told = dp.as_ref().map(dp::Bound::reached_at);
     let agent = Agent::start(config::launch(&data, &settings, &env, told)).await.map_err(cannot_start)?;
-    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen).await? };
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
     let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
@@ -77,7 +79,7 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     let settings = config::server(args)?;
     let data = DataDir::take(&settings.data)?;
     let dp = dp::Bound::at(settings.dp).await?;
-    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen).await? };
+    let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
     let starting = async {
         join::server(&data, &settings, bound.api).await?;
         Server::start(&env, data, bound, &settings, None).await
@@ -189,6 +191,7 @@ struct Server {
     tls: Arc<trust::Tls>,
     data: DataDir,
     api: Option<SocketAddr>,
+    dns: Option<(byname_front_dns::Dns, SocketAddr)>,
     dp: Option<dp::Serving>,
     stop: tokio::sync::oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
@@ -228,13 +231,7 @@ impl Server {
             prometheus.render()
         };
         let asked = node.clone();
-        let ready = move || {
-            if asked.is_ready() {
-                Ok(())
-            } else {
-                Err("the server is cut off from the majority, or is stopping".into())
-            }
-        };
+        let ready = move || asked.readiness();
         let service: Arc<dyn NameService> = Arc::new(node.clone());
         let extras = byname_front_http::Extras { metrics: Arc::new(metrics), ready: Arc::new(ready) };
         let meeting = node.clone();
@@ -286,8 +283,20 @@ impl Server {
         {
             tracing::info!("commands over TLS need --ca: cannot note down where the root certificate is: {error}");
         }
+        let dns = match bound.dns {
+            Some(dns) => {
+                let address = dns.address();
+                let service = Arc::new(node.clone());
+                let dns = byname_front_dns::Dns::serve(dns, service, config::dns(settings, address))?;
+                if !dns.ready(DNS_READY).await {
+                    tracing::info!("the DNS still reads the tree");
+                }
+                Some((dns, address))
+            }
+            None => None,
+        };
         let dp = bound.dp.map(|bound| bound.serve(&node));
-        Ok(Server { node, tls, data, api, dp, stop, serving })
+        Ok(Server { node, tls, data, api, dns, dp, stop, serving })
     }
 
     /// SIGHUP: a new certificate. A server's settings are read when it starts.
@@ -299,7 +308,11 @@ impl Server {
 
     /// Says where it listens, then that it is ready.
     fn announce(&self) -> Outcome {
-        self.data.write_endpoints(self.api, self.dp.as_ref().map(dp::Serving::address))?;
+        let dns = self.dns.as_ref().map(|(_, address)| *address);
+        self.data.write_endpoints(self.api, dns, self.dp.as_ref().map(dp::Serving::address))?;
+        if let Some(dns) = dns {
+            tracing::info!("the DNS answers on {dns}");
+        }
         match self.api {
             Some(api) => {
                 let scheme = if api.ip().is_loopback() { "http" } else { "https" };
@@ -317,6 +330,9 @@ impl Server {
         tracing::info!("stopping; programs go on");
         if let Some(api) = self.api {
             reach::forget(env, api, &self.data.path("token"));
+        }
+        if let Some((dns, _)) = self.dns {
+            dns.stop();
         }
         // Another one leads before anybody is turned away here.
         self.node.leave().await;

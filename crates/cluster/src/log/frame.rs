@@ -107,8 +107,9 @@ pub(crate) enum Record {
     Truncate(Option<Id>),
     /// Entries up to this one are covered by a snapshot.
     Purge(Id),
-    /// Nothing; its `synced` proves the frames before it.
-    Mark,
+    /// Its `synced` proves the frames before it. Entries up to the one that it names are known to be committed, if it names any:
+    /// the first versions named none, and look at none.
+    Mark(Option<Id>),
 }
 
 #[repr(u8)]
@@ -183,7 +184,9 @@ pub(crate) fn encode(record: &Record, sequence: u64, synced: u64, out: &mut Vec<
             (Kind::Truncate, after.map_or(0, |id| id.leader_id.term), after.map_or(0, |id| id.index))
         }
         Record::Purge(upto) => (Kind::Purge, upto.leader_id.term, upto.index),
-        Record::Mark => (Kind::Mark, 0, 0),
+        Record::Mark(committed) => {
+            (Kind::Mark, committed.map_or(0, |id| id.leader_id.term), committed.map_or(0, |id| id.index))
+        }
     };
     let payload = out.len() - start - FRAME_HEADER;
     out.resize(start + frame_bytes(payload), 0);
@@ -266,7 +269,7 @@ impl FrameHeader {
             }
             5 => Record::Truncate(flag.then_some(at)),
             6 => Record::Purge(at),
-            7 => Record::Mark,
+            7 => Record::Mark((self.index > 0).then_some(at)),
             _ => return None,
         })
     }
@@ -317,7 +320,8 @@ mod tests {
             Record::Truncate(None),
             Record::Truncate(Some(id(2, 4))),
             Record::Purge(id(2, 4)),
-            Record::Mark,
+            Record::Mark(None),
+            Record::Mark(Some(id(2, 4))),
         ] {
             let mut bytes = Vec::new();
             encode(&record, 5, 512, &mut bytes);

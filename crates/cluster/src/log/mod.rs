@@ -32,6 +32,7 @@ use crate::OpenError;
 use crate::disk::Disk;
 use crate::mutations::{Mutation, mutated};
 use crate::raft::{Ballot, Id, LogEntry, Members, Types};
+use crate::standing::Standing;
 use bell::Bell;
 use frame::{Record, SEGMENT_HEADER, SegmentHeader};
 use read::{Frames, Next};
@@ -44,6 +45,7 @@ const READ_BYTES: usize = 1 << 20;
 /// The log as the consensus engine sees it.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
+    standing: Arc<Standing>,
     /// What is known to be committed of what was found on disk.
     committed: Option<Id>,
 }
@@ -95,6 +97,10 @@ struct Inner {
     written: u64,
     written_at_snapshot: u64,
     snapshot_every: u64,
+    /// The last entry that is known to be committed.
+    committed: Option<Id>,
+    /// The writer sleeps until there is work, or more is committed than is written down.
+    resting: bool,
     closed: bool,
 }
 
@@ -110,6 +116,8 @@ pub(crate) struct Opened {
     pub(crate) members: Option<(Id, Members)>,
     /// The change before that one, which is committed: else no other would have been begun.
     pub(crate) agreed: Option<Id>,
+    /// The last entry that was written down as committed.
+    pub(crate) committed: Option<Id>,
 }
 
 /// Opens the log in `dir`, or makes one.
@@ -165,6 +173,8 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
             written: found.bytes_since_snapshot,
             written_at_snapshot: 0,
             snapshot_every: u64::MAX,
+            committed: None,
+            resting: false,
             closed: false,
         }),
         bell: Bell::default(),
@@ -179,14 +189,21 @@ fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, found: Recovered
         let thread = std::thread::Builder::new().name("byname-log".to_owned()).spawn(move || writer.run());
         Worker::Thread(thread.map_err(|e| OpenError::io("start the writer of", &dir, e))?)
     };
+    let committed = found.committed.filter(|id| found.purged.is_none_or(|purged| purged.index < id.index));
+    let committed = match committed {
+        // What was cut off may have been there when that was written.
+        Some(id) if shared.has(id).map_err(|e| OpenError::io("read", &dir, e))? => Some(id),
+        _ => None,
+    };
     Ok(Opened {
-        store: LogStore { shared: Arc::clone(&shared), committed: None },
+        store: LogStore { shared: Arc::clone(&shared), standing: Arc::default(), committed: None },
         handle: LogHandle { shared, worker: Mutex::new(Some(worker)) },
         last: found.last,
         purged: found.purged,
         vote: found.vote,
         members: found.members.last().cloned(),
         agreed: found.members.iter().rev().nth(1).map(|(at, _)| *at),
+        committed,
     })
 }
 
@@ -199,7 +216,7 @@ impl Opened {
         if !covers(self.last) || covers(self.purged) {
             return Ok(());
         }
-        if shared.read(covered.index, covered.index + 1, usize::MAX)?.iter().all(|entry| entry.log_id == covered) {
+        if shared.has(covered)? {
             return Ok(());
         }
         tracing::info!(index = covered.index, "the end of the log is not that of the snapshot; it goes");
@@ -210,7 +227,7 @@ impl Opened {
         shared.push(&mut inner, Record::Purge(covered), Done::Nobody)?;
         (inner.last, inner.purged) = (Some(covered), Some(covered));
         (self.last, self.purged) = (inner.last, inner.purged);
-        (self.members, self.agreed) = (None, None);
+        (self.members, self.agreed, self.committed) = (None, None, None);
         Ok(())
     }
 }
@@ -246,7 +263,7 @@ impl LogHandle {
         let (tx, rx) = oneshot::channel();
         let pushed = {
             let mut inner = self.shared.inner.lock();
-            self.shared.push(&mut inner, Record::Mark, Done::Tell(tx))
+            self.shared.push(&mut inner, Record::Mark(None), Done::Tell(tx))
         };
         if pushed.is_ok() {
             let _ = rx.await;
@@ -296,6 +313,15 @@ impl Shared {
         Ok(())
     }
 
+    /// More is committed. It is written down beside later entries, or a little later: nobody waits for it.
+    fn commit(&self, upto: Option<Id>) {
+        let mut inner = self.inner.lock();
+        inner.committed = inner.committed.max(upto);
+        if std::mem::take(&mut inner.resting) {
+            self.bell.ring_work();
+        }
+    }
+
     fn set_stalled(&self, reason: Option<String>) {
         self.stalled.send_if_modified(|now| {
             if now.as_deref() == reason.as_deref() {
@@ -327,6 +353,13 @@ impl Inner {
 
     fn written(&mut self, bytes: u64) {
         self.written += bytes;
+    }
+
+    /// What may be written down as committed beside the entries that are on disk.
+    fn to_mark(&self) -> Option<Id> {
+        // While an end is to be cut off, another entry may be in the place on disk.
+        let on_disk = |id: &Id| self.synced.is_some_and(|synced| id.index <= synced) && self.truncating == 0;
+        self.committed.filter(on_disk)
     }
 
     /// Forgets entries that are on disk, until the tail is small.
@@ -365,6 +398,14 @@ impl LogStore {
     pub(crate) fn commit(&mut self, upto: Option<Id>) {
         self.committed = upto;
     }
+
+    /// Says there what is promised: the vote that was found on disk, and every one from now on.
+    pub(crate) fn promise_in(&mut self, standing: Arc<Standing>, found: Option<Ballot>) {
+        if let Some(vote) = found {
+            standing.promise(vote);
+        }
+        self.standing = standing;
+    }
 }
 
 impl RaftLogStorage<Types> for LogStore {
@@ -380,6 +421,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Ballot) -> io::Result<()> {
+        self.standing.promise(*vote);
         let (tx, rx) = oneshot::channel();
         {
             let mut inner = self.shared.inner.lock();
@@ -394,6 +436,11 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn read_committed(&mut self) -> io::Result<Option<Id>> {
         Ok(self.committed)
+    }
+
+    async fn save_committed(&mut self, committed: Option<Id>) -> io::Result<()> {
+        self.shared.commit(committed);
+        Ok(())
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
@@ -521,6 +568,11 @@ impl RaftLogReader<Types> for LogReader {
 }
 
 impl Shared {
+    /// Whether this entry is in the log, and no other in its place; one that was purged is not looked for.
+    fn has(&self, id: Id) -> io::Result<bool> {
+        Ok(self.read(id.index, id.index + 1, usize::MAX)?.iter().all(|entry| entry.log_id == id))
+    }
+
     /// The entries from `start` up to but without `end`; ends early once they exceed `limit` bytes, but not before the first.
     fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<LogEntry>> {
         let mut out = Vec::new();

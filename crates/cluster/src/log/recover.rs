@@ -56,6 +56,8 @@ pub(crate) struct Recovered {
     pub(crate) vote: Option<Ballot>,
     /// The memberships in the log, oldest first.
     pub(crate) members: Vec<(Id, Members)>,
+    /// Up to here a record says that entries are committed. To be compared with the entry that is there.
+    pub(crate) committed: Option<Id>,
     /// Where the next frame goes in the last segment.
     pub(crate) end: u64,
     /// Bytes of entries behind the snapshot.
@@ -268,7 +270,8 @@ impl Recovered {
             Record::Entry(entry) => Some(entry.log_id),
             Record::Truncate(after) => *after,
             Record::Purge(upto) => Some(*upto),
-            Record::Vote(_) | Record::Mark => None,
+            Record::Mark(committed) => *committed,
+            Record::Vote(_) => None,
         };
         if is_last_of_all(named) {
             return Err(NONE_FOLLOWS);
@@ -307,7 +310,10 @@ impl Recovered {
                     self.force_mark = true;
                 }
             }
-            Record::Mark => {}
+            Record::Mark(committed) => {
+                let here = |id: &Id| self.last.is_some_and(|last| id.index <= last.index);
+                self.committed = self.committed.max(committed.filter(here));
+            }
         }
         Ok(())
     }

@@ -37,6 +37,10 @@ const RETRY_FULL: Duration = Duration::from_millis(100);
 /// Before the first new try on a disk that failed otherwise; doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+/// What is committed is written down when nothing else was written for so long,
+const MARK_AFTER: Duration = Duration::from_millis(100);
+/// and together with what else is written when it is so much since the last time.
+const MARK_BYTES: u64 = 4 << 10;
 
 /// What is to be written, and who wants to know.
 pub(crate) struct Work {
@@ -64,6 +68,13 @@ pub(crate) struct Writer {
     /// The disk refused: the wait before the next try.
     refused: Option<Duration>,
     rested: bool,
+    /// What is committed, as far as that is written down; and as far as it is in the buffer.
+    marked: Option<Id>,
+    marking: Option<Id>,
+    /// Bytes written since.
+    unmarked: u64,
+    /// Nothing was to be written for [`MARK_AFTER`].
+    idle: bool,
     buffer: Vec<u8>,
     offsets: Vec<u64>,
 }
@@ -74,8 +85,10 @@ enum Next {
     Step,
     /// Nothing, but now the sync comes.
     Sync,
-    /// Work, or that the log is closed.
+    /// Work, or that more is committed, or that the log is closed.
     Work,
+    /// Work, or that the log is closed, for [`MARK_AFTER`].
+    While,
     /// So much time, or that the log is closed.
     Pause(Duration),
     /// There is none: all is written, or was given up.
@@ -117,6 +130,10 @@ impl Writer {
             unsynced: None,
             refused: None,
             rested: false,
+            marked: None,
+            marking: None,
+            unmarked: 0,
+            idle: false,
             buffer: Vec::new(),
             offsets: Vec::new(),
         }
@@ -128,6 +145,7 @@ impl Writer {
             match self.step() {
                 Next::Step | Next::Sync => {}
                 Next::Work => self.shared.bell.wait_for_work(&self.shared.inner),
+                Next::While => self.idle = self.shared.bell.wait_a_while(&self.shared.inner, MARK_AFTER),
                 Next::Pause(time) => self.shared.bell.pause(&self.shared.inner, time),
                 Next::End => return,
             }
@@ -141,6 +159,9 @@ impl Writer {
                 Next::Step => {}
                 Next::Sync => tokio::time::sleep(self.disk.waits().unwrap_or_default()).await,
                 Next::Work => self.shared.bell.task.notified().await,
+                Next::While => {
+                    self.idle = tokio::time::timeout(MARK_AFTER, self.shared.bell.task.notified()).await.is_err();
+                }
                 Next::Pause(time) => {
                     let end = tokio::time::sleep(time);
                     tokio::pin!(end);
@@ -179,14 +200,22 @@ impl Writer {
         if self.queue.is_empty() {
             let mut inner = self.shared.inner.lock();
             if !inner.has_work() {
-                let closed = inner.closed;
+                let (closed, to_mark) = (inner.closed, inner.to_mark());
+                let marked = to_mark <= self.marked;
+                inner.resting = !closed && self.rested && marked;
                 drop(inner);
+                let idle = std::mem::take(&mut self.idle);
                 return match (closed, self.rested) {
                     (true, _) => {
-                        self.leave_mark();
+                        self.leave_mark(to_mark);
                         Next::End
                     }
-                    (false, true) => Next::Work,
+                    (false, true) if marked => Next::Work,
+                    (false, true) if idle => {
+                        self.mark(to_mark);
+                        Next::Step
+                    }
+                    (false, true) => Next::While,
                     (false, false) => {
                         self.rest();
                         self.rested = true;
@@ -195,7 +224,7 @@ impl Writer {
                 };
             }
             std::mem::swap(&mut self.queue, &mut inner.queue);
-            self.rested = false;
+            (self.rested, self.idle, inner.resting) = (false, false, false);
         } else if self.refused.is_some() {
             let mut inner = self.shared.inner.lock();
             if inner.closed {
@@ -232,15 +261,32 @@ impl Writer {
         let queue = std::mem::take(&mut self.queue);
         let count = self.encode(queue.iter().map(|work| &work.record));
         self.queue = queue;
+        self.marking = None;
+        if self.unmarked >= MARK_BYTES {
+            self.marking = self.shared.inner.lock().to_mark().filter(|id| Some(*id) > self.marked);
+        }
+        if let Some(id) = self.marking {
+            let (sequence, synced) = (self.current.header.sequence, self.current.synced);
+            frame::encode(&Record::Mark(Some(id)), sequence, synced, &mut self.buffer);
+        }
         count
     }
 
-    /// Proves to the next start that the last frames are complete. Best effort.
-    fn leave_mark(&mut self) {
-        if self.current.proven < self.current.synced && !self.current.broken {
-            self.encode(std::iter::once(&Record::Mark));
-            let _ =
-                self.current.file.write_at(&self.buffer, self.current.synced).and_then(|()| self.current.file.sync());
+    /// Writes down what is committed where the next write goes, which takes its place: nothing depends on it, so it is not
+    /// synced. A start without the others knows by it what it may answer.
+    fn mark(&mut self, committed: Option<Id>) {
+        self.encode(std::iter::once(&Record::Mark(committed)));
+        if !self.current.broken {
+            let _ = self.current.file.write_at(&self.buffer, self.current.synced);
+        }
+        self.marked = committed;
+    }
+
+    /// Proves to the next start that the last frames are complete, and tells it what is committed. Best effort.
+    fn leave_mark(&mut self, committed: Option<Id>) {
+        if (self.current.proven < self.current.synced || committed > self.marked) && !self.current.broken {
+            self.mark(committed);
+            let _ = self.current.file.sync();
         }
     }
 
@@ -263,6 +309,10 @@ impl Writer {
         self.current.proven = self.current.synced;
         self.current.synced += self.buffer.len() as u64;
         self.refused = None;
+        self.unmarked += self.buffer.len() as u64;
+        if let Some(id) = self.marking.take() {
+            (self.marked, self.unmarked) = (Some(id), 0);
+        }
         self.shared.set_stalled(None);
         let mut flushed = None;
         let mut told = Vec::new();
@@ -428,7 +478,7 @@ impl Current {
                     self.force_mark = true;
                 }
             }
-            Record::Mark => {}
+            Record::Mark(_) => {}
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     KillPrimary,
     /// A host loses power.
     PowerCut,
-    /// All hosts do, at once.
+    /// All hosts do, at once; at times while their disks are slow.
     Blackout,
     /// The network falls into two parts.
     Partition,
@@ -143,6 +143,9 @@ impl Fate {
                 self.end_for_a_while(id, End::Power);
             }
             Fault::Blackout => {
+                if self.dice.random() {
+                    self.brownout().await;
+                }
                 for id in self.servers.ids() {
                     self.end_for_a_while(id, End::Power);
                 }
@@ -188,7 +191,7 @@ impl Fate {
                 let (id, spread) = (self.any(), self.ms(10..600));
                 let time = self.ms(200..4000);
                 note(format_args!("the disk of server {id} needs up to {spread:?} for {time:?}"));
-                self.with_disk_for(id, time, move |servers, slow| {
+                self.with_disk_for(time, move |servers, slow| {
                     let pace = if slow { Pace { shortest: spread / 4, spread } } else { QUICK };
                     servers.disk(id).inspect(|disk| disk.set_pace(pace));
                 });
@@ -201,7 +204,7 @@ impl Fate {
             Fault::FullDisk => {
                 let (id, room, time) = (self.any(), self.dice.random_range(0..4000), self.ms(100..3000));
                 note(format_args!("the disk of server {id} is full for {time:?}"));
-                self.with_disk_for(id, time, move |servers, full| {
+                self.with_disk_for(time, move |servers, full| {
                     let free = if full { room } else { ROOM };
                     servers.disk(id).inspect(|disk| disk.set_free(free));
                 });
@@ -243,6 +246,19 @@ impl Fate {
         }
     }
 
+    /// All disks are slow before the power goes: much is on its way to them then.
+    async fn brownout(&mut self) {
+        let spread = self.ms(50..500);
+        note(format_args!("all disks need up to {spread:?}"));
+        for id in self.servers.ids() {
+            self.with_disk_for(spread * 2, move |servers, slow| {
+                let pace = if slow { Pace { shortest: spread / 2, spread } } else { QUICK };
+                servers.disk(id).inspect(|disk| disk.set_pace(pace));
+            });
+        }
+        tokio::time::sleep(self.ms(10..500)).await;
+    }
+
     /// Kills the primary, as soon as there is one that takes writes, and begins it again.
     pub(crate) async fn kill_primary(&mut self) {
         let id = loop {
@@ -280,7 +296,7 @@ impl Fate {
         });
     }
 
-    fn with_disk_for(&mut self, _id: u64, time: Duration, change: impl Fn(&Servers, bool) + Send + 'static) {
+    fn with_disk_for(&mut self, time: Duration, change: impl Fn(&Servers, bool) + Send + 'static) {
         change(&self.servers, true);
         let servers = Arc::clone(&self.servers);
         tokio::spawn(async move {

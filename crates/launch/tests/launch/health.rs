@@ -12,7 +12,7 @@ use byname_api::span::Span;
 use byname_launch::{Config, Connection, GrpcHealth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::host::{self, Host, Running, command, eventually, run, shell, start, web};
+use crate::host::{self, Host, Running, command, eventually, on_term, run, shell, start, web};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests![
     a_page_that_fails_is_critical_after_so_many_and_well_after_so_many,
@@ -353,7 +353,7 @@ fn a_critical_copy_is_ended_where_that_is_declared() {
         let host = Host::new();
         let mut agent = host.agent().await;
         let check = Check { restart: Some(true), ..script("test ! -e ill || { echo too hot; exit 2; }") };
-        let mut launch = shell("trap 'echo bye; exit 0' TERM; while :; do sleep 0.02; done");
+        let mut launch = on_term("echo bye; exit 0", "while :; do sleep 0.02; done");
         launch.check = Some(vec![check]);
         agent.start_service(1, launch).await;
         agent.until_ready(1).await;
@@ -398,8 +398,8 @@ fn what_is_told_to_stop_is_judged_no_more() {
         let host = Host::new();
         let mut agent = host.agent().await;
         let check = Check { fall: Some(1), restart: Some(true), ..script("test ! -e ill") };
-        let script = "trap 'touch ill' TERM; while ! [ -e go ]; do sleep 0.02; done; exit 0";
-        agent.start_service(1, Launch { check: Some(vec![check]), ..shell(script) }).await;
+        let script = on_term("touch ill", "while ! [ -e go ]; do sleep 0.02; done; exit 0");
+        agent.start_service(1, Launch { check: Some(vec![check]), ..script }).await;
         agent.until_ready(1).await;
         agent.until_health(Health::Passing).await;
         agent.stop(1, false).await;

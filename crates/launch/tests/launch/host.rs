@@ -204,13 +204,19 @@ pub(crate) fn shell(script: &str) -> Launch {
     command(Ready::Notify, ["sh", "-c", &format!("python3 -c \"{python}\"; {script}")])
 }
 
-/// The same, when it does not listen to SIGTERM.
-pub(crate) fn deaf(script: &str) -> Launch {
+/// The same, when it does this on SIGTERM. It is settled before it says that it is ready: whoever hears that may stop it at
+/// once.
+pub(crate) fn on_term(answer: &str, script: &str) -> Launch {
     let mut launch = shell(script);
     if let Some(line) = launch.command.as_mut().and_then(|c| c.last_mut()) {
-        line.insert_str(0, "trap '' TERM; ");
+        line.insert_str(0, &format!("trap '{answer}' TERM; "));
     }
     launch
+}
+
+/// The same, when it does not listen to SIGTERM.
+pub(crate) fn deaf(script: &str) -> Launch {
+    on_term("", script)
 }
 
 /// A shell script of which nobody expects more than that it starts.

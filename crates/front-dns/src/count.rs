@@ -1,0 +1,114 @@
+//! What is counted. A thread counts for itself and adds that up now and then, so that the hot path shares nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::answer::Answered;
+use crate::wire::{Rcode, rtype};
+
+/// How often counts are added up.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Types that are counted by name; the rest are `other`.
+const TYPES: [(u16, &str); 12] = [
+    (rtype::A, "A"),
+    (rtype::AAAA, "AAAA"),
+    (rtype::SRV, "SRV"),
+    (rtype::TXT, "TXT"),
+    (rtype::PTR, "PTR"),
+    (rtype::CNAME, "CNAME"),
+    (rtype::NS, "NS"),
+    (rtype::SOA, "SOA"),
+    (rtype::HTTPS, "HTTPS"),
+    (rtype::SVCB, "SVCB"),
+    (rtype::MX, "MX"),
+    (rtype::ANY, "ANY"),
+];
+
+const CODES: [Rcode; 8] = [
+    Rcode::NoError,
+    Rcode::NxDomain,
+    Rcode::Refused,
+    Rcode::ServFail,
+    Rcode::FormErr,
+    Rcode::NotImp,
+    Rcode::BadVers,
+    Rcode::BadCookie,
+];
+
+/// Counts of one thread.
+pub(crate) struct Counts {
+    answers: [[u64; CODES.len()]; TYPES.len() + 1],
+    dropped: u64,
+    shed: u64,
+    published: Instant,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts { answers: [[0; CODES.len()]; TYPES.len() + 1], dropped: 0, shed: 0, published: Instant::now() }
+    }
+}
+
+impl Counts {
+    /// An answer.
+    pub(crate) fn count(&mut self, answered: &Answered) {
+        let qtype = TYPES.iter().position(|(number, _)| *number == answered.qtype).unwrap_or(TYPES.len());
+        let code = CODES.iter().position(|code| *code == answered.rcode).unwrap_or(0);
+        if let Some(count) = self.answers.get_mut(qtype).and_then(|codes| codes.get_mut(code)) {
+            *count += 1;
+        }
+    }
+
+    /// An answer that was not sent: too many.
+    pub(crate) fn dropped(&mut self) {
+        self.dropped += 1;
+    }
+
+    /// A question that was not taken: too much waits.
+    pub(crate) fn shed(&mut self) {
+        self.shed += 1;
+    }
+
+    /// Adds up what was counted, when it is time.
+    pub(crate) fn publish(&mut self) {
+        if self.published.elapsed() >= EVERY {
+            self.publish_now();
+        }
+    }
+
+    /// Adds up what was counted.
+    pub(crate) fn publish_now(&mut self) {
+        self.published = Instant::now();
+        let names = TYPES.iter().map(|(_, name)| *name).chain(["other"]);
+        for (codes, qtype) in self.answers.iter_mut().zip(names) {
+            for (count, code) in codes.iter_mut().zip(CODES) {
+                if *count > 0 {
+                    metrics::counter!("byname_dns_queries_total", "type" => qtype, "rcode" => code.as_str())
+                        .increment(std::mem::take(count));
+                }
+            }
+        }
+        if self.dropped > 0 {
+            metrics::counter!("byname_dns_rate_limited_total").increment(std::mem::take(&mut self.dropped));
+        }
+        if self.shed > 0 {
+            metrics::counter!("byname_dns_shed_total").increment(std::mem::take(&mut self.shed));
+        }
+    }
+}
+
+/// Says what the metrics mean.
+pub(crate) fn describe() {
+    metrics::describe_counter!("byname_dns_queries_total", "DNS queries answered, by type and response code.");
+    metrics::describe_counter!("byname_dns_rate_limited_total", "DNS answers that were not sent for the rate limit.");
+    metrics::describe_counter!("byname_dns_shed_total", "DNS queries that were not taken because too many waited.");
+    metrics::describe_counter!("byname_dns_starts_total", "Waits for services that DNS queries asked for, by outcome.");
+    metrics::describe_counter!("byname_dns_forwarded_total", "DNS queries that were forwarded, by outcome.");
+    metrics::describe_gauge!("byname_dns_names", "Names in the DNS, those that only lead to others included.");
+    metrics::describe_gauge!("byname_dns_tcp_connections", "Open DNS connections over TCP.");
+    metrics::describe_histogram!(
+        "byname_dns_wait_seconds",
+        metrics::Unit::Seconds,
+        "How long DNS queries waited that had to wait for a service."
+    );
+}
