@@ -6,6 +6,7 @@
 
 mod cables;
 mod disk;
+mod dp;
 mod halts;
 mod history;
 mod kills;
