@@ -184,6 +184,11 @@ impl Composing<'_> {
             return Some(Found::Nothing);
         }
         let service = service?;
+        if service.copies.is_empty() && matches!(above(asked.kind), Some(b"\x04_tcp" | b"\x04_udp")) {
+            // What it will offer is not known before it runs, so it is not said that this is not there.
+            self.waits(service);
+            return Some(Found::Nothing);
+        }
         // `_http.NAME`: the protocol without its transport (RFC 9460 section 2.3).
         let kind =
             service.kinds.iter().find(|kind| kind.prefix.starts_with(asked.kind) && above(asked.kind) == Some(&[]));

@@ -302,7 +302,7 @@ impl Inner {
 
     /// Whether a service may be given a secret: it was granted the right to read it, or its owner may use it.
     pub(crate) fn service_may_use(&self, tree: &Tree, service: &Object, secret: &Object) -> bool {
-        let by_name = Caller::authenticated(&service.name, service.id, byname_api::caller::Mechanism::Ticket);
+        let by_name = Caller::authenticated(&service.name, service.id, Mechanism::Ticket);
         if self.may_use_secret(tree, &by_name, &secret.name) {
             return true;
         }

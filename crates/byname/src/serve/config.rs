@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,7 +59,14 @@ pub(crate) struct DnsFile {
     /// Answers of a kind a second over UDP to one network; 0 for no limit.
     rate_limit: Option<u32>,
     /// The largest datagram that is sent, in bytes.
+    #[serde(deserialize_with = "udp_bytes")]
     udp_bytes: Option<u16>,
+    /// Resolvers that are asked for names of others: `ADDRESS` or `ADDRESS:PORT`.
+    #[serde(deserialize_with = "resolvers")]
+    forward: Option<Vec<SocketAddr>>,
+    /// For clients of these networks: `ADDRESS/BITS`.
+    #[serde(deserialize_with = "networks")]
+    forward_for: Option<Vec<byname_front_dns::Network>>,
 }
 
 /// Where the root of the trust domain is.
@@ -160,7 +167,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         data,
         listen: args.listen.listen.unwrap_or_default(),
         dns: args.listen.dns.unwrap_or(Listen::Off),
-        dns_options: DnsFile::default(),
+        dns_options: DnsFile::default().or_given(args.listen.dns_forward),
         domain: DOMAIN.into(),
         host_names: Vec::new(),
         address: None,
@@ -187,7 +194,7 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         dns: args.listen.dns.or(file.dns).unwrap_or(Listen::Off),
-        dns_options: file.dns_options,
+        dns_options: file.dns_options.or_given(args.listen.dns_forward),
         domain,
         host_names: given.or(file.host_names).unwrap_or_default(),
         address: args.address.or(file.address),
@@ -202,14 +209,23 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     })
 }
 
+impl DnsFile {
+    /// What a flag says goes before the file.
+    fn or_given(self, forward: Vec<SocketAddr>) -> DnsFile {
+        DnsFile { forward: Some(forward).filter(|given| !given.is_empty()).or(self.forward), ..self }
+    }
+}
+
 /// How the DNS of a server is served that is bound to this address.
-pub(crate) fn dns(settings: &ServerSettings, bound: std::net::SocketAddr) -> byname_front_dns::Config {
+pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_dns::Config {
     let mut config = byname_front_dns::Config::new(settings.domain.clone());
     if !bound.ip().is_unspecified() {
         config.addresses = vec![bound.ip()];
     }
     config.rate_limit = settings.dns_options.rate_limit.unwrap_or(config.rate_limit);
     config.udp_bytes = settings.dns_options.udp_bytes.unwrap_or(config.udp_bytes);
+    config.forward = settings.dns_options.forward.clone().unwrap_or_default();
+    config.forward_for = settings.dns_options.forward_for.clone().unwrap_or_default();
     config
 }
 
@@ -317,6 +333,33 @@ fn host_label() -> String {
     if good { label } else { "localhost".into() }
 }
 
+fn resolvers<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Vec<SocketAddr>>, D::Error> {
+    let texts = Vec::<String>::deserialize(d)?;
+    let read = texts.iter().map(|text| crate::cli::serve::resolver(text));
+    read.collect::<std::result::Result<_, _>>().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn networks<'de, D: serde::Deserializer<'de>>(
+    d: D,
+) -> std::result::Result<Option<Vec<byname_front_dns::Network>>, D::Error> {
+    let texts = Vec::<String>::deserialize(d)?;
+    texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<std::result::Result<_, _>>()
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+/// RFC 6891 section 6.2.5: less than 512 is taken as 512, and more than 4096 brings nothing but fragments.
+fn udp_bytes<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<u16>, D::Error> {
+    let bytes = u16::deserialize(d)?;
+    if !(512..=4096).contains(&bytes) {
+        return Err(serde::de::Error::custom("must be from 512 to 4096"));
+    }
+    Ok(Some(bytes))
+}
+
 fn listen<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Listen>, D::Error> {
     String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
@@ -334,8 +377,6 @@ fn read<T: DeserializeOwned + Default>(given: Option<&Path>, usual: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     #[test]
@@ -347,7 +388,17 @@ mod tests {
             let error = read::<ServerFile>(Some(&path), "").unwrap_err();
             assert!(error.message().contains("line 2") && error.message().contains(part), "{error}");
         }
-        fs::write(&path, "listen = '127.0.0.1:0'\n").unwrap();
+        for (text, part) in [
+            ("forward = ['resolver']", "ADDRESS:PORT"),
+            ("forward_for = ['10.0.0.0/99']", "ADDRESS/BITS"),
+            ("udp_bytes = 100", "512"),
+            ("rate_limt = 1", "rate_limt"),
+        ] {
+            fs::write(&path, format!("dns = '127.0.0.1:0'\n[dns_options]\n{text}\n")).unwrap();
+            let error = read::<ServerFile>(Some(&path), "").unwrap_err();
+            assert!(error.message().contains("line 3") && error.message().contains(part), "{error}");
+        }
+        fs::write(&path, "listen = '127.0.0.1:0'\n[dns_options]\nforward = ['::1', '192.0.2.1:5353']\n").unwrap();
         assert!(read::<ServerFile>(Some(&path), "").is_ok());
     }
 
