@@ -14,7 +14,9 @@ fn run(name: &str, ports: &[u16]) {
     let rewrite = std::env::var_os("BYNAME_SCENARIOS").is_some_and(|word| word == "write");
     // Where `byname dev` keeps its data when nothing else is said, so that pages can name what is in it.
     let data = Some(PathBuf::from("home/.local/state/byname/dev"));
-    let server = Server::start_with(env!("CARGO_BIN_EXE_byname"), Options { data, ..Options::default() });
+    let dns = ["--dns", "127.0.0.1:0"].map(str::to_owned);
+    let arguments = if name == "dns" { dns.to_vec() } else { Vec::new() };
+    let server = Server::start_with(env!("CARGO_BIN_EXE_byname"), Options { data, arguments, ..Options::default() });
     page::check(&source().join(name).with_extension("md"), &server, ports, rewrite);
 }
 
@@ -59,6 +61,7 @@ pages! {
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;
+    dns;
     servers;
     hosts;
     records;

@@ -21,6 +21,8 @@ mod cookie;
 mod count;
 mod follow;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod key;
 mod limit;
 mod rdata;

@@ -19,6 +19,8 @@ use crate::server::Server;
 
 /// The port of a server, as pages show it.
 const PORT: u16 = 7600;
+/// The port of its DNS, where it has one.
+const DNS_PORT: u16 = 7653;
 /// The folder in which the commands of a page run, as pages show it.
 const FOLDER: &str = "/home/you/guide";
 
@@ -112,6 +114,9 @@ impl Shown {
         let api = server.api();
         let api = api.rsplit(':').next().unwrap_or_default().to_owned();
         let mut pairs = vec![(PORT.to_string(), api)];
+        if let Some(dns) = server.dns() {
+            pairs.push((DNS_PORT.to_string(), dns.port().to_string()));
+        }
         // Held until all are picked, or one might be picked twice.
         let picked: Vec<TcpListener> =
             ports.iter().map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
