@@ -296,6 +296,9 @@ impl Follower {
 
     /// Whether what stands at a name is open, by the nearest list.
     fn is_open(&self, key: &NameKey) -> bool {
+        if self.lists.is_empty() {
+            return self.open;
+        }
         let mut at = Some(key.clone());
         while let Some(key) = at {
             if let Some(list) = self.lists.get(&key) {

@@ -1,4 +1,4 @@
-//! The way in for fuzzing: a message and its answer, and texts of records. Built with `--cfg fuzzing` only.
+//! The way in for fuzzing: a message and its answer, and texts of records. Built with `--cfg fuzzing` and for tests only.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -131,6 +131,47 @@ pub fn record(rtype: u16, text: &str) {
         let again = format!("\\# {} {}", data.len(), data.iter().map(|b| format!("{b:02x}")).collect::<String>());
         if data.len() <= 4096 {
             assert_eq!(rdata::read(rtype, &again, SUFFIX), Some(data), "{again}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    fn seeds() -> Vec<Vec<u8>> {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/dns");
+        let files = std::fs::read_dir(corpus).expect("the seeds of the fuzz target");
+        let mut seeds: Vec<Vec<u8>> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        seeds.retain(|seed| !seed.starts_with(&[0xff, 0xff]));
+        seeds.sort();
+        seeds
+    }
+
+    #[test]
+    fn every_seed_is_answered() {
+        seeds().iter().for_each(|seed| super::message(seed));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+        #[test]
+        fn whatever_comes_the_answer_is_one(
+            seed in 0..seeds().len(),
+            edits in proptest::collection::vec((0usize..80, any::<u8>()), 0..6),
+            cut in 0usize..120,
+            more in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut message = seeds().swap_remove(seed);
+            for (at, byte) in edits {
+                if let Some(place) = message.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            message.truncate(cut.max(12));
+            message.extend(more);
+            super::message(&message);
         }
     }
 }

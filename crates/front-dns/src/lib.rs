@@ -21,7 +21,7 @@ mod cookie;
 mod count;
 mod follow;
 mod forward;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod key;
 mod limit;
@@ -46,9 +46,9 @@ use byname_api::error::{Error, Result};
 
 pub use forward::Network;
 
-use answer::{Answers, Asker, Scratch, Settings, Verdict};
+use answer::{Answered, Answers, Asker, Scratch, Settings, Verdict};
 use forward::Forward;
-use limit::Limit;
+use limit::{Allowed, Limit};
 use start::Starts;
 use udp::Job;
 use wire::Rcode;
@@ -290,7 +290,12 @@ async fn deal_with_jobs(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let _place = place;
-            if let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await {
+            let started = matches!(&job.verdict, Verdict::Wait(awaited) if awaited.start);
+            let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await else { return };
+            // Who started something has shown a cookie.
+            let answered = Answered { known: started, ..count::count_answer(&answer) };
+            let question = job.message.get(wire::HEADER..).unwrap_or_default();
+            if shared.limit.count(job.asker.address, question, answered, shared.clock()) == Allowed::Whole {
                 udp::send_from(&job.socket, &answer, job.way);
             }
         });

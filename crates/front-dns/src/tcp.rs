@@ -125,6 +125,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
                     let (shared, message, answered) = (shared.clone(), message.to_vec(), answered.clone());
                     waiting.spawn(async move {
                         if let Some(answer) = shared.deal_with(&message, asker, verdict).await {
+                            crate::count::count_answer(&answer);
                             let _ = answered.send(answer).await;
                         }
                     });

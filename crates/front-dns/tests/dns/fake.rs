@@ -47,6 +47,10 @@ impl World {
     }
 
     pub(crate) async fn with(objects: &[(&str, Value)], change: impl FnOnce(&mut Config)) -> World {
+        World::at("127.0.0.1:0", objects, change).await
+    }
+
+    pub(crate) async fn at(address: &str, objects: &[(&str, Value)], change: impl FnOnce(&mut Config)) -> World {
         let tree = Arc::new(Tree {
             objects: Mutex::default(),
             hidden: Mutex::default(),
@@ -59,7 +63,7 @@ impl World {
         for (name, object) in objects {
             tree.put(name, object.clone());
         }
-        let bound = Bound::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let bound = Bound::bind(address.parse().unwrap(), 2).unwrap();
         let address = bound.address();
         let mut config = Config::new("corp.example");
         config.addresses = vec![IpAddr::from([192, 0, 2, 53])];

@@ -219,6 +219,30 @@ async fn a_connection_carries_many_questions_in_pieces_of_any_size() {
 }
 
 #[tokio::test]
+async fn an_answer_comes_from_the_address_that_was_asked() {
+    for (bound, asked) in [
+        ("0.0.0.0:0", &["127.0.0.1", "127.0.0.2", "127.1.2.3"][..]),
+        ("[::]:0", &["::1", "127.0.0.1", "127.0.0.2"]),
+        ("[::1]:0", &["::1"]),
+    ] {
+        let world = World::at(bound, &[("/a", json!({"kind": "computer", "addresses": ["192.0.2.1"]}))], |_| {}).await;
+        for address in asked {
+            let to = std::net::SocketAddr::new(address.parse().unwrap(), world.address.port());
+            let own = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+            let socket = tokio::net::UdpSocket::bind(own).await.unwrap();
+            // A connected socket takes nothing from elsewhere.
+            socket.connect(to).await.unwrap();
+            socket.send(&query("a.corp.example", A)).await.unwrap();
+            let mut room = [0; 512];
+            let got = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut room)).await;
+            let got = got.unwrap_or_else(|_| panic!("{bound}: nothing from {address}")).unwrap();
+            assert_eq!(Answer::read(&room[..got]).of(A), ["192.0.2.1"]);
+            assert_eq!(ask_tcp(to, "a.corp.example", A).await.of(A), ["192.0.2.1"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn questions_for_others_are_passed_on_where_that_is_configured() {
     let elsewhere = World::new(&[("/x", json!({"kind": "computer", "addresses": ["192.0.2.77"]}))]).await;
     let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
