@@ -247,11 +247,25 @@ impl Tcp {
         self.0.write_all(bytes).await.unwrap();
     }
 
+    /// Sends a byte, if the connection is still there.
+    pub(crate) async fn try_byte(&mut self, byte: u8) -> bool {
+        self.0.write_all(&[byte]).await.is_ok()
+    }
+
+    /// Sends the rest of a frame whose first byte was sent.
+    pub(crate) async fn try_bytes(&mut self, message: &[u8]) -> bool {
+        self.0.write_all(&[&[message.len() as u8], message].concat()).await.is_ok()
+    }
+
+    pub(crate) async fn try_framed(&mut self, message: &[u8]) -> bool {
+        self.try_byte(0).await && self.try_bytes(message).await
+    }
+
     /// The next answer; `None` when the connection ends.
     pub(crate) async fn next(&mut self) -> Option<Answer> {
         let length = tokio::time::timeout(Duration::from_secs(20), self.0.read_u16()).await.expect("in time").ok()?;
         let mut bytes = vec![0; usize::from(length)];
-        self.0.read_exact(&mut bytes).await.unwrap();
+        self.0.read_exact(&mut bytes).await.ok()?;
         Some(Answer::read(&bytes))
     }
 }

@@ -48,6 +48,20 @@ async fn a_service_is_where_its_copies_are() {
 }
 
 #[tokio::test]
+async fn what_speaks_tls_says_so_to_browsers() {
+    let mut object = service(&[("ia", "192.0.2.1", 8443)], json!({}));
+    object["status"]["instances"][0]["endpoints"][0]["protocol"] = json!("https");
+    let world = World::new(&[("/s", object), ("/plain", service(&[("ib", "192.0.2.2", 80)], json!({})))]).await;
+    // RFC 9460 section 2.2: priority 1, the target, port (3), ipv4hint (4).
+    let target = "0269610173".to_owned() + "04636f7270076578616d706c6500";
+    let expected = format!("0001{target}0003000220fb00040004c0000201");
+    assert_eq!(ask(world.address, "s.corp.example", 65).await.of(65), [expected.as_str()]);
+    assert_eq!(ask(world.address, "_https.s.corp.example", SVCB).await.of(SVCB), [expected.as_str()]);
+    // Section 9.5: to a plain one a browser would not speak plainly any more.
+    assert!(ask(world.address, "plain.corp.example", 65).await.answer.is_empty());
+}
+
+#[tokio::test]
 async fn only_the_copies_that_answer_best_are_named() {
     let mut object = service(&[("ia", "192.0.2.1", 1), ("ib", "192.0.2.2", 2), ("ic", "192.0.2.3", 3)], json!({}));
     object["choose"] = json!("all");

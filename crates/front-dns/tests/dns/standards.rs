@@ -219,6 +219,52 @@ async fn a_connection_carries_many_questions_in_pieces_of_any_size() {
 }
 
 #[tokio::test]
+async fn a_message_that_does_not_get_on_ends_its_connection() {
+    let world = world().await;
+    let mut tcp = Tcp::to(world.address).await;
+    let begun = std::time::Instant::now();
+    let message = query("a.corp.example", A);
+    tcp.send_bytes(&(message.len() as u16).to_be_bytes()).await;
+    // RFC 7766 section 6.2.3: idle connections are closed; one that is kept busy with nothing is no better.
+    let ended = async {
+        for byte in message.iter().cycle() {
+            if !tcp.try_byte(*byte).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(25), ended).await.expect("it is closed");
+    assert!(begun.elapsed() > Duration::from_secs(5));
+    assert_eq!(ask_tcp(world.address, "a.corp.example", A).await.rcode, NOERROR);
+}
+
+#[tokio::test]
+async fn connections_of_one_source_are_bounded() {
+    let world = world().await;
+    let mut held = Vec::new();
+    for _ in 0..250 {
+        held.push(Tcp::to(world.address).await);
+    }
+    let mut served = 0;
+    for tcp in &mut held {
+        if tcp.try_byte(0).await && tcp.try_bytes(&query("a.corp.example", A)).await && tcp.next().await.is_some() {
+            served += 1;
+        }
+    }
+    assert!((150..=200).contains(&served), "{served}");
+    drop(held);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut tcp = Tcp::to(world.address).await;
+        if tcp.try_framed(&query("a.corp.example", A)).await && tcp.next().await.is_some() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "there is room again");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_comes_from_the_address_that_was_asked() {
     for (bound, asked) in [
         ("0.0.0.0:0", &["127.0.0.1", "127.0.0.2", "127.1.2.3"][..]),
