@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::answer::Answered;
-use crate::wire::{Rcode, rtype};
+use crate::wire::{Asked, HEADER, Rcode, rtype, u16_at};
 
 /// How often counts are added up.
 const EVERY: Duration = Duration::from_millis(250);
@@ -97,6 +97,20 @@ impl Counts {
     }
 }
 
+/// Counts an answer that came by another way than a thread's own: it is read again for that.
+pub(crate) fn count_answer(answer: &[u8]) -> Answered {
+    let mut name = Asked::default();
+    let end = (answer.get(5) == Some(&1)).then(|| name.read(answer, HEADER)).flatten();
+    let qtype = end.and_then(|end| u16_at(answer, end)).unwrap_or_default();
+    let low = answer.get(3).map_or(0, |bits| u16::from(bits & 0xf));
+    let rcode = CODES.into_iter().find(|code| *code as u16 == low).unwrap_or(Rcode::NoError);
+    let answered = Answered { qtype, rcode, known: false };
+    let mut counts = Counts::default();
+    counts.count(&answered);
+    counts.publish_now();
+    answered
+}
+
 /// Says what the metrics mean.
 pub(crate) fn describe() {
     metrics::describe_counter!("byname_dns_queries_total", "DNS queries answered, by type and response code.");
@@ -106,6 +120,11 @@ pub(crate) fn describe() {
     metrics::describe_counter!("byname_dns_forwarded_total", "DNS queries that were forwarded, by outcome.");
     metrics::describe_gauge!("byname_dns_names", "Names in the DNS, those that only lead to others included.");
     metrics::describe_gauge!("byname_dns_tcp_connections", "Open DNS connections over TCP.");
+    metrics::describe_histogram!(
+        "byname_dns_answer_seconds",
+        metrics::Unit::Seconds,
+        "From the arrival of DNS queries over UDP, as many as came at once, to their answers."
+    );
     metrics::describe_histogram!(
         "byname_dns_wait_seconds",
         metrics::Unit::Seconds,

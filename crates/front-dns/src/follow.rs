@@ -144,15 +144,22 @@ impl Follower {
 
     /// Takes what is there. The last of it has a point to go on from, those before it have none.
     async fn read_initial(&mut self, stream: &mut Stream) -> Result<String> {
-        let mut last = None;
+        let mut silent = 0;
         loop {
-            // A tree that nobody has changed yet is at the point that means none.
-            let wait = if last.is_some() { Duration::from_secs(1) } else { Duration::from_secs(60) };
-            let message = match tokio::time::timeout(wait, stream.next()).await {
+            let message = match tokio::time::timeout(Duration::from_secs(1), stream.next()).await {
                 Ok(Some(message)) => message?,
                 Ok(None) => return Err(gone()),
-                Err(_) => return last.ok_or_else(gone),
+                // A tree that nobody has changed yet is at the point that means none.
+                Err(_) if self.service.info(&internal()).await.is_ok_and(|info| info.revision == 0) => {
+                    return Ok("0".into());
+                }
+                Err(_) if silent < 60 => {
+                    silent += 1;
+                    continue;
+                }
+                Err(_) => return Err(gone()),
             };
+            silent = 0;
             let done = message.at != "0" || message.events.is_empty();
             for event in message.events {
                 self.apply(event).await?;
@@ -160,7 +167,6 @@ impl Follower {
             if done {
                 return Ok(message.at);
             }
-            last = Some(message.at);
         }
     }
 
@@ -296,6 +302,9 @@ impl Follower {
 
     /// Whether what stands at a name is open, by the nearest list.
     fn is_open(&self, key: &NameKey) -> bool {
+        if self.lists.is_empty() {
+            return self.open;
+        }
         let mut at = Some(key.clone());
         while let Some(key) = at {
             if let Some(list) = self.lists.get(&key) {

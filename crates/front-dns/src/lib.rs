@@ -20,6 +20,9 @@ mod compose;
 mod cookie;
 mod count;
 mod follow;
+mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod key;
 mod limit;
 mod rdata;
@@ -41,8 +44,11 @@ use tokio::sync::{mpsc, oneshot};
 use byname_api::NameService;
 use byname_api::error::{Error, Result};
 
-use answer::{Answers, Asker, Scratch, Settings, Verdict};
-use limit::Limit;
+pub use forward::Network;
+
+use answer::{Answered, Answers, Asker, Scratch, Settings, Verdict};
+use forward::Forward;
+use limit::{Allowed, Limit};
 use start::Starts;
 use udp::Job;
 use wire::Rcode;
@@ -71,6 +77,10 @@ pub struct Config {
     /// Answers of a kind a second over UDP to one network (a /24, a /56); 0 for no limit. This host, TCP and whoever shows
     /// a cookie are not limited.
     pub rate_limit: u32,
+    /// Resolvers that are asked for names of others; none to refuse these.
+    pub forward: Vec<SocketAddr>,
+    /// For whom; this host and private networks when empty.
+    pub forward_for: Vec<Network>,
 }
 
 impl Config {
@@ -82,6 +92,8 @@ impl Config {
             threads: 0,
             udp_bytes: UDP_BYTES,
             rate_limit: RATE_LIMIT,
+            forward: Vec::new(),
+            forward_for: Vec::new(),
         }
     }
 }
@@ -169,7 +181,15 @@ impl Shared {
                     _ => return None,
                 }
             }
-            Verdict::Forward | Verdict::Transfer => {
+            Verdict::Forward => {
+                let (mut name, own) = (wire::Asked::default(), self.answers.settings.udp_bytes);
+                let edns = wire::Query::read(message, &mut name).ok().and_then(|query| query.edns);
+                let largest = forward::largest(edns, asker.tcp, own);
+                if !self.answers.settings.forward.ask(message, &asker, largest, &mut out).await {
+                    return None;
+                }
+            }
+            Verdict::Transfer => {
                 answer::refuse(message, Rcode::Refused, &mut out);
             }
             Verdict::Operation(_) => {
@@ -193,7 +213,9 @@ impl Dns {
         })?;
         let (jobs, taken) = mpsc::channel(MAX_JOBS);
         let (uses, used) = mpsc::channel(MAX_JOBS);
-        let settings = Settings { udp_bytes: config.udp_bytes.max(wire::PLAIN_UDP as u16), forwards: false };
+        let clients = if config.forward_for.is_empty() { Network::private() } else { config.forward_for };
+        let forward = Forward::new(config.forward, clients);
+        let settings = Settings { udp_bytes: config.udp_bytes.max(wire::PLAIN_UDP as u16), forward };
         let answers = Answers { image: image.clone(), cookies: cookie::Cookies::default(), settings, uses };
         let starts = Arc::new(Starts::new(service.clone(), image.clone(), config.suffix.clone()));
         let shared = Arc::new(Shared {
@@ -268,7 +290,12 @@ async fn deal_with_jobs(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let _place = place;
-            if let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await {
+            let started = matches!(&job.verdict, Verdict::Wait(awaited) if awaited.start);
+            let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await else { return };
+            // Who started something has shown a cookie.
+            let answered = Answered { known: started, ..count::count_answer(&answer) };
+            let question = job.message.get(wire::HEADER..).unwrap_or_default();
+            if shared.limit.count(job.asker.address, question, answered, shared.clock()) == Allowed::Whole {
                 udp::send_from(&job.socket, &answer, job.way);
             }
         });

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -131,6 +131,7 @@ fn serve_with<P: Peer>(
     let mut sent_heads = MultiHeaders::<P>::preallocate(BATCH, None);
     let mut read: Vec<[u8; READ]> = vec![[0; READ]; BATCH];
     let mut out: Vec<Vec<u8>> = (0..BATCH).map(|_| Vec::with_capacity(READ)).collect();
+    let taken = metrics::histogram!("byname_dns_answer_seconds");
     let mut scratch = Scratch::default();
     let mut counts = Counts::default();
     let mut turn = rand::random::<u32>();
@@ -157,6 +158,7 @@ fn serve_with<P: Peer>(
                 Err(error) => return Err(error.into()),
             }
         }
+        let begun = Instant::now();
         let now = shared.clock();
         let _guard = shared.answers.image.guard();
         let mut any = false;
@@ -207,6 +209,7 @@ fn serve_with<P: Peer>(
         if any {
             send_all(socket, &mut sent_heads, &out, &came);
         }
+        taken.record(begun.elapsed());
         counts.publish();
     }
     Ok(())
