@@ -13,6 +13,9 @@ fuzz_target!(|data: &[u8]| {
                 fuzzing::record(u16::from_be_bytes([*high, *low]), text);
             }
         }
-        message => fuzzing::message(message),
+        message => {
+            fuzzing::message(message);
+            fuzzing::signed(message);
+        }
     }
 });

@@ -135,3 +135,25 @@ fn two_servers_do_not_share_a_port() {
     assert!(ended.talk.contains("for the DNS") && ended.talk.contains("--dns"), "{}", ended.talk);
     assert_eq!(ended.status, 5);
 }
+
+#[test]
+fn a_secondary_takes_the_zone_with_its_key() {
+    const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let arguments = ["--dns", "127.0.0.1:0", "--config", "server.toml"].map(str::to_owned).to_vec();
+    let options = Options { role: "server", arguments, ..Options::default() };
+    let mut server = Server::prepare(env!("CARGO_BIN_EXE_byname"), options);
+    let write = |name: &str, text: &str| std::fs::write(server.scratch().join(name), text).unwrap();
+    let key = "[[dns_options.key]]\nname = 'secondary'\nsecret_file = 'key'\ntransfer = true\n";
+    write("server.toml", key);
+    write("key", "no secret");
+    let ended = server.try_start().expect_err("the secret is none");
+    assert!(ended.talk.contains("base64") && !ended.talk.contains("no secret"), "{}", ended.talk);
+    std::fs::write(server.scratch().join("key"), SECRET).unwrap();
+    server.try_start().unwrap();
+    server.apply("['/h1']\nkind = 'computer'\naddresses = ['192.0.2.7']\n");
+    assert_eq!(server.byname(&["acl", "grant", "anyone", "find", "/"]).status, 0);
+    let own = format!("-y hmac-sha256:secondary:{SECRET} byname.internal AXFR");
+    eventually("the zone has the name", || dig(&server, &own).contains("192.0.2.7").then_some(()));
+    let refused = dig(&server, "byname.internal AXFR");
+    assert!(refused.contains("Transfer failed") && !refused.contains("192.0.2.7"), "{refused}");
+}

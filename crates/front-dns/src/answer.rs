@@ -51,6 +51,8 @@ pub(crate) enum Verdict {
     Wait(Awaited),
     /// Ask somebody else.
     Forward,
+    /// Look at its signature first (TSIG).
+    Signed,
     /// The sections of the zone go by, over TCP (AXFR, IXFR).
     Transfer,
     /// Another operation than a query.
@@ -130,6 +132,9 @@ impl Answers {
             Err(Bad::Opcode { opcode }) => return Verdict::Operation(opcode),
             Err(Bad::Form) => return bare(message, Rcode::FormErr, out),
         };
+        if query.tsig.is_some() {
+            return Verdict::Signed;
+        }
         let cookie = match query.edns.and_then(|edns| edns.cookie) {
             Some((at, length)) => {
                 self.cookies.check(message.get(at..at + length).unwrap_or_default(), asker.address, asker.now)

@@ -24,13 +24,14 @@ const TYPES: [(u16, &str); 12] = [
     (rtype::ANY, "ANY"),
 ];
 
-const CODES: [Rcode; 8] = [
+const CODES: [Rcode; 9] = [
     Rcode::NoError,
     Rcode::NxDomain,
     Rcode::Refused,
     Rcode::ServFail,
     Rcode::FormErr,
     Rcode::NotImp,
+    Rcode::NotAuth,
     Rcode::BadVers,
     Rcode::BadCookie,
 ];
@@ -117,6 +118,8 @@ pub(crate) fn describe() {
     metrics::describe_counter!("byname_dns_rate_limited_total", "DNS answers that were not sent for the rate limit.");
     metrics::describe_counter!("byname_dns_shed_total", "DNS queries that were not taken because too many waited.");
     metrics::describe_counter!("byname_dns_starts_total", "Waits for services that DNS queries asked for, by outcome.");
+    metrics::describe_counter!("byname_dns_transfers_total", "Transfers of the DNS zone, by outcome.");
+    metrics::describe_counter!("byname_dns_signatures_refused_total", "DNS messages whose signature did not count.");
     metrics::describe_counter!("byname_dns_forwarded_total", "DNS queries that were forwarded, by outcome.");
     metrics::describe_gauge!("byname_dns_names", "Names in the DNS, those that only lead to others included.");
     metrics::describe_gauge!("byname_dns_tcp_connections", "Open DNS connections over TCP.");

@@ -101,7 +101,10 @@ impl Follower {
 
     async fn follow(&mut self) -> Result<()> {
         let cx = internal();
+        let image = self.image.clone();
         if self.at.is_none() {
+            let mut whole = image.whole.write().await;
+            *whole = false;
             self.open = self.finds(&Name::root()).await?;
             self.lists.clear();
             self.reading = self.reading.wrapping_add(1);
@@ -112,6 +115,8 @@ impl Follower {
             self.sweep(b"");
             self.image.set_complete(true);
             self.reach(&at);
+            *whole = true;
+            drop(whole);
             tracing::debug!(names = self.image.len(), "the DNS has read the tree");
             return self.listen(stream).await;
         }
@@ -121,8 +126,12 @@ impl Follower {
     }
 
     async fn listen(&mut self, mut stream: Stream) -> Result<()> {
+        let image = self.image.clone();
         while let Some(message) = stream.next().await {
             let message = message?;
+            // A copy for a transfer is of one revision.
+            let mut whole = image.whole.write().await;
+            *whole = false;
             let declared = message.events.iter().any(|event| event.change != Change::State);
             for event in message.events {
                 self.apply(event).await?;
@@ -131,6 +140,7 @@ impl Follower {
                 self.look_at_aliases().await?;
             }
             self.reach(&message.at);
+            *whole = true;
         }
         Ok(())
     }

@@ -10,9 +10,10 @@ use crate::answer::{Answers, Asker, Scratch, Settings, Verdict};
 use crate::cookie::Cookies;
 use crate::forward::Forward;
 use crate::render::{self, World};
-use crate::wire::{HEADER, rtype, skip_name, u16_at};
+use crate::tsig::{self, Algorithm, Key};
+use crate::wire::{Asked, HEADER, Query, Rcode, rtype, skip_name, u16_at};
 use crate::zone::Image;
-use crate::{UDP_BYTES, rdata};
+use crate::{UDP_BYTES, rdata, transfer};
 
 const SUFFIX: &str = "corp.example";
 
@@ -74,6 +75,29 @@ pub fn message(bytes: &[u8]) {
             if let Verdict::Answer(_) = answers().answer(bytes, asker, &mut scratch, &mut out) {
                 check(bytes, &out, if tcp { usize::from(u16::MAX) } else { usize::from(UDP_BYTES) });
             }
+        }
+    }
+}
+
+/// Reads a message's signature and the serial of a query for differences: with a key that signed nothing of it.
+///
+/// # Panics
+///
+/// When a signature counts that was guessed.
+pub fn signed(bytes: &[u8]) {
+    let mut name = Asked::default();
+    let Ok(query) = Query::read(bytes, &mut name) else { return };
+    let _ = transfer::serial_of(bytes, &query);
+    let Some(at) = query.tsig else { return };
+    let key = Key::new("k", Algorithm::Sha256, &[7; 32], true).expect("a key");
+    match tsig::check(bytes, at, &[Arc::new(key)], 1_700_000_000) {
+        Ok(_) => panic!("nobody has signed this"),
+        Err(tsig::Refusal::Form) => {}
+        Err(tsig::Refusal::Wrong(answering)) => {
+            let mut answer = Vec::new();
+            crate::answer::refuse(bytes, Rcode::NotAuth, &mut answer);
+            answering.push(&mut answer);
+            check(bytes, &answer, usize::from(u16::MAX));
         }
     }
 }
@@ -153,6 +177,16 @@ mod tests {
         seeds().iter().for_each(|seed| super::message(seed));
     }
 
+    /// The message with a record behind it that looks like a signature.
+    fn with_signature(mut message: Vec<u8>) -> Vec<u8> {
+        let Some(count) = message.get(11).map(|count| count.wrapping_add(1)) else { return message };
+        message[11] = count;
+        message.extend(b"\x01k\0\0\xfa\0\xff\0\0\0\0\0\x3d\x0bhmac-sha256\0\0\0\x65\x53\xf1\0\x01\x2c\0\x20");
+        message.extend([9; 32]);
+        message.extend([0x12, 0x34, 0, 0, 0, 0]);
+        message
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3_000))]
 
@@ -172,6 +206,8 @@ mod tests {
             message.truncate(cut.max(12));
             message.extend(more);
             super::message(&message);
+            super::signed(&message);
+            super::signed(&with_signature(message));
         }
     }
 }

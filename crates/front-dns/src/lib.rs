@@ -5,7 +5,8 @@
 //!                         │ read without a lock
 //!  udp (a thread a core) ─┴─▶ answer ──▶ compose          the answer, at once
 //!  tcp (tokio)                  │
-//!                               └▶ start                  what has to be waited for
+//!                               ├▶ start                  what has to be waited for
+//!                               └▶ tsig ─▶ transfer       what is signed; the zone as a whole
 //! ```
 //!
 //! `wire` knows bytes, `render` and `rdata` make records of objects, `zone` holds them, `answer` and `compose` decide. All
@@ -29,6 +30,8 @@ mod rdata;
 mod render;
 mod start;
 mod tcp;
+mod transfer;
+mod tsig;
 mod udp;
 mod wire;
 mod zone;
@@ -45,6 +48,7 @@ use byname_api::NameService;
 use byname_api::error::{Error, Result};
 
 pub use forward::Network;
+pub use tsig::{Algorithm, Key};
 
 use answer::{Answered, Answers, Asker, Scratch, Settings, Verdict};
 use forward::Forward;
@@ -81,6 +85,10 @@ pub struct Config {
     pub forward: Vec<SocketAddr>,
     /// For whom; this host and private networks when empty.
     pub forward_for: Vec<Network>,
+    /// Who may take the whole zone, by address; nobody when empty.
+    pub transfer: Vec<Network>,
+    /// Keys of those who sign what they ask.
+    pub keys: Vec<Key>,
 }
 
 impl Config {
@@ -94,6 +102,8 @@ impl Config {
             rate_limit: RATE_LIMIT,
             forward: Vec::new(),
             forward_for: Vec::new(),
+            transfer: Vec::new(),
+            keys: Vec::new(),
         }
     }
 }
@@ -157,6 +167,8 @@ pub(crate) struct Shared {
     pub(crate) answers: Answers,
     pub(crate) limit: Limit,
     pub(crate) jobs: mpsc::Sender<Job>,
+    transfers: transfer::Transfers,
+    keys: Vec<Arc<Key>>,
     starts: Arc<Starts>,
     now: AtomicU32,
 }
@@ -189,6 +201,18 @@ impl Shared {
                     return None;
                 }
             }
+            Verdict::Signed => {
+                let mut signed = match self.open(message, asker) {
+                    Ok(signed) => signed,
+                    Err(answer) => return answer,
+                };
+                let answer = match signed.verdict {
+                    Verdict::Answer(_) => signed.answer,
+                    verdict => Box::pin(self.deal_with(&signed.message, asker, verdict)).await?,
+                };
+                out = self.sign(answer, &signed.message, asker, &mut signed.session);
+            }
+            // Over UDP there is no transfer (RFC 5936 section 4.2).
             Verdict::Transfer => {
                 answer::refuse(message, Rcode::Refused, &mut out);
             }
@@ -197,6 +221,88 @@ impl Shared {
             }
         }
         Some(out)
+    }
+}
+
+/// A signed message, taken apart.
+struct Signed {
+    message: Vec<u8>,
+    session: tsig::Session,
+    verdict: Verdict,
+    /// The answer, if there is one at once.
+    answer: Vec<u8>,
+}
+
+impl Shared {
+    /// The same over TCP, where there may be many answers.
+    pub(crate) async fn deal_over_tcp(
+        &self,
+        message: Vec<u8>,
+        asker: Asker,
+        verdict: Verdict,
+        answers: mpsc::Sender<Vec<u8>>,
+    ) {
+        let transfers = &self.transfers;
+        let image = &self.answers.image;
+        let answer = match verdict {
+            Verdict::Transfer => return transfers.serve(image, &message, asker, None, &answers).await,
+            Verdict::Signed => match self.open(&message, asker) {
+                Ok(Signed { message, session, verdict: Verdict::Transfer, .. }) => {
+                    return transfers.serve(image, &message, asker, Some(session), &answers).await;
+                }
+                Ok(_) => self.deal_with(&message, asker, verdict).await,
+                Err(answer) => answer,
+            },
+            verdict => self.deal_with(&message, asker, verdict).await,
+        };
+        if let Some(answer) = answer {
+            count::count_answer(&answer);
+            let _ = answers.send(answer).await;
+        }
+    }
+
+    /// Checks a signature and looks at what it signs.
+    ///
+    /// # Errors
+    ///
+    /// The answer to one that does not count, if there is to be one.
+    fn open(&self, message: &[u8], asker: Asker) -> std::result::Result<Signed, Option<Vec<u8>>> {
+        let mut answer = Vec::new();
+        let at = wire::Query::read(message, &mut wire::Asked::default()).ok().and_then(|query| query.tsig);
+        let Some(at) = at else { return Err(None) };
+        match tsig::check(message, at, &self.keys, u64::from(self.clock())) {
+            Ok((message, session)) => {
+                let verdict = self.answers.answer(&message, asker, &mut Scratch::default(), &mut answer);
+                if matches!(verdict, Verdict::Silent | Verdict::Signed) {
+                    return Err(None);
+                }
+                Ok(Signed { message, session, verdict, answer })
+            }
+            Err(refusal) => {
+                metrics::counter!("byname_dns_signatures_refused_total").increment(1);
+                match refusal {
+                    tsig::Refusal::Form => drop(answer::bare(message, Rcode::FormErr, &mut answer)),
+                    tsig::Refusal::Wrong(answering) => {
+                        answer::refuse(message, Rcode::NotAuth, &mut answer);
+                        answering.push(&mut answer);
+                    }
+                }
+                Err(Some(answer))
+            }
+        }
+    }
+
+    /// Signs an answer; what does not fit into a datagram with its signature is cut off (RFC 8945 section 5.3.1).
+    fn sign(&self, mut answer: Vec<u8>, message: &[u8], asker: Asker, session: &mut tsig::Session) -> Vec<u8> {
+        let edns = wire::Query::read(message, &mut wire::Asked::default()).ok().and_then(|query| query.edns);
+        if answer.len() + session.len() > forward::largest(edns, asker.tcp, self.answers.settings.udp_bytes) {
+            answer::refuse(message, Rcode::NoError, &mut answer);
+            if let Some(bits) = answer.get_mut(2) {
+                *bits |= (wire::flag::TC >> 8) as u8;
+            }
+        }
+        session.sign(&mut answer, u64::from(self.clock()));
+        answer
     }
 }
 
@@ -222,6 +328,8 @@ impl Dns {
             answers,
             limit: Limit::new(config.rate_limit),
             jobs,
+            transfers: transfer::Transfers::new(config.transfer),
+            keys: config.keys.into_iter().map(Arc::new).collect(),
             starts: starts.clone(),
             now: AtomicU32::new(wall_clock()),
         });

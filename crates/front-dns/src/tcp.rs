@@ -127,10 +127,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
                 verdict if waiting.len() < MAX_WAITING => {
                     let (shared, message, answered) = (shared.clone(), message.to_vec(), answered.clone());
                     waiting.spawn(async move {
-                        if let Some(answer) = shared.deal_with(&message, asker, verdict).await {
-                            crate::count::count_answer(&answer);
-                            let _ = answered.send(answer).await;
-                        }
+                        shared.deal_over_tcp(message, asker, verdict, answered).await;
                     });
                 }
                 _ => counts.shed(),

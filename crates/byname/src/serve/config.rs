@@ -72,6 +72,47 @@ pub(crate) struct DnsFile {
     /// For clients of these networks: `ADDRESS/BITS`.
     #[serde(deserialize_with = "networks")]
     forward_for: Option<Vec<byname_front_dns::Network>>,
+    /// Secondaries that may take the whole zone, by address: `ADDRESS` or `ADDRESS/BITS`.
+    #[serde(deserialize_with = "networks")]
+    transfer: Option<Vec<byname_front_dns::Network>>,
+    /// Keys of those who sign what they ask (TSIG).
+    key: Vec<DnsKeyFile>,
+}
+
+/// `[[dns_options.key]]` in server.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DnsKeyFile {
+    /// Its name, as the others call it.
+    name: String,
+    /// `hmac-sha256` (when unsaid), `hmac-sha384` or `hmac-sha512`.
+    algorithm: Option<String>,
+    /// The file with the secret in base64.
+    secret_file: PathBuf,
+    /// Whoever has it may take the whole zone.
+    #[serde(default)]
+    transfer: bool,
+}
+
+impl DnsKeyFile {
+    fn read(&self) -> Result<byname_front_dns::Key> {
+        use base64::Engine as _;
+        let wrong = |text: String| Error::invalid("dns_options.key", format!("`{}`: {text}", self.name.escape_debug()));
+        let algorithm = self
+            .algorithm
+            .as_deref()
+            .map_or(Some(byname_front_dns::Algorithm::default()), byname_front_dns::Algorithm::named);
+        let algorithm =
+            algorithm.ok_or_else(|| wrong("the algorithm must be hmac-sha256, hmac-sha384 or hmac-sha512".into()))?;
+        let path = self.secret_file.display();
+        let text = fs::read_to_string(&self.secret_file).map_err(|e| wrong(format!("cannot read {path}: {e}")))?;
+        // Nothing of the secret is in any message.
+        let secret = base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .map_err(|_| wrong(format!("{path} must have the secret in base64, and nothing else")))?;
+        byname_front_dns::Key::new(&self.name, algorithm, &secret, self.transfer)
+            .ok_or_else(|| wrong("needs a name in the DNS and a secret of at least 16 bytes".into()))
+    }
 }
 
 /// Where the root of the trust domain is.
@@ -229,7 +270,7 @@ impl DnsFile {
 }
 
 /// How the DNS of a server is served that is bound to this address.
-pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_dns::Config {
+pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> Result<byname_front_dns::Config> {
     let mut config = byname_front_dns::Config::new(settings.domain.clone());
     if !bound.ip().is_unspecified() {
         config.addresses = vec![bound.ip()];
@@ -238,7 +279,9 @@ pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_
     config.udp_bytes = settings.dns_options.udp_bytes.unwrap_or(config.udp_bytes);
     config.forward = settings.dns_options.forward.clone().unwrap_or_default();
     config.forward_for = settings.dns_options.forward_for.clone().unwrap_or_default();
-    config
+    config.transfer = settings.dns_options.transfer.clone().unwrap_or_default();
+    config.keys = settings.dns_options.key.iter().map(DnsKeyFile::read).collect::<Result<_>>()?;
+    Ok(config)
 }
 
 /// When hosts are judged, as far as somebody says.

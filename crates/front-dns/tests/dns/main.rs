@@ -6,3 +6,4 @@ mod message;
 mod records;
 mod standards;
 mod starts;
+mod transfers;
