@@ -68,7 +68,7 @@ pages! {
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;
-    dns;
+    dns: 8080;
     servers;
     hosts;
     records;

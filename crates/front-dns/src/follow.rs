@@ -132,15 +132,24 @@ impl Follower {
             // A copy for a transfer is of one revision.
             let mut whole = image.whole.write().await;
             *whole = false;
-            let declared = message.events.iter().any(|event| event.change != Change::State);
-            for event in message.events {
-                self.apply(event).await?;
-            }
-            if declared {
-                self.look_at_aliases().await?;
+            if let Err(error) = self.take(message.events).await {
+                // Half of it is in the image: nothing less than reading all of it makes that whole.
+                self.at = None;
+                return Err(error);
             }
             self.reach(&message.at);
             *whole = true;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, events: Vec<WatchEvent>) -> Result<()> {
+        let declared = events.iter().any(|event| event.change != Change::State);
+        for event in events {
+            self.apply(event).await?;
+        }
+        if declared {
+            self.look_at_aliases().await?;
         }
         Ok(())
     }
@@ -334,6 +343,10 @@ impl Follower {
             return Ok(());
         }
         (host.addresses, host.leaving) = (addresses, leaving);
+        if gone && host.services.is_empty() {
+            self.hosts.remove(key);
+            return Ok(());
+        }
         let services: Vec<Name> = host.services.iter().cloned().collect();
         for name in services {
             match self.service.read(&internal(), ReadRequest { name: name.clone(), consistent: false }).await {
