@@ -4,6 +4,7 @@
 mod activation;
 mod agents;
 mod cluster;
+mod dns;
 mod failover;
 mod fleet;
 mod identity;
@@ -138,6 +139,15 @@ enum What {
         #[command(flatten)]
         place: Place,
     },
+    /// Answers of the DNS, beside Knot and NSD
+    Dns {
+        #[command(flatten)]
+        programs: Programs,
+        #[command(flatten)]
+        sizes: dns::Sizes,
+        #[command(flatten)]
+        place: Place,
+    },
     /// What many agents and instances cost the primary
     Agents {
         #[command(flatten)]
@@ -245,6 +255,12 @@ fn main() -> Result<()> {
             let report =
                 run(&mut tokio::runtime::Builder::new_multi_thread(), failover::run(&programs, &kills, work.path()))?;
             save(&place.out, "failover", &report)
+        }
+        What::Dns { programs, sizes, place } => {
+            let work = place.work()?;
+            let report =
+                run(&mut tokio::runtime::Builder::new_multi_thread(), dns::run(&programs, &sizes, work.path()))?;
+            save(&place.out, "dns", &report)
         }
         What::Agents { programs, hosts, place } => {
             let work = place.work()?;

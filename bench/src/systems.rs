@@ -45,12 +45,17 @@ pub(crate) struct Byname {
 impl Byname {
     /// Starts one with its data in `dir`: anew, or with what one before it left there.
     pub(crate) fn start(program: &Path, dir: &Path) -> Result<Byname> {
+        Byname::start_with(program, dir, &[])
+    }
+
+    /// The same with more words for `dev`.
+    pub(crate) fn start_with(program: &Path, dir: &Path, words: &[&str]) -> Result<Byname> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         let log = std::fs::File::create(dir.join("stderr"))?;
         let data = dir.join("data");
         let mut command = Command::new(program);
-        command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
+        command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(&data).args(words);
         // It notes its token there for commands; the user's own notes stay as they are.
         command.env("XDG_STATE_HOME", dir.join("state"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -72,6 +77,13 @@ impl Byname {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().map_or(0, Process::pid)
+    }
+
+    /// The port of its DNS.
+    pub(crate) fn dns_port(&self) -> Result<u16> {
+        let endpoints: serde_json::Value = serde_json::from_slice(&std::fs::read(self.data().join("endpoints.json"))?)?;
+        let dns = endpoints["dns"].as_str().context("endpoints.json has no `dns`")?;
+        Ok(dns.parse::<std::net::SocketAddr>()?.port())
     }
 
     /// The folder of its data.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::machine::Machine;
 use crate::stats::{Quantiles, Spread};
-use crate::{activation, agents, failover, identity, idle, load, relay, scale, start, watch};
+use crate::{activation, agents, dns, failover, identity, idle, load, relay, scale, start, watch};
 
 const BEGIN: &str = "<!-- table: written by bench/run -->";
 const END: &str = "<!-- end of table -->";
@@ -53,6 +53,9 @@ pub(crate) fn render(out: &Path) -> Result<String> {
     if let Some(report) = read_if_there::<agents::Report>(out, "agents")? {
         attached(&mut text, &report, &load.machine)?;
     }
+    if let Some(report) = read_if_there::<dns::Report>(out, "dns")? {
+        looked_up(&mut text, &report, &load.machine)?;
+    }
     Ok(text)
 }
 
@@ -68,6 +71,7 @@ pub(crate) fn render_part(out: &Path, name: &str) -> Result<String> {
         "cluster" => clustered(&mut text, &read(out, name)?, &nobody)?,
         "failover" => failed_over(&mut text, &read(out, name)?, &nobody)?,
         "agents" => attached(&mut text, &read(out, name)?, &nobody)?,
+        "dns" => looked_up(&mut text, &read(out, name)?, &nobody)?,
         "identity" => {
             let report: identity::Report = read(out, name)?;
             machine(&mut text, &report.machine)?;
@@ -446,6 +450,36 @@ fn attached(text: &mut String, r: &agents::Report, rest: &Machine) -> Result<()>
         "\nThe agents were attached within {:.1} s, the instances declared, ordered and running within {:.1} s.",
         r.attached_s, r.started_s
     )?;
+    Ok(())
+}
+
+fn looked_up(text: &mut String, r: &dns::Report, rest: &Machine) -> Result<()> {
+    for (at, size) in r.sizes.iter().enumerate() {
+        writeln!(
+            text,
+            "\n**DNS over UDP, {} names**, nine questions in ten for names that are there",
+            thousands(size.names)
+        )?;
+        if at == 0 {
+            taken(text, &r.machine, rest)?;
+        }
+        writeln!(text, "\n| | answers/s | server's CPU µs | lost, % | resident, MiB |")?;
+        writeln!(text, "|---|---|---|---|---|")?;
+        for system in &size.systems {
+            let lost = system.lost_percent.median;
+            let (rate, cpu) = (spread(&system.rate, 0), spread(&system.cpu_us, 2));
+            writeln!(text, "| {} | {rate} | {cpu} | {lost:.2} | {:.0} |", system.system, system.rss_mib)?;
+        }
+        let met = |ratio: &Spread, goal: f64| if ratio.median >= goal { "met" } else { "**missed**" };
+        writeln!(
+            text,
+            "\nByname's rate over that of the faster peer: {} × (goal 1.00 {}); while the tree changes: {} × (goal 0.80 {}).",
+            spread(&size.ratio, 2),
+            met(&size.ratio, 1.0),
+            spread(&size.ratio_changing, 2),
+            met(&size.ratio_changing, 0.8)
+        )?;
+    }
     Ok(())
 }
 

@@ -15,6 +15,9 @@ fn run(name: &str, ports: &[u16]) {
     // Where `byname dev` keeps its data when nothing else is said, so that pages can name what is in it.
     let data = Some(PathBuf::from("home/.local/state/byname/dev"));
     let mut options = Options { data, ..Options::default() };
+    if name == "dns" {
+        options.arguments = vec!["--dns".into(), "127.0.0.1:0".into()];
+    }
     if name == "tcl" {
         options.arguments = vec!["--dp".into(), "127.0.0.1:0".into()];
     }
@@ -65,6 +68,7 @@ pages! {
     activation: 8080, 8081;
     idle_stop: 8080;
     copies;
+    dns: 8080;
     servers;
     hosts;
     records;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use byname_name::Name;
 
 use crate::cookie::{Cookies, Shown};
+use crate::forward::{self, Forward};
 use crate::wire::{self, Asked, Bad, CLASS_IN, HEADER, Opt, Owner, Query, Rcode, Section, Writer, flag, rtype};
 use crate::zone::{Entry, Image, NEGATIVE_TTL, SOA_TIMES, Service, Set};
 
@@ -50,6 +51,8 @@ pub(crate) enum Verdict {
     Wait(Awaited),
     /// Ask somebody else.
     Forward,
+    /// Look at its signature first (TSIG).
+    Signed,
     /// The sections of the zone go by, over TCP (AXFR, IXFR).
     Transfer,
     /// Another operation than a query.
@@ -80,8 +83,8 @@ pub(crate) struct Awaited {
 pub(crate) struct Settings {
     /// The largest datagram that is sent, whatever a client takes.
     pub(crate) udp_bytes: u16,
-    /// Whether names of others are asked for elsewhere.
-    pub(crate) forwards: bool,
+    /// Who asks for names of others elsewhere.
+    pub(crate) forward: Forward,
 }
 
 /// Answers from the image.
@@ -129,6 +132,9 @@ impl Answers {
             Err(Bad::Opcode { opcode }) => return Verdict::Operation(opcode),
             Err(Bad::Form) => return bare(message, Rcode::FormErr, out),
         };
+        if query.tsig.is_some() {
+            return Verdict::Signed;
+        }
         let cookie = match query.edns.and_then(|edns| edns.cookie) {
             Some((at, length)) => {
                 self.cookies.check(message.get(at..at + length).unwrap_or_default(), asker.address, asker.now)
@@ -136,14 +142,11 @@ impl Answers {
             None => Shown::Nothing,
         };
         let mut flags = flag::QR | (query.flags & (flag::OPCODE | flag::RD | flag::CD));
-        if self.settings.forwards {
+        let forwards = self.settings.forward.is_for(asker.address);
+        if forwards {
             flags |= flag::RA;
         }
-        let size = match query.edns {
-            _ if asker.tcp => usize::from(u16::MAX),
-            Some(edns) => usize::from(edns.size.clamp(wire::PLAIN_UDP as u16, self.settings.udp_bytes)),
-            None => wire::PLAIN_UDP,
-        };
+        let size = forward::largest(query.edns, asker.tcp, self.settings.udp_bytes);
         let mut stage = Stage { message, query, asker, flags, cookie, edns: None, limit: size };
         if let Some(edns) = query.edns {
             stage.edns = Some(self.settings.udp_bytes);
@@ -251,7 +254,8 @@ impl Answers {
                 .is_some_and(|at| self.image.get(at, &guard).is_some_and(|e| e.own))
         });
         let Some(entry) = entry else {
-            if self.settings.forwards {
+            // Whoever does not wish for it (RD) gets no recursion.
+            if stage.flags & flag::RA != 0 && stage.flags & flag::RD != 0 {
                 return Verdict::Forward;
             }
             return stage.fail(Rcode::Refused, Some(NOT_AUTHORITATIVE), out);

@@ -184,6 +184,13 @@ impl Composing<'_> {
             return Some(Found::Nothing);
         }
         let service = service?;
+        if service.copies.is_empty() && matches!(above(asked.kind), Some(b"\x04_tcp" | b"\x04_udp")) {
+            // What it will offer is not known before it runs, so it is not said that this is not there.
+            if matches!(self.qtype(), rtype::SRV | rtype::SVCB) {
+                self.waits(service);
+            }
+            return Some(Found::Nothing);
+        }
         // `_http.NAME`: the protocol without its transport (RFC 9460 section 2.3).
         let kind =
             service.kinds.iter().find(|kind| kind.prefix.starts_with(asked.kind) && above(asked.kind) == Some(&[]));
@@ -206,8 +213,9 @@ impl Composing<'_> {
             // RFC 6763 section 6.1: there is always such a record, even an empty one.
             rtype::TXT => fits(self.push(rtype::TXT, owner, ttl, service.text.as_deref().unwrap_or(&[0]))),
             rtype::ANY => fits(self.push(rtype::HINFO, owner, 3600, b"\x07RFC8482\0")),
+            // Resolvers that ask for a name label by label (RFC 9156) ask for other types on the way.
             qtype => {
-                if self.waits(service) {
+                if matches!(qtype, rtype::SRV | rtype::SVCB) && self.waits(service) {
                     return Found::Nothing;
                 }
                 match offered.sets.get(qtype) {

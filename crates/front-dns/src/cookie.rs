@@ -43,7 +43,7 @@ impl Default for Cookies {
 }
 
 impl Cookies {
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn with_secret(secret: [u8; 16]) -> Cookies {
         Cookies { secret }
     }

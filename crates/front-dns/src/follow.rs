@@ -101,7 +101,10 @@ impl Follower {
 
     async fn follow(&mut self) -> Result<()> {
         let cx = internal();
+        let image = self.image.clone();
         if self.at.is_none() {
+            let mut whole = image.whole.write().await;
+            *whole = false;
             self.open = self.finds(&Name::root()).await?;
             self.lists.clear();
             self.reading = self.reading.wrapping_add(1);
@@ -112,6 +115,8 @@ impl Follower {
             self.sweep(b"");
             self.image.set_complete(true);
             self.reach(&at);
+            *whole = true;
+            drop(whole);
             tracing::debug!(names = self.image.len(), "the DNS has read the tree");
             return self.listen(stream).await;
         }
@@ -121,16 +126,30 @@ impl Follower {
     }
 
     async fn listen(&mut self, mut stream: Stream) -> Result<()> {
+        let image = self.image.clone();
         while let Some(message) = stream.next().await {
             let message = message?;
-            let declared = message.events.iter().any(|event| event.change != Change::State);
-            for event in message.events {
-                self.apply(event).await?;
-            }
-            if declared {
-                self.look_at_aliases().await?;
+            // A copy for a transfer is of one revision.
+            let mut whole = image.whole.write().await;
+            *whole = false;
+            if let Err(error) = self.take(message.events).await {
+                // Half of it is in the image: nothing less than reading all of it makes that whole.
+                self.at = None;
+                return Err(error);
             }
             self.reach(&message.at);
+            *whole = true;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, events: Vec<WatchEvent>) -> Result<()> {
+        let declared = events.iter().any(|event| event.change != Change::State);
+        for event in events {
+            self.apply(event).await?;
+        }
+        if declared {
+            self.look_at_aliases().await?;
         }
         Ok(())
     }
@@ -144,15 +163,22 @@ impl Follower {
 
     /// Takes what is there. The last of it has a point to go on from, those before it have none.
     async fn read_initial(&mut self, stream: &mut Stream) -> Result<String> {
-        let mut last = None;
+        let mut silent = 0;
         loop {
-            // A tree that nobody has changed yet is at the point that means none.
-            let wait = if last.is_some() { Duration::from_secs(1) } else { Duration::from_secs(60) };
-            let message = match tokio::time::timeout(wait, stream.next()).await {
+            let message = match tokio::time::timeout(Duration::from_secs(1), stream.next()).await {
                 Ok(Some(message)) => message?,
                 Ok(None) => return Err(gone()),
-                Err(_) => return last.ok_or_else(gone),
+                // A tree that nobody has changed yet is at the point that means none.
+                Err(_) if self.service.info(&internal()).await.is_ok_and(|info| info.revision == 0) => {
+                    return Ok("0".into());
+                }
+                Err(_) if silent < 60 => {
+                    silent += 1;
+                    continue;
+                }
+                Err(_) => return Err(gone()),
             };
+            silent = 0;
             let done = message.at != "0" || message.events.is_empty();
             for event in message.events {
                 self.apply(event).await?;
@@ -160,7 +186,6 @@ impl Follower {
             if done {
                 return Ok(message.at);
             }
-            last = Some(message.at);
         }
     }
 
@@ -296,6 +321,9 @@ impl Follower {
 
     /// Whether what stands at a name is open, by the nearest list.
     fn is_open(&self, key: &NameKey) -> bool {
+        if self.lists.is_empty() {
+            return self.open;
+        }
         let mut at = Some(key.clone());
         while let Some(key) = at {
             if let Some(list) = self.lists.get(&key) {
@@ -315,6 +343,10 @@ impl Follower {
             return Ok(());
         }
         (host.addresses, host.leaving) = (addresses, leaving);
+        if gone && host.services.is_empty() {
+            self.hosts.remove(key);
+            return Ok(());
+        }
         let services: Vec<Name> = host.services.iter().cloned().collect();
         for name in services {
             match self.service.read(&internal(), ReadRequest { name: name.clone(), consistent: false }).await {

@@ -5,7 +5,8 @@
 //!                         │ read without a lock
 //!  udp (a thread a core) ─┴─▶ answer ──▶ compose          the answer, at once
 //!  tcp (tokio)                  │
-//!                               └▶ start                  what has to be waited for
+//!                               ├▶ start                  what has to be waited for
+//!                               └▶ tsig ─▶ transfer       what is signed; the zone as a whole
 //! ```
 //!
 //! `wire` knows bytes, `render` and `rdata` make records of objects, `zone` holds them, `answer` and `compose` decide. All
@@ -20,12 +21,17 @@ mod compose;
 mod cookie;
 mod count;
 mod follow;
+mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod key;
 mod limit;
 mod rdata;
 mod render;
 mod start;
 mod tcp;
+mod transfer;
+mod tsig;
 mod udp;
 mod wire;
 mod zone;
@@ -41,8 +47,12 @@ use tokio::sync::{mpsc, oneshot};
 use byname_api::NameService;
 use byname_api::error::{Error, Result};
 
-use answer::{Answers, Asker, Scratch, Settings, Verdict};
-use limit::Limit;
+pub use forward::Network;
+pub use tsig::{Algorithm, Key};
+
+use answer::{Answered, Answers, Asker, Scratch, Settings, Verdict};
+use forward::Forward;
+use limit::{Allowed, Limit};
 use start::Starts;
 use udp::Job;
 use wire::Rcode;
@@ -71,6 +81,14 @@ pub struct Config {
     /// Answers of a kind a second over UDP to one network (a /24, a /56); 0 for no limit. This host, TCP and whoever shows
     /// a cookie are not limited.
     pub rate_limit: u32,
+    /// Resolvers that are asked for names of others; none to refuse these.
+    pub forward: Vec<SocketAddr>,
+    /// For whom; this host and private networks when empty.
+    pub forward_for: Vec<Network>,
+    /// Who may take the whole zone, by address; nobody when empty.
+    pub transfer: Vec<Network>,
+    /// Keys of those who sign what they ask.
+    pub keys: Vec<Key>,
 }
 
 impl Config {
@@ -82,6 +100,10 @@ impl Config {
             threads: 0,
             udp_bytes: UDP_BYTES,
             rate_limit: RATE_LIMIT,
+            forward: Vec::new(),
+            forward_for: Vec::new(),
+            transfer: Vec::new(),
+            keys: Vec::new(),
         }
     }
 }
@@ -145,6 +167,8 @@ pub(crate) struct Shared {
     pub(crate) answers: Answers,
     pub(crate) limit: Limit,
     pub(crate) jobs: mpsc::Sender<Job>,
+    transfers: transfer::Transfers,
+    keys: Vec<Arc<Key>>,
     starts: Arc<Starts>,
     now: AtomicU32,
 }
@@ -169,7 +193,27 @@ impl Shared {
                     _ => return None,
                 }
             }
-            Verdict::Forward | Verdict::Transfer => {
+            Verdict::Forward => {
+                let (mut name, own) = (wire::Asked::default(), self.answers.settings.udp_bytes);
+                let edns = wire::Query::read(message, &mut name).ok().and_then(|query| query.edns);
+                let largest = forward::largest(edns, asker.tcp, own);
+                if !self.answers.settings.forward.ask(message, &asker, largest, &mut out).await {
+                    return None;
+                }
+            }
+            Verdict::Signed => {
+                let mut signed = match self.open(message, asker) {
+                    Ok(signed) => signed,
+                    Err(answer) => return answer,
+                };
+                let answer = match signed.verdict {
+                    Verdict::Answer(_) => signed.answer,
+                    verdict => Box::pin(self.deal_with(&signed.message, asker, verdict)).await?,
+                };
+                out = self.sign(answer, &signed.message, asker, &mut signed.session);
+            }
+            // Over UDP there is no transfer (RFC 5936 section 4.2).
+            Verdict::Transfer => {
                 answer::refuse(message, Rcode::Refused, &mut out);
             }
             Verdict::Operation(_) => {
@@ -177,6 +221,88 @@ impl Shared {
             }
         }
         Some(out)
+    }
+}
+
+/// A signed message, taken apart.
+struct Signed {
+    message: Vec<u8>,
+    session: tsig::Session,
+    verdict: Verdict,
+    /// The answer, if there is one at once.
+    answer: Vec<u8>,
+}
+
+impl Shared {
+    /// The same over TCP, where there may be many answers.
+    pub(crate) async fn deal_over_tcp(
+        &self,
+        message: Vec<u8>,
+        asker: Asker,
+        verdict: Verdict,
+        answers: mpsc::Sender<Vec<u8>>,
+    ) {
+        let transfers = &self.transfers;
+        let image = &self.answers.image;
+        let answer = match verdict {
+            Verdict::Transfer => return transfers.serve(image, &message, asker, None, &answers).await,
+            Verdict::Signed => match self.open(&message, asker) {
+                Ok(Signed { message, session, verdict: Verdict::Transfer, .. }) => {
+                    return transfers.serve(image, &message, asker, Some(session), &answers).await;
+                }
+                Ok(_) => self.deal_with(&message, asker, verdict).await,
+                Err(answer) => answer,
+            },
+            verdict => self.deal_with(&message, asker, verdict).await,
+        };
+        if let Some(answer) = answer {
+            count::count_answer(&answer);
+            let _ = answers.send(answer).await;
+        }
+    }
+
+    /// Checks a signature and looks at what it signs.
+    ///
+    /// # Errors
+    ///
+    /// The answer to one that does not count, if there is to be one.
+    fn open(&self, message: &[u8], asker: Asker) -> std::result::Result<Signed, Option<Vec<u8>>> {
+        let mut answer = Vec::new();
+        let at = wire::Query::read(message, &mut wire::Asked::default()).ok().and_then(|query| query.tsig);
+        let Some(at) = at else { return Err(None) };
+        match tsig::check(message, at, &self.keys, u64::from(self.clock())) {
+            Ok((message, session)) => {
+                let verdict = self.answers.answer(&message, asker, &mut Scratch::default(), &mut answer);
+                if matches!(verdict, Verdict::Silent | Verdict::Signed) {
+                    return Err(None);
+                }
+                Ok(Signed { message, session, verdict, answer })
+            }
+            Err(refusal) => {
+                metrics::counter!("byname_dns_signatures_refused_total").increment(1);
+                match refusal {
+                    tsig::Refusal::Form => drop(answer::bare(message, Rcode::FormErr, &mut answer)),
+                    tsig::Refusal::Wrong(answering) => {
+                        answer::refuse(message, Rcode::NotAuth, &mut answer);
+                        answering.push(&mut answer);
+                    }
+                }
+                Err(Some(answer))
+            }
+        }
+    }
+
+    /// Signs an answer; what does not fit into a datagram with its signature is cut off (RFC 8945 section 5.3.1).
+    fn sign(&self, mut answer: Vec<u8>, message: &[u8], asker: Asker, session: &mut tsig::Session) -> Vec<u8> {
+        let edns = wire::Query::read(message, &mut wire::Asked::default()).ok().and_then(|query| query.edns);
+        if answer.len() + session.len() > forward::largest(edns, asker.tcp, self.answers.settings.udp_bytes) {
+            answer::refuse(message, Rcode::NoError, &mut answer);
+            if let Some(bits) = answer.get_mut(2) {
+                *bits |= (wire::flag::TC >> 8) as u8;
+            }
+        }
+        session.sign(&mut answer, u64::from(self.clock()));
+        answer
     }
 }
 
@@ -193,13 +319,17 @@ impl Dns {
         })?;
         let (jobs, taken) = mpsc::channel(MAX_JOBS);
         let (uses, used) = mpsc::channel(MAX_JOBS);
-        let settings = Settings { udp_bytes: config.udp_bytes.max(wire::PLAIN_UDP as u16), forwards: false };
+        let clients = if config.forward_for.is_empty() { Network::private() } else { config.forward_for };
+        let forward = Forward::new(config.forward, clients);
+        let settings = Settings { udp_bytes: config.udp_bytes.max(wire::PLAIN_UDP as u16), forward };
         let answers = Answers { image: image.clone(), cookies: cookie::Cookies::default(), settings, uses };
         let starts = Arc::new(Starts::new(service.clone(), image.clone(), config.suffix.clone()));
         let shared = Arc::new(Shared {
             answers,
             limit: Limit::new(config.rate_limit),
             jobs,
+            transfers: transfer::Transfers::new(config.transfer),
+            keys: config.keys.into_iter().map(Arc::new).collect(),
             starts: starts.clone(),
             now: AtomicU32::new(wall_clock()),
         });
@@ -268,7 +398,12 @@ async fn deal_with_jobs(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let _place = place;
-            if let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await {
+            let started = matches!(&job.verdict, Verdict::Wait(awaited) if awaited.start);
+            let Some(answer) = shared.deal_with(&job.message, job.asker, job.verdict).await else { return };
+            // Who started something has shown a cookie.
+            let answered = Answered { known: started, ..count::count_answer(&answer) };
+            let question = job.message.get(wire::HEADER..).unwrap_or_default();
+            if shared.limit.count(job.asker.address, question, answered, shared.clock()) == Allowed::Whole {
                 udp::send_from(&job.socket, &answer, job.way);
             }
         });

@@ -23,6 +23,7 @@ use byname_api::span::Span;
 use byname_name::{Name, NameKey};
 
 use crate::answer::{Asker, Awaited};
+use crate::count::{Times, WAIT_SECONDS};
 use crate::limit::Bucket;
 use crate::render;
 use crate::zone::Image;
@@ -73,7 +74,9 @@ impl Starts {
         };
         if awaited.start {
             metrics::counter!("byname_dns_starts_total", "outcome" => outcome).increment(1);
-            metrics::histogram!("byname_dns_wait_seconds").record(begun.elapsed().as_secs_f64());
+            let mut times = Times::default();
+            times.record(begun.elapsed());
+            times.publish(WAIT_SECONDS);
         }
         outcome == "there"
     }

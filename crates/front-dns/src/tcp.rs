@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::Shared;
 use crate::answer::{Asker, Scratch, Verdict};
@@ -108,6 +109,8 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
     let mut scratch = Scratch::default();
     let mut counts = Counts::default();
     let mut turn = rand::random::<u32>();
+    // Since when a message has been under way that is not whole yet.
+    let mut partial: Option<Instant> = None;
     'connection: loop {
         let mut used = 0;
         while let Some(message) = next(&read, &mut used) {
@@ -124,9 +127,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
                 verdict if waiting.len() < MAX_WAITING => {
                     let (shared, message, answered) = (shared.clone(), message.to_vec(), answered.clone());
                     waiting.spawn(async move {
-                        if let Some(answer) = shared.deal_with(&message, asker, verdict).await {
-                            let _ = answered.send(answer).await;
-                        }
+                        shared.deal_over_tcp(message, asker, verdict, answered).await;
                     });
                 }
                 _ => counts.shed(),
@@ -136,13 +137,20 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
             }
         }
         read.drain(..used);
+        // One that comes byte by byte gets no more time than one that does not come.
+        partial = match partial {
+            _ if read.is_empty() => None,
+            Some(since) if used == 0 => Some(since),
+            _ => Some(Instant::now()),
+        };
+        let deadline = partial.unwrap_or_else(Instant::now) + IDLE;
         if !send(&mut stream, &mut write).await {
             break;
         }
         counts.publish();
         while waiting.try_join_next().is_some() {}
         tokio::select! {
-            got = tokio::time::timeout(IDLE, stream.read_buf(&mut read)) => match got {
+            got = tokio::time::timeout_at(deadline, stream.read_buf(&mut read)) => match got {
                 Ok(Ok(count)) if count > 0 => {}
                 // The client has asked all that it will, and waits for what is under way.
                 Ok(Ok(_)) if !waiting.is_empty() => {
@@ -158,7 +166,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>)
                     }
                     break;
                 }
-                Err(_) if !waiting.is_empty() => {}
+                Err(_) if !waiting.is_empty() && partial.is_none() => {}
                 _ => break,
             },
             Some(answer) = late.recv() => push(&mut write, &answer),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -157,6 +157,7 @@ fn serve_with<P: Peer>(
                 Err(error) => return Err(error.into()),
             }
         }
+        let begun = Instant::now();
         let now = shared.clock();
         let _guard = shared.answers.image.guard();
         let mut any = false;
@@ -207,6 +208,7 @@ fn serve_with<P: Peer>(
         if any {
             send_all(socket, &mut sent_heads, &out, &came);
         }
+        counts.took(begun.elapsed());
         counts.publish();
     }
     Ok(())

@@ -64,6 +64,8 @@ pub(crate) enum Rcode {
     NotImp = 4,
     /// The server does not answer this to this client.
     Refused = 5,
+    /// The server is not in charge of the zone, or the signature does not count (RFC 8945 section 5.2).
+    NotAuth = 9,
     /// A version of EDNS that the server does not know (RFC 6891 section 6.1.3).
     BadVers = 16,
     /// The cookie is missing or wrong (RFC 7873 section 8).
@@ -80,6 +82,7 @@ impl Rcode {
             Rcode::NxDomain => "nxdomain",
             Rcode::NotImp => "notimp",
             Rcode::Refused => "refused",
+            Rcode::NotAuth => "notauth",
             Rcode::BadVers => "badvers",
             Rcode::BadCookie => "badcookie",
         }

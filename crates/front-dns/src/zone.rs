@@ -195,6 +195,8 @@ pub(crate) struct Image {
     services: AtomicUsize,
     serial: AtomicU32,
     complete: AtomicBool,
+    /// Held by who changes the image, from one revision to the next; false when it was left half done.
+    pub(crate) whole: tokio::sync::RwLock<bool>,
     changed: watch::Sender<u64>,
     begun: std::time::Instant,
 }
@@ -220,6 +222,7 @@ impl Image {
             services: AtomicUsize::new(0),
             serial: AtomicU32::new(0),
             complete: AtomicBool::new(false),
+            whole: tokio::sync::RwLock::new(false),
             changed: watch::channel(0).0,
             begun: std::time::Instant::now(),
         })

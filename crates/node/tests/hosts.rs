@@ -6,9 +6,9 @@ use byname_api::NameService;
 use byname_api::caller::Caller;
 use byname_api::error::Code;
 use byname_api::host::{DrainAct, DrainRequest, HostState};
-use byname_api::launch::{Copies, Launch, Limits, OnPartition};
+use byname_api::launch::{Copies, Launch, Limits, OnPartition, Start};
 use byname_api::object::{InstanceId, Kind, Spec};
-use byname_api::request::{BatchRequest, Context, FindRequest, Op, ReadRequest};
+use byname_api::request::{ActRequest, BatchRequest, Context, FindRequest, Op, ReadRequest, Verb};
 use byname_api::span::Span;
 use byname_name::Name;
 use byname_node::{Config, HostTimes, Node};
@@ -265,4 +265,35 @@ async fn only_computers_with_agents_can_be_drained() {
     };
     assert_eq!(drain("/s").await, Code::Unsupported);
     assert_eq!(drain("/computers/nobody").await, Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_starts_what_says_so_and_nothing_else() {
+    let fleet = Fleet::new(HostTimes::default()).await;
+    let a = fleet.agent("a").await;
+    fleet.add("/says", 0, 1, |launch| launch.dns_start = Some(true)).await;
+    fleet.add("/silent", 0, 1, |_| {}).await;
+    fleet
+        .add("/manual", 0, 1, |launch| {
+            launch.dns_start = Some(true);
+            launch.start = Some(Start::Manual);
+        })
+        .await;
+    let looking_up = Context::of(Caller::by_look_up([192, 0, 2, 1].into()));
+    for text in ["/silent", "/manual"] {
+        let refused = fleet.node.find(&looking_up, FindRequest::new(name(text))).await;
+        assert_eq!(refused.map_err(|e| e.code()), Err(Code::NotRunning), "{text}");
+    }
+    // Somebody who is as unknown and does not look up may not.
+    let stranger = Context::of(Caller::anonymous());
+    let refused = fleet.node.find(&stranger, FindRequest::new(name("/says"))).await;
+    assert_eq!(refused.map_err(|e| e.code()), Err(Code::NotRunning));
+    assert_eq!(a.count(), 0);
+    let found = fleet.node.find(&looking_up, FindRequest::new(name("/says"))).await.unwrap();
+    assert!(found.started && found.instances.len() == 1);
+    // It is no way to do anything else.
+    let launch =
+        ActRequest { verb: Verb::Launch, patterns: vec!["/silent".into()], hold: false, now: false, timeout: None };
+    assert!(fleet.node.act(&looking_up, launch).await.is_err());
+    assert_eq!(a.count(), 1);
 }

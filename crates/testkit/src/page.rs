@@ -21,6 +21,8 @@ use crate::server::Server;
 const PORT: u16 = 7600;
 /// That of the protocol of Tcl-DP.
 const DP_PORT: u16 = 4765;
+/// The port of its DNS, where it has one.
+const DNS_PORT: u16 = 7653;
 /// The folder in which the commands of a page run, as pages show it.
 const FOLDER: &str = "/home/you/guide";
 
@@ -116,6 +118,9 @@ impl Shown {
         let mut pairs = vec![(PORT.to_string(), api)];
         if let Some((_, dp)) = server.dp_if_spoken().as_deref().and_then(|address| address.rsplit_once(':')) {
             pairs.push((DP_PORT.to_string(), dp.to_owned()));
+        }
+        if let Some(dns) = server.dns() {
+            pairs.push((DNS_PORT.to_string(), dns.port().to_string()));
         }
         // Held until all are picked, or one might be picked twice.
         let picked: Vec<TcpListener> =

@@ -215,6 +215,11 @@ impl Server {
         self.endpoint("api")
     }
 
+    /// Where the DNS answers, if it does.
+    pub fn dns(&self) -> Option<std::net::SocketAddr> {
+        self.endpoints["dns"].as_str()?.parse().ok()
+    }
+
     /// `https://127.0.0.1:PORT`: the same port with TLS.
     ///
     /// # Panics

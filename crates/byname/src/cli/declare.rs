@@ -111,6 +111,9 @@ pub(crate) struct LaunchArgs {
     /// Who may start it by asking: a principal or group; may be repeated
     #[arg(long, value_name = "NAME")]
     pub start_by: Vec<String>,
+    /// Whether a look-up in the DNS may start it; over TCP or with a cookie only
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub dns_start: Option<bool>,
     /// Stop a copy that nobody has used for so long
     #[arg(long, value_name = "TIME")]
     pub idle_stop: Option<Span>,
@@ -304,7 +307,7 @@ fn launch(args: &LaunchArgs, folder: &Path) -> Result<Option<Launch>> {
         limits,
         user: args.user.clone(),
         on_partition: args.on_partition,
-        dns_start: None,
+        dns_start: args.dns_start,
         check: (!args.checks.is_empty()).then(|| args.checks.iter().map(|check| near(check, folder)).collect()),
     };
     Ok((launch != Launch::default()).then_some(launch))

@@ -45,6 +45,10 @@ pub(crate) struct ListenArgs {
     /// DNS over UDP and TCP: ADDRESS:PORT, port 0 picks one; 7653 is the usual one without rights to 53 [default: off]
     #[arg(long, value_name = "ADDR:PORT")]
     pub dns: Option<Listen>,
+    /// A resolver, ADDRESS or ADDRESS:PORT, that the DNS asks for names of others on behalf of this host and of private
+    /// networks; may be repeated [default: such names are refused]
+    #[arg(long, value_name = "ADDR", value_parser = resolver)]
+    pub dns_forward: Vec<SocketAddr>,
     /// LDAP [default: off]
     #[arg(long, value_name = "ADDR:PORT", value_parser = off)]
     pub ldap: Option<Listen>,
@@ -139,6 +143,12 @@ pub(crate) struct AgentArgs {
 /// The words of `ca` in server.toml.
 fn where_root() -> impl TypedValueParser<Value = PathBuf> {
     PossibleValuesParser::new(["own", "external"]).map(PathBuf::from)
+}
+
+/// Where a resolver is asked: port 53 when none is said.
+pub(crate) fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+    address.or_else(|_| text.parse()).map_err(|_| "write ADDRESS or ADDRESS:PORT, such as 192.0.2.53".into())
 }
 
 fn off(text: &str) -> Result<Listen, String> {

@@ -64,7 +64,55 @@ pub(crate) struct DnsFile {
     /// Answers of a kind a second over UDP to one network; 0 for no limit.
     rate_limit: Option<u32>,
     /// The largest datagram that is sent, in bytes.
+    #[serde(deserialize_with = "udp_bytes")]
     udp_bytes: Option<u16>,
+    /// Resolvers that are asked for names of others: `ADDRESS` or `ADDRESS:PORT`.
+    #[serde(deserialize_with = "resolvers")]
+    forward: Option<Vec<SocketAddr>>,
+    /// For clients of these networks: `ADDRESS/BITS`.
+    #[serde(deserialize_with = "networks")]
+    forward_for: Option<Vec<byname_front_dns::Network>>,
+    /// Secondaries that may take the whole zone, by address: `ADDRESS` or `ADDRESS/BITS`.
+    #[serde(deserialize_with = "networks")]
+    transfer: Option<Vec<byname_front_dns::Network>>,
+    /// Keys of those who sign what they ask (TSIG).
+    key: Vec<DnsKeyFile>,
+}
+
+/// `[[dns_options.key]]` in server.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DnsKeyFile {
+    /// Its name, as the others call it.
+    name: String,
+    /// `hmac-sha256` (when unsaid), `hmac-sha384` or `hmac-sha512`.
+    algorithm: Option<String>,
+    /// The file with the secret in base64.
+    secret_file: PathBuf,
+    /// Whoever has it may take the whole zone.
+    #[serde(default)]
+    transfer: bool,
+}
+
+impl DnsKeyFile {
+    fn read(&self) -> Result<byname_front_dns::Key> {
+        use base64::Engine as _;
+        let wrong = |text: String| Error::invalid("dns_options.key", format!("`{}`: {text}", self.name.escape_debug()));
+        let algorithm = self
+            .algorithm
+            .as_deref()
+            .map_or(Some(byname_front_dns::Algorithm::default()), byname_front_dns::Algorithm::named);
+        let algorithm =
+            algorithm.ok_or_else(|| wrong("the algorithm must be hmac-sha256, hmac-sha384 or hmac-sha512".into()))?;
+        let path = self.secret_file.display();
+        let text = fs::read_to_string(&self.secret_file).map_err(|e| wrong(format!("cannot read {path}: {e}")))?;
+        // Nothing of the secret is in any message.
+        let secret = base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .map_err(|_| wrong(format!("{path} must have the secret in base64, and nothing else")))?;
+        byname_front_dns::Key::new(&self.name, algorithm, &secret, self.transfer)
+            .ok_or_else(|| wrong("needs a name in the DNS and a secret of at least 16 bytes".into()))
+    }
 }
 
 /// Where the root of the trust domain is.
@@ -167,7 +215,7 @@ pub(crate) fn dev(args: DevArgs, env: &Environment) -> Result<ServerSettings> {
         data,
         listen: args.listen.listen.unwrap_or_default(),
         dns: args.listen.dns.unwrap_or(Listen::Off),
-        dns_options: DnsFile::default(),
+        dns_options: DnsFile::default().or_given(args.listen.dns_forward),
         dp: super::dp::Settings { listen: args.listen.dp.unwrap_or(Listen::Off), anyone: false },
         domain: DOMAIN.into(),
         host_names: Vec::new(),
@@ -195,7 +243,7 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
         data: args.data.or(file.data).unwrap_or_else(|| DATA.into()),
         listen: args.listen.listen.or(file.listen).unwrap_or_default(),
         dns: args.listen.dns.or(file.dns).unwrap_or(Listen::Off),
-        dns_options: file.dns_options,
+        dns_options: file.dns_options.or_given(args.listen.dns_forward),
         dp: super::dp::Settings {
             listen: args.listen.dp.or(file.dp).unwrap_or(Listen::Off),
             anyone: args.dp_anyone || file.dp_anyone.unwrap_or(false),
@@ -214,15 +262,26 @@ pub(crate) fn server(args: ServerArgs) -> Result<ServerSettings> {
     })
 }
 
+impl DnsFile {
+    /// What a flag says goes before the file.
+    fn or_given(self, forward: Vec<SocketAddr>) -> DnsFile {
+        DnsFile { forward: Some(forward).filter(|given| !given.is_empty()).or(self.forward), ..self }
+    }
+}
+
 /// How the DNS of a server is served that is bound to this address.
-pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> byname_front_dns::Config {
+pub(crate) fn dns(settings: &ServerSettings, bound: SocketAddr) -> Result<byname_front_dns::Config> {
     let mut config = byname_front_dns::Config::new(settings.domain.clone());
     if !bound.ip().is_unspecified() {
         config.addresses = vec![bound.ip()];
     }
     config.rate_limit = settings.dns_options.rate_limit.unwrap_or(config.rate_limit);
     config.udp_bytes = settings.dns_options.udp_bytes.unwrap_or(config.udp_bytes);
-    config
+    config.forward = settings.dns_options.forward.clone().unwrap_or_default();
+    config.forward_for = settings.dns_options.forward_for.clone().unwrap_or_default();
+    config.transfer = settings.dns_options.transfer.clone().unwrap_or_default();
+    config.keys = settings.dns_options.key.iter().map(DnsKeyFile::read).collect::<Result<_>>()?;
+    Ok(config)
 }
 
 /// When hosts are judged, as far as somebody says.
@@ -337,6 +396,33 @@ fn host_label() -> String {
     if good { label } else { "localhost".into() }
 }
 
+fn resolvers<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Vec<SocketAddr>>, D::Error> {
+    let texts = Vec::<String>::deserialize(d)?;
+    let read = texts.iter().map(|text| crate::cli::serve::resolver(text));
+    read.collect::<std::result::Result<_, _>>().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn networks<'de, D: serde::Deserializer<'de>>(
+    d: D,
+) -> std::result::Result<Option<Vec<byname_front_dns::Network>>, D::Error> {
+    let texts = Vec::<String>::deserialize(d)?;
+    texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<std::result::Result<_, _>>()
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+/// RFC 6891 section 6.2.5: less than 512 is taken as 512, and more than 4096 brings nothing but fragments.
+fn udp_bytes<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<u16>, D::Error> {
+    let bytes = u16::deserialize(d)?;
+    if !(512..=4096).contains(&bytes) {
+        return Err(serde::de::Error::custom("must be from 512 to 4096"));
+    }
+    Ok(Some(bytes))
+}
+
 fn listen<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Listen>, D::Error> {
     String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
@@ -365,7 +451,17 @@ mod tests {
             let error = read::<ServerFile>(Some(&path), "").unwrap_err();
             assert!(error.message().contains("line 2") && error.message().contains(part), "{error}");
         }
-        fs::write(&path, "listen = '127.0.0.1:0'\n").unwrap();
+        for (text, part) in [
+            ("forward = ['resolver']", "ADDRESS:PORT"),
+            ("forward_for = ['10.0.0.0/99']", "ADDRESS/BITS"),
+            ("udp_bytes = 100", "512"),
+            ("rate_limt = 1", "rate_limt"),
+        ] {
+            fs::write(&path, format!("dns = '127.0.0.1:0'\n[dns_options]\n{text}\n")).unwrap();
+            let error = read::<ServerFile>(Some(&path), "").unwrap_err();
+            assert!(error.message().contains("line 3") && error.message().contains(part), "{error}");
+        }
+        fs::write(&path, "listen = '127.0.0.1:0'\n[dns_options]\nforward = ['::1', '192.0.2.1:5353']\n").unwrap();
         assert!(read::<ServerFile>(Some(&path), "").is_ok());
     }
 

@@ -287,7 +287,7 @@ impl Server {
             Some(dns) => {
                 let address = dns.address();
                 let service = Arc::new(node.clone());
-                let dns = byname_front_dns::Dns::serve(dns, service, config::dns(settings, address))?;
+                let dns = byname_front_dns::Dns::serve(dns, service, config::dns(settings, address)?)?;
                 if !dns.ready(DNS_READY).await {
                     tracing::info!("the DNS still reads the tree");
                 }
