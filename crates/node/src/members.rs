@@ -36,25 +36,6 @@ pub(crate) fn server_numbers(tree: &Tree) -> impl Iterator<Item = u64> + use<> {
     entries.into_iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()))
 }
 
-/// Refuses what would let the number of a server be given to another, and believe what the first one left behind.
-pub(crate) fn keep_numbers(op: &Op) -> Result<()> {
-    let Op::Delete { name, .. } = op else { return Ok(()) };
-    let labels: Vec<String> = name.labels().map(str::to_lowercase).collect();
-    let place = ["byname", "servers"];
-    let kept = match labels.as_slice() {
-        [] => false,
-        [first] => first == place[0],
-        [first, second] | [first, second, _] => first == place[0] && second == place[1],
-        _ => false,
-    };
-    if !kept {
-        return Ok(());
-    }
-    let what =
-        "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
-    Err(Error::new(Code::Conflict, what).field("name"))
-}
-
 /// Gives a vote to each server that has none and has caught up: what a join began is finished by whoever leads then.
 pub(crate) async fn promote(inner: Arc<Inner>) {
     let mut every = tokio::time::interval(LOOK_EVERY);

@@ -454,7 +454,6 @@ impl Inner {
         let of_one = request.ops.len() == 1;
         for (index, op) in request.ops.iter().enumerate() {
             self.authorise_change(&tree, &cx.caller, op)?;
-            crate::members::keep_numbers(op)?;
             check_op(op).map_err(|error| match error.at_field() {
                 Some(field) if !of_one => {
                     let field = format!("ops[{index}].{field}");
