@@ -276,7 +276,11 @@ impl NameService for Node {
     async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
         // A server that is behind may not know yet that something was revoked.
         let done = match self.inner.confirm().await {
-            Ok(()) => self.inner.certify(cx, &request),
+            // And neither had it known that when it admitted the caller.
+            Ok(()) => match self.inner.still_holds(&cx.caller) {
+                Ok(()) => self.inner.certify(cx, &request),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         // Renewals for instances by their own hosts come every half hour for each: the first of them is the launch.
