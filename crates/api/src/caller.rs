@@ -98,6 +98,10 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// When the proof ends.
     pub expires: Option<Timestamp>,
+    /// When the proof was given, where that is known: what was revoked later does not hold any more.
+    pub issued: Option<Timestamp>,
+    /// The number of the session, when it is one.
+    pub session: Option<u64>,
     /// The server that admitted the caller, when another one passed the request on.
     pub via: Option<Name>,
 }
@@ -105,9 +109,8 @@ pub struct Caller {
 /// The header in which a server says for whom it asks.
 pub const PASSED_ON: &str = "byname-caller";
 
-/// A caller on its way between two servers.
+/// A caller on its way between two servers. What a later version adds is not looked at.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PassedOn {
     principal: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +127,14 @@ struct PassedOn {
     address: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issued: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<u64>,
 }
+
+/// The field of the error that a name server hears which does not belong to the cluster any more.
+pub const LEFT_OUT: &str = "server";
 
 /// The number of a name server, by its name `/byname/servers/NUMBER`.
 pub fn server_number(name: &str) -> Option<u64> {
@@ -261,6 +271,8 @@ impl Caller {
             evidence: None,
             address: None,
             expires: None,
+            issued: None,
+            session: None,
             via: None,
         }
     }
@@ -277,6 +289,8 @@ impl Caller {
             evidence: self.evidence.as_deref().map(str::to_owned),
             address: self.address,
             expires: self.expires,
+            issued: self.issued,
+            session: self.session,
         };
         // Plain data: it cannot fail.
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&wire).unwrap_or_default())
@@ -301,6 +315,8 @@ impl Caller {
             evidence: wire.evidence.map(Arc::from),
             address: wire.address,
             expires: wire.expires,
+            issued: wire.issued,
+            session: wire.session,
             via: Some(via),
         })
     }
@@ -408,6 +424,10 @@ pub trait Authenticator: Send + Sync + 'static {
     fn certificate(&self, peer: Peer, certificate: &Certificate) -> Result<Caller>;
     /// Nothing was shown.
     fn anonymous(&self, peer: Peer) -> Result<Caller>;
+    /// Another server has admitted this caller, who may be shut out by now: it may not know that yet.
+    fn passed_on(&self, _caller: &Caller) -> Result<()> {
+        Ok(())
+    }
     /// What was shown is refused: for the audit log and for back-off.
     fn refused(&self, _peer: Peer, _error: &Error) {}
 }
@@ -430,6 +450,19 @@ impl Gate {
     /// A connection was refused before its first request, such as for its certificate.
     pub fn refused(&self, peer: Peer, error: &Error) {
         self.0.refused(peer, error);
+    }
+
+    /// The admitted caller, or whom it passes on if it is a server and says so in the header [`PASSED_ON`].
+    ///
+    /// # Errors
+    ///
+    /// `denied` when anybody but a server passes somebody on, `unauthenticated` when whom it passes on is shut out.
+    pub fn on_behalf(&self, caller: Caller, header: Option<&str>) -> Result<Caller> {
+        let caller = caller.on_behalf(header)?;
+        if caller.via.is_some() {
+            self.0.passed_on(&caller)?;
+        }
+        Ok(caller)
     }
 
     /// Who the caller is, from what the connection and the headers say. `host` is the Host header or `:authority`,
@@ -625,6 +658,8 @@ mod tests {
             evidence: Some("session 9c".into()),
             address: Some([192, 0, 2, 1].into()),
             expires: Some(Timestamp(5)),
+            issued: Some(Timestamp(4)),
+            session: Some(0x9c),
             ..Caller::authenticated(&Name::parse("/people/liu").unwrap(), ObjectId(3), Mechanism::Password)
         };
         let header = caller.pass_on();

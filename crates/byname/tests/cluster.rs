@@ -206,6 +206,7 @@ fn one_disk_is_enough_to_go_on_when_the_others_are_lost() {
     assert_eq!(running.status, 5, "{}", running.talk);
     assert!(running.talk.contains("in use"), "{}", running.talk);
     for server in [&mut first, &mut second, &mut third] {
+        server.keep_port();
         server.kill();
     }
     let alone = third.byname(&["cluster", "stand-alone", "--data", &data]);
@@ -216,6 +217,21 @@ fn one_disk_is_enough_to_go_on_when_the_others_are_lost() {
     let _fourth = joins(&third);
     settled(&third, &[3, 4]);
     assert_eq!(done(&third, &["find", "/conf/x"]), "2\n");
+    // The two that were lost are a majority of what was: they come back, hear that they are out, and end.
+    std::thread::scope(|scope| {
+        for server in [&mut first, &mut second] {
+            scope.spawn(|| {
+                let ended = match server.try_start() {
+                    Ok(_) => server.ends(),
+                    Err(ended) => ended,
+                };
+                assert_eq!(ended.status, 6, "{}", ended.talk);
+                assert!(ended.talk.contains("with a new data directory"), "{}", ended.talk);
+            });
+        }
+    });
+    done(&third, &["edit", "/conf/x", "--value", "3"]);
+    settled(&third, &[3, 4]);
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub struct Cluster {
 }
 
 /// Takes what another server tells.
-type Hear = Box<dyn Fn(Bytes) + Send + Sync>;
+type Hear = Box<dyn Fn(Bytes) -> Vec<u8> + Send + Sync>;
 
 pub(crate) struct Inner {
     pub(crate) node: u64,
@@ -422,27 +422,30 @@ impl Cluster {
                     Err(error) => wire::refusal(&error.to_string()),
                 },
                 Ok(Request::Word(word)) => {
-                    if let Some(hear) = inner.hear.get() {
-                        hear(word);
-                    }
-                    wire::answer_nothing()
+                    // The first versions answered nothing, and look at nothing.
+                    wire::answer_reply(&inner.hear.get().map(|hear| hear(word)).unwrap_or_default())
                 }
                 Ok(request) => Arc::clone(&inner.answering).answer(request).await,
             }
         }
     }
 
-    /// Tells the other servers something that is not worth an entry of the log. Whoever does not hear it hears the next.
-    pub async fn tell(&self, word: &[u8]) {
+    /// Tells the other servers something that is not worth an entry of the log. Whoever does not hear it hears the next. Gives what
+    /// those answered that did.
+    pub async fn tell(&self, word: &[u8]) -> Vec<(u64, Bytes)> {
         let word = wire::word(word);
         let others = self.members().into_iter().filter(|member| member.server.id != self.inner.node);
-        let calls = others
-            .map(|member| self.inner.network.ask(member.server.id, Lane::Log, word.clone(), self.inner.election.1));
-        futures_util::future::join_all(calls).await;
+        let calls = others.map(|member| {
+            let (id, within) = (member.server.id, self.inner.election.1);
+            let asked = self.inner.network.ask(id, Lane::Log, word.clone(), within);
+            async move { asked.await.ok().map(|answer| (id, answer)) }
+        });
+        futures_util::future::join_all(calls).await.into_iter().flatten().collect()
     }
 
-    /// Gives what other servers [`tell`](Cluster::tell) to `hear`, which must not block. The first call counts.
-    pub fn on_word(&self, hear: impl Fn(Bytes) + Send + Sync + 'static) {
+    /// Gives what other servers [`tell`](Cluster::tell) to `hear`, which gives what is answered and must not block. The
+    /// first call counts.
+    pub fn on_word(&self, hear: impl Fn(Bytes) -> Vec<u8> + Send + Sync + 'static) {
         let _ = self.inner.hear.set(Box::new(hear));
     }
 

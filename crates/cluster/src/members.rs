@@ -35,6 +35,9 @@ const SUCCEED_TRIES: u32 = 10;
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 /// How long a majority may take to agree on a change. Whoever is taken out need not hear that it is.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long those that would be left when a server is taken out may take to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_LOOK: Duration = Duration::from_millis(20);
 /// How often the primary looks whether a change was left half done.
 const FINISH_EVERY: Duration = Duration::from_millis(500);
 
@@ -260,10 +263,38 @@ impl Cluster {
         inner.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
+    /// Refuses to take out a voter when those that are left are no majority of themselves that answers: nothing could be
+    /// written then, and nobody taken out any more.
+    async fn leaves_a_majority(&self, id: u64) -> Result<(), ChangeError> {
+        let begun = Instant::now();
+        loop {
+            // Whoever has answered since this was asked.
+            let within = begun.elapsed();
+            let left = self.members().into_iter().filter(|member| member.voter && member.server.id != id);
+            let (up, down): (Vec<_>, Vec<_>) = left.partition(|member| {
+                member.server.id == self.inner.node || member.silent.is_some_and(|silent| silent < within)
+            });
+            // One that does not lead cannot tell, and is refused as such.
+            if up.len() > down.len() || !self.is_primary() {
+                return Ok(());
+            }
+            if within > ANSWER_PATIENCE {
+                let down: Vec<String> = down.iter().map(|member| member.server.id.to_string()).collect();
+                let what = format!(
+                    "without server {id} there would be no majority: of the servers that are left, {} do not answer. Start them \
+                     again, or take them out first",
+                    down.join(", ")
+                );
+                return Err(ChangeError::Refused(what));
+            }
+            tokio::time::sleep(ANSWER_LOOK).await;
+        }
+    }
+
     /// Takes a server out of the cluster. The primary may take out itself: it is the primary until that is agreed on.
     ///
     /// # Errors
-    /// [`ChangeError`]; the last voter cannot be removed.
+    /// [`ChangeError`]; the last voter cannot be removed, and none that a majority of the others needs.
     pub async fn remove_server(&self, id: u64) -> Result<(), ChangeError> {
         let members = self.members();
         let Some(member) = members.iter().find(|member| member.server.id == id) else {
@@ -271,6 +302,9 @@ impl Cluster {
         };
         if member.voter && members.iter().filter(|member| member.voter).count() == 1 {
             return Err(ChangeError::Refused("the last server with a vote cannot be removed".to_owned()));
+        }
+        if member.voter {
+            self.leaves_a_majority(id).await?;
         }
         let change = match member.voter {
             true => ChangeMembers::RemoveVoters(BTreeSet::from([id])),

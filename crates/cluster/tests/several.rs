@@ -332,3 +332,16 @@ async fn what_is_committed_is_on_disk_a_moment_later_without_another_write() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_the_others_need_for_a_majority_is_not_taken_out() {
+    let mut world = World::new();
+    let all = world.grown(3).await;
+    world.kill(3, false).await;
+    let Err(ChangeError::Refused(why)) = all[0].remove_server(2).await else { panic!("it was taken out") };
+    assert!(why.contains("3 do not answer"), "{why}");
+    write(&all[0], "a").await;
+    all[0].remove_server(3).await.unwrap();
+    all[0].remove_server(2).await.unwrap();
+    write(&all[0], "b").await;
+}

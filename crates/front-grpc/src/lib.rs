@@ -91,8 +91,10 @@ fn mount_health(router: Router) -> Router {
         AuditServer::<audit::Front>::NAME,
         AgentsServer::<agents::Front>::NAME,
     ] {
-        // Nobody else holds the reporter's lock yet, so this is done at the first poll.
-        let done = reporter.set_service_status(name, ServingStatus::Serving).now_or_never();
+        // Nobody else holds the reporter's lock yet, so this is done at the first poll, unless the runtime thinks that its
+        // caller has had its turn: after a start that read a long log, for instance.
+        let set = tokio::task::unconstrained(reporter.set_service_status(name, ServingStatus::Serving));
+        let done = set.now_or_never();
         debug_assert!(done.is_some());
     }
     mount(router, server)

@@ -40,7 +40,7 @@ fn over_tcp<B>(gate: &Gate, connection: &Connection, request: &Request<B>) -> Re
     let caller = gate.admit(connection, host, origin, authorization(headers)?)?;
     let passed_on =
         single(headers, &HeaderName::from_static(PASSED_ON), || Error::invalid(PASSED_ON, "is given twice"))?;
-    caller.on_behalf(passed_on)
+    gate.on_behalf(caller, passed_on)
 }
 
 /// The one value of a header. What is not visible ASCII is as wrong as two values are.

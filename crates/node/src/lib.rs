@@ -10,6 +10,7 @@ mod act;
 mod advertise;
 mod agents;
 mod auditing;
+mod clocks;
 mod drain;
 mod find;
 mod forward;
@@ -98,6 +99,7 @@ pub(crate) struct Inner {
     view: View,
     agents: agents::Agents,
     hosts: hosts::Hosts,
+    clocks: clocks::Clocks,
     waits: waits::Waits,
     leases: leases::Leases<InstanceId>,
     lock_leases: leases::Leases<ObjectId>,
@@ -181,6 +183,10 @@ impl Node {
         metrics::describe_counter!("byname_writes_total", "Commands proposed to the log.");
         metrics::describe_counter!("byname_knocks_total", "Connections to stable sockets that had to wait for a copy.");
         metrics::describe_gauge!("byname_instances", "Running copies, by their health.");
+        metrics::describe_gauge!(
+            "byname_clock_offset_seconds",
+            "How far the clock of a server is ahead of those of the majority; on the primary."
+        );
         metrics::describe_gauge!("byname_services_short", "Services with fewer copies than shall always run.");
         metrics::describe_counter!("byname_idle_stops_total", "Copies stopped because nobody used them.");
         let inner = Arc::new(Inner {
@@ -189,6 +195,7 @@ impl Node {
             view,
             agents: agents::Agents::default(),
             hosts: hosts::Hosts::default(),
+            clocks: clocks::Clocks::default(),
             waits: waits::Waits::default(),
             leases: leases::Leases::default(),
             lock_leases: leases::Leases::default(),
@@ -228,6 +235,7 @@ impl Node {
             if let Some(inner) = hearing.upgrade() {
                 inner.hear(&word);
             }
+            Inner::clock_to_tell()
         });
         tokio::spawn(follow_events(inner.clone(), events));
         tokio::spawn(end_leases(inner.clone()));
@@ -382,6 +390,7 @@ impl Node {
         metrics::gauge!("byname_primary").set(f64::from(u8::from(self.inner.reigns())));
         metrics::gauge!("byname_term").set(status.term as f64);
         metrics::gauge!("byname_age_seconds").set(self.inner.cluster.freshness().age.as_secs_f64());
+        self.inner.measure_clocks();
         metrics::gauge!("byname_writes_stalled").set(f64::from(u8::from(status.stalled.is_some())));
     }
 }
@@ -396,7 +405,7 @@ impl Inner {
         metrics::counter!("byname_writes_total").increment(1);
         let request = request.map(|id| own_request(by, id));
         let anywhere = matches!(command, Command::Anchor { .. } | Command::Vault { .. });
-        let entry = LogEntry { at: start::now(), by: by.to_owned(), request, command };
+        let entry = LogEntry { at: self.time_to_log(), by: by.to_owned(), request, command };
         let bytes = Bytes::from(stored::encode_command(&entry));
         let proposed = match anywhere {
             // A server's own business, which concerns no other.

@@ -11,7 +11,7 @@ use byname_name::{Name, Pattern};
 use byname_registry::command::Revoked;
 use byname_registry::{Command, Tree};
 
-use crate::Inner;
+use crate::{Inner, Node};
 
 /// A server that was heard within this time is there.
 const UP: Duration = Duration::from_secs(2);
@@ -34,25 +34,6 @@ pub(crate) fn server_numbers(tree: &Tree) -> impl Iterator<Item = u64> + use<> {
         .and_then(|pattern| byname_registry::query::list(tree, &pattern, Some(MANY), None, None, None).ok());
     let entries = listed.map(|listed| listed.entries).unwrap_or_default();
     entries.into_iter().filter_map(|entry| byname_api::caller::server_number(entry.name.as_str()))
-}
-
-/// Refuses what would let the number of a server be given to another, and believe what the first one left behind.
-pub(crate) fn keep_numbers(op: &Op) -> Result<()> {
-    let Op::Delete { name, .. } = op else { return Ok(()) };
-    let labels: Vec<String> = name.labels().map(str::to_lowercase).collect();
-    let place = ["byname", "servers"];
-    let kept = match labels.as_slice() {
-        [] => false,
-        [first] => first == place[0],
-        [first, second] | [first, second, _] => first == place[0] && second == place[1],
-        _ => false,
-    };
-    if !kept {
-        return Ok(());
-    }
-    let what =
-        "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
-    Err(Error::new(Code::Conflict, what).field("name"))
 }
 
 /// Gives a vote to each server that has none and has caught up: what a join began is finished by whoever leads then.
@@ -78,7 +59,47 @@ pub(crate) async fn promote(inner: Arc<Inner>) {
     }
 }
 
+/// Before it is tried again to say in the tree who is left out.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// A server that is alone refuses all others that its tree knows from now on: those that it had before `stand-alone` and
+    /// `restore`, and those whose removal did not get to its end. They would believe to be its cluster still. To be called
+    /// before anybody is answered.
+    pub async fn lock_out_others(&self) {
+        if let Err(error) = self.inner.lock_out_others().await {
+            tracing::warn!(
+                error = error.log_line(),
+                "servers that are left out cannot be noted in the tree now; trying again"
+            );
+            let inner = self.inner.clone();
+            tokio::spawn(async move {
+                while !inner.stopping() && inner.lock_out_others().await.is_err() {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            });
+        }
+    }
+}
+
 impl Inner {
+    async fn lock_out_others(&self) -> Result<()> {
+        let own = self.config.id;
+        if self.cluster.members().iter().any(|member| member.server.id != own) || !self.cluster.is_primary() {
+            return Ok(());
+        }
+        let others: Vec<u64> = server_numbers(&self.view.load()).filter(|id| *id != own).collect();
+        for id in others {
+            let name = name_of(id)?;
+            let object = self.view.load().get(&name).map(|node| node.id);
+            if let Some(object) = object.filter(|_| !self.was_removed(&name)) {
+                self.propose("byname", None, Command::Revoke(Revoked::Principal(object))).await?;
+                tracing::warn!(server = id, "it does not belong to this cluster any more: what it shows is refused");
+            }
+        }
+        Ok(())
+    }
+
     /// Whether this server was taken out of the cluster.
     pub(crate) fn was_removed(&self, name: &Name) -> bool {
         let tree = self.view.load();

@@ -61,6 +61,7 @@ impl Inner {
     /// Grants every lease one full term, and starts what shall always run: a new primary judges nobody at once.
     fn take_up(self: &Arc<Self>) {
         *self.since.lock() = tokio::time::Instant::now();
+        self.clocks.begin(self.view.load().now);
         // What the last primary told; from now on it is heard here.
         self.usage.clear();
         self.hosts.grant_all();

@@ -22,7 +22,10 @@ pub(crate) async fn tell(inner: Arc<Inner>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !inner.stopping() {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            () = inner.clocks.asked.notified() => {}
+        }
         if !inner.reigns() || inner.cluster.members().len() < 2 {
             continue;
         }
@@ -33,7 +36,7 @@ pub(crate) async fn tell(inner: Arc<Inner>) {
         }
         for part in parts {
             let word = Word { instances: part.to_vec(), hosts: std::mem::take(&mut hosts) };
-            inner.cluster.tell(&word.encode()).await;
+            inner.hear_clocks(&inner.cluster.tell(&word.encode()).await);
         }
     }
 }

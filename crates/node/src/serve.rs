@@ -276,7 +276,11 @@ impl NameService for Node {
     async fn certify(&self, cx: &Context, request: CertifyRequest) -> Result<CertifyReply> {
         // A server that is behind may not know yet that something was revoked.
         let done = match self.inner.confirm().await {
-            Ok(()) => self.inner.certify(cx, &request),
+            // And neither had it known that when it admitted the caller.
+            Ok(()) => match self.inner.still_holds(&cx.caller) {
+                Ok(()) => self.inner.certify(cx, &request),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         // Renewals for instances by their own hosts come every half hour for each: the first of them is the launch.
@@ -454,7 +458,6 @@ impl Inner {
         let of_one = request.ops.len() == 1;
         for (index, op) in request.ops.iter().enumerate() {
             self.authorise_change(&tree, &cx.caller, op)?;
-            crate::members::keep_numbers(op)?;
             check_op(op).map_err(|error| match error.at_field() {
                 Some(field) if !of_one => {
                     let field = format!("ops[{index}].{field}");

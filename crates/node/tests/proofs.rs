@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use byname_api::NameService;
 use byname_api::access::Rights;
-use byname_api::caller::{Certificate, Peer};
+use byname_api::caller::{Caller, Certificate, Mechanism, Peer};
 use byname_api::error::{Code, Error, Result};
 use byname_api::identity::*;
 use byname_api::object::{InstanceId, Kind, Spec};
@@ -640,4 +640,37 @@ async fn a_wrong_credential_tells_nobody_what_is_hidden() {
         sentences.push((error.code(), error.message().to_owned()));
     }
     assert_eq!(sentences[0], sentences[1]);
+}
+
+#[tokio::test]
+async fn who_was_shut_out_after_it_was_admitted_gets_no_new_proof_and_is_passed_on_in_vain() {
+    let server = Established::new(false).await;
+    server.people(["/people/liu", "/people/lost", "/people/shut"]).await;
+    let ask = || CertifyRequest {
+        request: new_key().unwrap().request_pem,
+        instance: None,
+        principal: None,
+        validity: None,
+        audience: Vec::new(),
+    };
+    let (liu, lost) = (server.signed_in("/people/liu").await, server.signed_in("/people/lost").await);
+    let shut = server.signed_in("/people/shut").await;
+    let revoke = RevokeRequest::Principal { principal: name("/people/lost") };
+    server.node.revoke(&Established::server(), revoke).await.unwrap();
+    server.modify("/people/shut", Spec { disabled: Some(true), ..Spec::default() }).await;
+    server.node.certify(&liu, ask()).await.unwrap();
+    for cx in [&lost, &shut] {
+        let refused = server.node.certify(cx, ask()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    }
+    // A server that is behind passes them on as it has admitted them.
+    let backup = Caller::full("/byname/servers/2", Mechanism::Certificate);
+    let passed = |cx: &Context| server.gate.on_behalf(backup.clone(), Some(&cx.caller.pass_on()));
+    assert_eq!(passed(&liu).unwrap().principal, "/people/liu");
+    for cx in [&lost, &shut] {
+        assert_eq!(passed(cx).unwrap_err().code(), Code::Unauthenticated);
+    }
+    // One that says less, as the first versions did, is looked up all the same.
+    let old = Context::of(Caller { issued: None, session: None, ..shut.caller });
+    assert_eq!(passed(&old).unwrap_err().code(), Code::Unauthenticated);
 }

@@ -17,6 +17,8 @@ use crate::tree::{Node, Tree};
 
 /// The most changes that one batch may hold.
 pub const MAX_OPS: usize = 10_000;
+/// Above the name servers.
+const SERVERS: &str = "/byname/servers";
 /// So many names beneath a name are counted in a message.
 const MANY: usize = 1_000;
 
@@ -61,6 +63,22 @@ pub(crate) fn apply(
     *tree = next;
     events.append(&mut fresh);
     Ok(BatchReply { results, revision: tree.revision })
+}
+
+/// Refuses what would let the number of a name server be given to another, and believe what the first one left behind. The name is
+/// the one that all ways lead to.
+fn keep_numbers(name: &Name) -> Result<()> {
+    let Ok(servers) = Name::parse(SERVERS) else { return Ok(()) };
+    let kept = match name.labels().count() {
+        3 => name.parent().is_some_and(|parent| parent == servers),
+        _ => *name == servers || servers.ancestors().any(|above| above == *name),
+    };
+    if !kept {
+        return Ok(());
+    }
+    let what =
+        "the names of servers stay, so that no number is given twice: `byname cluster remove N` takes a server out";
+    Err(Error::new(Code::Conflict, what).field("name"))
 }
 
 /// Makes an object that nobody added: it vanishes with its last instance and its lock.
@@ -276,6 +294,7 @@ impl Change<'_> {
             return Err(Error::invalid("name", "the root cannot be deleted"));
         }
         check_version(&node, if_version)?;
+        keep_numbers(name)?;
         let key = name.key();
         let beneath = || self.tree.subtree(key.as_bytes()).skip(1);
         if !recursive {

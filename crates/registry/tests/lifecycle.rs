@@ -376,3 +376,18 @@ fn format_4_reads_as_ever() {
     let db = registry.tree().get(&name("/teams/db")).unwrap();
     assert_eq!(db.owner_id, Some(registry.tree().get(&name("/people/liu")).unwrap().id), "names are bound to ids");
 }
+
+#[test]
+fn the_names_of_servers_stay_by_whatever_way_they_are_meant() {
+    let mut w = World::new();
+    w.service("/byname/servers/9");
+    w.add("/byname/servers/9/beneath", record("x"));
+    let delete = |text: &str| Op::Delete { name: name(text), recursive: true, stop: true, if_version: None };
+    for way in ["/byname/servers/9", "/byname/\u{17f}ervers/9", "/BYNAME/Servers", "/byname"] {
+        assert_eq!(w.batch(vec![delete(way)]).unwrap_err(), Code::Conflict, "{way}");
+    }
+    let alias = Op::Add { name: name("/x"), spec: alias("/byname") };
+    assert_eq!(w.batch(vec![alias, delete("/x/servers")]).unwrap_err(), Code::Conflict);
+    // What is beneath them is anybody's.
+    w.batch(vec![delete("/byname/servers/9/beneath")]).unwrap();
+}

@@ -185,6 +185,27 @@ impl Server {
         Ok(took)
     }
 
+    /// Waits until it ends by itself, and tells how.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run, or goes on.
+    pub fn ends(&mut self) -> Box<Ended> {
+        let mut child = self.child.take().expect("the server runs");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("the end of the server") {
+                break code(status);
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("the server goes on\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Box::new(Output { status, out: String::new(), talk: self.log() })
+    }
+
     /// Listens on the same port when it is started again: what others were told of it holds.
     ///
     /// # Panics

@@ -58,7 +58,7 @@ pub(crate) async fn dev(args: DevArgs) -> Outcome {
     let told = dp.as_ref().map(dp::Bound::reached_at);
     let agent = Agent::start(config::launch(&data, &settings, &env, told)).await.map_err(cannot_start)?;
     let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
-    let server = Server::start(&env, data, bound, &settings, Some(&agent)).await?;
+    let server = Server::start(&env, data, bound, &settings, Some(&agent), Arc::default()).await?;
     server.announce()?;
     while let Signal::Reload = signals.next().await {
         server.reload();
@@ -80,15 +80,17 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
     let data = DataDir::take(&settings.data)?;
     let dp = dp::Bound::at(settings.dp).await?;
     let bound = Listeners { dp, ..Listeners::bind(&data, settings.listen, settings.dns).await? };
+    let credentials = Arc::<peers::Credentials>::default();
     let starting = async {
         join::server(&data, &settings, bound.api).await?;
-        Server::start(&env, data, bound, &settings, None).await
+        Server::start(&env, data, bound, &settings, None, credentials.clone()).await
     };
     tokio::pin!(starting);
     // It may wait for the other servers for as long as they are away.
     let server = loop {
         tokio::select! {
             started = &mut starting => break started?,
+            why = credentials.left_out() => return Err(why.into()),
             signal = signals.next() => match signal {
                 Signal::Stop => return Ok(()),
                 Signal::Reload => {}
@@ -96,11 +98,17 @@ pub(crate) async fn server(args: ServerArgs) -> Outcome {
         }
     };
     server.announce()?;
-    while let Signal::Reload = signals.next().await {
-        server.reload();
-    }
+    let ended = loop {
+        tokio::select! {
+            why = credentials.left_out() => break Err(why.into()),
+            signal = signals.next() => match signal {
+                Signal::Stop => break Ok(()),
+                Signal::Reload => server.reload(),
+            },
+        }
+    };
     server.stop(&env).await;
-    Ok(())
+    ended
 }
 
 /// `byname agent`: starts programs on this host for the servers it connects to.
@@ -204,12 +212,12 @@ impl Server {
         bound: Listeners,
         settings: &ServerSettings,
         agent: Option<&Agent>,
+        credentials: Arc<peers::Credentials>,
     ) -> Outcome<Server> {
         let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
         let prometheus = prometheus.map_err(|e| Error::internal(format!("metrics: {e}")))?;
         let own = trust::Own::read(&data, settings)?;
         let api = bound.api;
-        let credentials = Arc::new(peers::Credentials::default());
         let links = Links::new(Arc::new(peers::PeerDial(credentials.clone())));
         let mut options = byname_cluster::Options::new(data.path("log"), own.id);
         options.address = trust::peer_address(api, settings)?;
@@ -223,6 +231,7 @@ impl Server {
         let node = Node::open_with(Arc::new(LocalDisk), links.clone(), options, config).await.map_err(cannot_start)?;
         node.set_host_times(settings.host_times);
         node.await_identity();
+        node.lock_out_others().await;
         node.reach_peers(Arc::new(peers::Services::new(credentials.clone())));
         let early = own.tls(&node, settings, api, &credentials)?;
         let measured = node.clone();

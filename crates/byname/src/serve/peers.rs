@@ -11,8 +11,11 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use byname_api::NameService;
+use byname_api::caller::LEFT_OUT;
+use byname_api::error::{Code, Error};
 use byname_client::{Clerk, OnBehalf, Options};
 use byname_cluster::Server;
 use byname_cluster::links::{self, Dial, Links, Stream};
@@ -29,19 +32,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long another server may take to be connected to.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// What this server proves itself with to the others, and whom it believes; none before it has a certificate.
+/// What this server proves itself with to the others, and whom it believes; none before it has a certificate. And what they think
+/// of it.
 #[derive(Default)]
-pub(super) struct Credentials(ArcSwapOption<(Identity, Roots)>);
+pub(super) struct Credentials {
+    held: ArcSwapOption<(Identity, Roots)>,
+    left_out: watch::Sender<Option<Error>>,
+}
 
 impl Credentials {
     /// Shows these from now on.
     pub(super) fn set(&self, identity: Identity, roots: Roots) {
-        self.0.store(Some(Arc::new((identity, roots))));
+        self.held.store(Some(Arc::new((identity, roots))));
+    }
+
+    /// Returns when another server has said that this one does not belong to the cluster any more.
+    pub(super) async fn left_out(&self) -> Error {
+        let mut told = self.left_out.subscribe();
+        let told = told.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| told.clone()).unwrap_or_else(|| Error::internal("nobody is asked any more"))
     }
 
     /// A connector to one server and no other.
     fn connector(&self, to: u64) -> io::Result<Connector> {
-        let held = self.0.load_full();
+        let held = self.held.load_full();
         let (identity, roots) = held.as_deref().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
         let name = Name::parse(&format!("/byname/servers/{to}")).map_err(io::Error::other)?;
         let connector = Connector::to(Trust::Bundle(roots.clone()), Expect::Name(name), Some(identity));
@@ -82,11 +96,29 @@ impl Dial for PeerDial {
             let head = head(&mut stream).await?;
             if !head.starts_with("HTTP/1.1 101 ") {
                 let line = head.lines().next().unwrap_or_default();
+                if line.starts_with("HTTP/1.1 401 ")
+                    && let Some(why) = left_out(&head, &mut stream).await
+                {
+                    credentials.left_out.send_replace(Some(why));
+                }
                 return Err(io::Error::other(format!("server {} does not meet its peers: {line}", to.id)));
             }
             Ok(stream)
         })
     }
+}
+
+/// What another server says in the rest of its refusal, if that is that this one is left out.
+async fn left_out(head: &str, stream: &mut Box<dyn Stream>) -> Option<Error> {
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok()).flatten()
+    });
+    let mut body = vec![0; length.filter(|bytes: &usize| *bytes <= HEAD_BYTES_MAX)?];
+    stream.read_exact(&mut body).await.ok()?;
+    let problem: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    let told = problem["field"] == LEFT_OUT && problem["code"] == Code::Unauthenticated.as_str();
+    told.then(|| Error::new(Code::Conflict, problem["detail"].as_str().unwrap_or_default()))
 }
 
 /// The head of an answer, byte by byte: what follows belongs to the line.

@@ -66,7 +66,7 @@ pub(crate) async fn stand_alone(screen: &mut Screen, data: &Path) -> Outcome {
         Format::Json => screen.json(&serde_json::json!({ "server": id, "term": at.term, "index": at.index }))?,
         Format::Name => screen.line(&format!("/byname/servers/{id}"))?,
         Format::Table => screen
-            .say(&format!("byname: server {id} is the only one of its cluster now; do not start the others again")),
+            .say(&format!("byname: server {id} is the only one of its cluster now; what the others show is refused, and they have to join anew")),
     }
     Ok(())
 }

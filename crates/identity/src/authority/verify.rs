@@ -39,6 +39,8 @@ pub struct Peer {
     pub not_after: Timestamp,
     /// Whether the name is that of a name server (`/byname/servers/…`).
     pub is_server_name: bool,
+    /// Whether the name has the form of a name server's, whoever the certificate was made for.
+    pub has_server_form: bool,
 }
 
 /// What a certificate is shown for.
@@ -145,6 +147,7 @@ pub(crate) fn verify_chain(
         not_after: timestamp(parsed.validity().not_after.to_datetime()),
         // One made for an object or a copy of that name is not the server's own.
         is_server_name: server && id.is_none() && instance.is_none(),
+        has_server_form: server,
     })
 }
 

@@ -203,6 +203,11 @@ impl ServerCheck {
                 let what = format!("it is that of {} and not of {name}", peer.name);
                 Err(refusal_of(Rule::Other, what))
             }
+            // A copy that an agent has started under the name of a server is not that server.
+            Expect::Name(_) if peer.has_server_form && !peer.is_server_name => {
+                let what = format!("it is that of a program of the name {}, and not the server's own", peer.name);
+                Err(refusal_of(Rule::Other, what))
+            }
             _ => Ok(Some(peer)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use byname_api::object::{InstanceId, ObjectId};
 use byname_name::Name;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -283,6 +284,21 @@ async fn a_service_does_not_pass_for_a_name_server() {
         let connector = Connector::to(trust.clone(), expect, None).unwrap();
         let (_, connected) = handshake(&acceptor, &connector, "127.0.0.1").await;
         assert_eq!(connected.is_ok(), good, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_of_a_servers_name_does_not_pass_for_that_server() {
+    let authority = authority();
+    let own = Subject { id: None, ..subject("/byname/servers/2", Usage::Both) };
+    let name = Name::parse("/byname/servers/2").unwrap();
+    for (id, instance) in [(None, None), (Some(ObjectId(7)), None), (Some(ObjectId(7)), Some(InstanceId(9)))] {
+        let shown = Subject { id, instance, ..own.clone() };
+        let acceptor = Acceptor::new(&identity(&authority, &shown), authority.roots().clone()).unwrap();
+        let trust = Trust::Bundle(authority.roots().clone());
+        let connector = Connector::to(trust, Expect::Name(name.clone()), None).unwrap();
+        let (_, connected) = handshake(&acceptor, &connector, "127.0.0.1").await;
+        assert_eq!(connected.is_ok(), id.is_none(), "{id:?} {instance:?}");
     }
 }
 

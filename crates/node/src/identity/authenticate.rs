@@ -11,7 +11,9 @@ use std::time::Duration;
 use papaya::HashMap;
 use tokio::time::Instant;
 
-use byname_api::caller::{Authenticator, Caller, Certificate, Mechanism, Peer, Standing, same_secret, unknown_token};
+use byname_api::caller::{
+    Authenticator, Caller, Certificate, LEFT_OUT, Mechanism, Peer, Standing, same_secret, unknown_token,
+};
 use byname_api::error::{Code, Error, NO_PRIMARY, Result};
 use byname_api::object::{InstanceId, ObjectId};
 use byname_api::span::Timestamp;
@@ -95,13 +97,13 @@ impl Authenticator for Front {
         let inner = &self.0;
         if let Err(error) = inner.is_established() {
             // Servers bring what this one waits for.
-            let server = certificate.id.is_none() && is_server(&certificate.name);
-            let server = server && !inner.was_removed(&certificate.name);
-            return if server {
-                Ok(Caller::full(certificate.name.to_string(), Mechanism::Certificate))
-            } else {
-                Err(error)
-            };
+            if certificate.id.is_some() || !is_server(&certificate.name) {
+                return Err(error);
+            }
+            if inner.was_removed(&certificate.name) {
+                return Err(left_out(&certificate.name));
+            }
+            return Ok(Caller::full(certificate.name.to_string(), Mechanism::Certificate));
         }
         let identity = inner.own_identity()?;
         let caller = inner.by_certificate(identity, certificate)?;
@@ -118,6 +120,10 @@ impl Authenticator for Front {
             identity.limits.request(peer, None)?;
         }
         Ok(Caller::anonymous())
+    }
+
+    fn passed_on(&self, caller: &Caller) -> Result<()> {
+        self.0.still_holds(caller)
     }
 
     fn refused(&self, peer: Peer, error: &Error) {
@@ -166,6 +172,8 @@ impl Inner {
             mechanism,
             evidence: Some(format!("session {:016x}", claims.session).into()),
             expires: Some(claims.expires),
+            issued: Some(claims.issued),
+            session: Some(claims.session),
             ..caller
         };
         identity.known.remember(shown, &caller);
@@ -191,7 +199,7 @@ impl Inner {
             None if is_server(&certificate.name) => {
                 // Not by who belongs to the cluster now: a server that is behind does not know the newest yet.
                 if self.was_removed(&certificate.name) {
-                    return Err(ended("the server was removed from the cluster"));
+                    return Err(left_out(&certificate.name));
                 }
                 Caller::full(certificate.name.to_string(), Mechanism::Certificate)
             }
@@ -201,6 +209,7 @@ impl Inner {
             mechanism: Mechanism::Certificate,
             evidence: Some(evidence),
             expires: Some(certificate.not_after),
+            issued: Some(certificate.issued),
             ..caller
         };
         identity.known.remember(shown, &caller);
@@ -249,8 +258,20 @@ impl Inner {
         if caller.expires.is_some_and(|end| start::now().max(self.view.load().now) >= end) {
             return false;
         }
-        // A session's beginning is not kept: one that was revoked in the meantime ends with its next call.
-        self.still_there(&self.view.load(), name, id, caller.instance, Timestamp(u64::MAX)).is_ok()
+        let since = caller.issued.unwrap_or(Timestamp(u64::MAX));
+        self.still_there(&self.view.load(), name, id, caller.instance, since).is_ok()
+    }
+
+    /// Whether what a caller has proved holds by what is known here now: another server, or this one a moment ago, may have
+    /// admitted it without knowing that it is shut out.
+    pub(crate) fn still_holds(&self, caller: &Caller) -> Result<()> {
+        let (Some(name), Some(id)) = (&caller.name, caller.id) else { return Ok(()) };
+        let tree = self.view.load();
+        if caller.session.is_some_and(|session| tree.is_revoked(session)) {
+            return Err(ended("the session was ended"));
+        }
+        let since = caller.issued.unwrap_or(Timestamp(u64::MAX));
+        self.still_there(&tree, name, id, caller.instance, since).map(drop)
     }
 
     /// Whether the caller is a host of the tree.
@@ -286,6 +307,15 @@ impl Inner {
 fn is_server(name: &Name) -> bool {
     let labels: Vec<&str> = name.labels().collect();
     matches!(labels.as_slice(), ["byname", "servers", _])
+}
+
+/// What a server hears that does not belong to the cluster any more; it ends by it.
+fn left_out(server: &Name) -> Error {
+    let what = format!(
+        "`{server}` was taken out of the cluster, or left out when the cluster began anew: it must not go on with what is on its \
+         disk. Let it join anew with a new data directory (`byname cluster invite --name-server`, `byname server --join TOKEN`)"
+    );
+    Error::new(Code::Unauthenticated, what).field(LEFT_OUT)
 }
 
 fn ended(why: &str) -> Error {

@@ -104,6 +104,11 @@ impl Inner {
         })?;
         let label = request.computer.leaf().unwrap_or_default();
         let id = match label.parse() {
+            Ok(id) if id > 0 && self.was_removed(&request.computer) => {
+                let what =
+                    format!("server {id} was taken out, and no number is given twice: join as /byname/servers/new");
+                return Err(Error::new(Code::AlreadyExists, what).field("computer"));
+            }
             Ok(id) if id > 0 => id,
             _ => self.next_server(),
         };
