@@ -76,10 +76,19 @@ fn a_host_answers_from_its_agent_when_all_servers_are_gone() {
     let added = hosts.fleet.byname("s1", &["add", "/QS", "--program", "serve", "--copies", "1..1"]).unwrap();
     assert_eq!(added.status, Some(0), "{}", added.talk);
     let find = || hosts.fleet.byname("a1", &["find", "--no-start", "-o", "json", "/QS"]).unwrap();
-    let before = eventually("an answer by way of the agent", || {
+    // The first answer is a server's; the agent knows it when its watch has told it.
+    let socket = hosts.fleet.url("a1").trim_start_matches("unix://").to_owned();
+    let hits = || {
+        let mut curl = std::process::Command::new("curl");
+        let said = curl.args(["-s", "--unix-socket", &socket, "http://localhost/metrics"]).output().unwrap();
+        let metrics = String::from_utf8(said.stdout).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("byname_clerk_hits_total "));
+        line.is_some_and(|hits| hits.trim() != "0")
+    };
+    let before = eventually("an answer of the agent's own", || {
         let said = find();
         let found: Value = serde_json::from_str(&said.out).ok()?;
-        (said.status == Some(0) && found["stale"] != true).then_some(found)
+        (said.status == Some(0) && found["stale"] != true && hits()).then_some(found)
     });
     for host in hosts.fleet.servers() {
         hosts.fleet.kill(host).unwrap();
