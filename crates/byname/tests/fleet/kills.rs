@@ -8,7 +8,7 @@ use crate::support::Hosts;
 #[test]
 fn answered_writes_outlive_a_primary_that_is_killed_again_and_again() {
     let Some(hosts) = Hosts::servers() else { return };
-    let outcome = kill_primaries(&hosts, 4);
+    let outcome = kill_primaries(&hosts, 4, Duration::ZERO);
     assert_eq!(outcome.violations, [""; 0]);
     assert_eq!(outcome.errors, [""; 0], "the clerks try again within their patience");
 }
@@ -18,13 +18,14 @@ fn answered_writes_outlive_a_primary_that_is_killed_again_and_again() {
 #[ignore = "takes many minutes"]
 fn two_hundred_primaries_are_killed_and_no_answered_write_is_lost() {
     let Some(hosts) = Hosts::servers() else { return };
-    let outcome = kill_primaries(&hosts, 200);
+    // At full speed the log that a server reads at its start would soon be most of the time.
+    let outcome = kill_primaries(&hosts, 200, Duration::from_millis(200));
     assert_eq!(outcome.violations, [""; 0]);
 }
 
-/// Kills the primary so often while 64 clients write and read, each time at another moment, and starts it again.
-fn kill_primaries(hosts: &Hosts, times: u64) -> crate::load::Outcome {
-    let load = Load::start(hosts, 64);
+/// Kills the primary so often while 64 clients write and read, so much time apart, each time at another moment, and starts it again.
+fn kill_primaries(hosts: &Hosts, times: u64, pause: Duration) -> crate::load::Outcome {
+    let load = Load::start_at(hosts, 64, pause);
     let begun = Instant::now();
     load.goes_on(100);
     let mut dice = 7_u64;

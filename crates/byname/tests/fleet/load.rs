@@ -1,4 +1,4 @@
-//! Clients that write and read records without a pause, and what came of it.
+//! Clients that write and read records, and what came of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,8 +43,13 @@ pub(crate) struct Outcome {
 }
 
 impl Load {
-    /// So many clients, each a clerk of its own that knows all servers: two writes, then a linearizable read.
+    /// So many clients, each a clerk of its own that knows all servers: two writes, then a linearizable read, without a pause.
     pub(crate) fn start(hosts: &Hosts, clients: usize) -> Load {
+        Load::start_at(hosts, clients, Duration::ZERO)
+    }
+
+    /// The same with so much time between two operations of a client.
+    pub(crate) fn start_at(hosts: &Hosts, clients: usize, pause: Duration) -> Load {
         let runtime = runtime();
         let (stop, answered, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Instant::now());
         let clients = (0..clients)
@@ -56,6 +61,9 @@ impl Load {
                     let mut turn = number;
                     while !stop.load(Ordering::Relaxed) {
                         turn += 1;
+                        if !pause.is_zero() {
+                            tokio::time::sleep(pause).await;
+                        }
                         let key = format!("/load/{}", (turn * 7 + number) % KEYS);
                         let write = !turn.is_multiple_of(3);
                         let begin = micros(begun);
